@@ -1,0 +1,58 @@
+"""Every error that dpm-edge raises on purpose. Each message names what came, what was wanted, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DpmError(Exception):
+    """Base of all errors raised on purpose; the CLI prints it without a traceback and exits with 1."""
+
+
+class SpecError(DpmError):
+    """A model, build or training description that contradicts itself or names something unknown."""
+
+
+class CheckpointError(DpmError):
+    """A checkpoint or portable ONNX that is missing, damaged, or not the model it says it is."""
+
+
+class EngineError(DpmError):
+    """An engine directory that is damaged, edited, or not for this machine or these library versions."""
+
+
+class BuildRefused(DpmError):
+    """A build whose verification went over the accuracy budget."""
+
+
+class ImageError(DpmError):
+    """A picture, frame or box that cannot be used."""
+
+
+class GalleryError(DpmError):
+    """A gallery that is damaged, or embeddings that do not belong in it."""
+
+
+class DataError(DpmError):
+    """A dataset folder that does not have the layout it should have."""
+
+
+class KernelError(DpmError):
+    """A kernel that was given tensors outside its contract, or cannot run on this device."""
+
+
+class MissingLibrary(DpmError):
+    """A library that an extra brings is not installed."""
+
+    def __init__(self, library: str, needed_for: str, install: str) -> None:
+        super().__init__(f"{needed_for} needs {library}, which is not installed here. Install it: {install}")
+        self.library = library
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the nearest known names: " Did you mean 'stride'? Known: height, stride."."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    offer = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{offer} Known: {', '.join(known)}."

@@ -1,0 +1,69 @@
+"""Folders in Market-1501's layout: query/ and bounding_box_test/ with names like 0002_c1s1_000451_03.jpg.
+
+The name says it all: person (−1: junk detection, 0: distractor), camera, sequence, frame, box.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import DataError
+from dpm_edge.images import find_images
+
+NAME = re.compile(r"^(?P<person>-?\d+)_c(?P<camera>\d+)")
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """N pictures with a person and a camera each."""
+
+    paths: list[Path]
+    people: NDArray[np.int64]
+    cameras: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_folder(folder: Path) -> LabelledFolder:
+    """Every picture below `folder`, labelled by its name.
+
+    Raises:
+        DataError: the folder is missing or empty, or a name does not follow Market-1501's.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist; a folder of pictures named like 0002_c1s1_000451_03.jpg is wanted")
+    paths = find_images(folder)
+    names = [(p, NAME.match(p.name)) for p in paths]
+    strange = [p.name for p, match in names if match is None]
+    if strange:
+        raise DataError(
+            f"{folder}: {len(strange)} names are not PERSON_cCAMERA…, such as {strange[0]!r}; "
+            "0002_c1s1_000451_03.jpg is wanted"
+        )
+    labels = [match for _, match in names if match]
+    return LabelledFolder(
+        paths,
+        np.array([int(m["person"]) for m in labels], np.int64),
+        np.array([int(m["camera"]) for m in labels], np.int64),
+    )
+
+
+def query_and_gallery(root: Path) -> tuple[LabelledFolder, LabelledFolder]:
+    """The two sides of an evaluation: root/query and root/bounding_box_test.
+
+    Raises:
+        DataError: one of them is missing; the message says what the folder holds instead.
+    """
+    sides = root / "query", root / "bounding_box_test"
+    missing = [s.name for s in sides if not s.is_dir()]
+    if missing:
+        holds = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "nothing: it does not exist"
+        raise DataError(f"{root} lacks {' and '.join(missing)} (Market-1501's layout is wanted); it holds {holds}")
+    query, gallery = (read_folder(s) for s in sides)
+    return query, gallery

@@ -1,0 +1,21 @@
+"""Progress with remaining time, on stderr, for anything that may take over two seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], *, what: str, total: int | None = None, quiet: bool = False) -> Iterator[Item]:
+    """The items, with a bar on stderr once two seconds have passed: count, rate and remaining time."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, desc=what, total=total, delay=2, disable=quiet, file=sys.stderr, leave=False))
+
+
+def say(message: str) -> None:
+    """A line of status for people, on stderr; stdout is for data."""
+    print(message, file=sys.stderr, flush=True)

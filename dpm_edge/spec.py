@@ -1,0 +1,187 @@
+"""What a model is, written down: shape, preprocessing, weights. Standard library only; every room reads it.
+
+A `ModelSpec` rebuilds a network, checks a checkpoint, travels in a portable ONNX's metadata and in an engine's
+manifest. It is JSON on disk; unknown or missing fields are errors, never guesses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpm_edge.errors import SpecError, nearest
+
+INTERPOLATIONS = ("bilinear", "area", "bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a crop becomes the network's input; the same in training, building and serving.
+
+    Resize to (height, width), put the channels in `color` order, divide by 255, subtract mean, divide by std.
+    """
+
+    height: int = 256
+    """Rows of the network's input, pixels."""
+    width: int = 128
+    """Columns of the network's input, pixels."""
+    color: str = "rgb"
+    """Channel order of the network's input: "rgb" or "bgr". Pictures come in as BGR."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Per channel, in the order of `color`, of values in 0..1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Per channel, in the order of `color`."""
+    interpolation: str = "bilinear"
+    """OpenCV's resize: "bilinear", "area" or "bicubic"."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        if self.height < 16 or self.width < 16:
+            raise SpecError(f"input is {self.height}×{self.width} pixels; at least 16×16 is wanted")
+        if self.color not in ("rgb", "bgr"):
+            raise SpecError(f"color is {self.color!r}; 'rgb' or 'bgr' is wanted")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise SpecError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        if self.interpolation not in INTERPOLATIONS:
+            offer = nearest(self.interpolation, INTERPOLATIONS)
+            raise SpecError(f"interpolation {self.interpolation!r} is unknown.{offer}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsCard:
+    """Where the weights come from and what one may do with them; carried into every engine's manifest."""
+
+    licence: str = "none: randomly initialised"
+    """Licence of the weights, SPDX where there is one."""
+    data: str = "none"
+    """The pictures they were trained on."""
+    recipe: str = "none"
+    """The recipe, or the file, that they come from."""
+    seed: int | None = None
+    """Seed of the training run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The DPM++ network. Symbols after method sections 1, 2 and 9: d = width, N = grid_h · grid_w patch tokens."""
+
+    name: str
+    """What people call it, such as "dpm-t"."""
+    width: int
+    """d, the feature dimension of the ViT."""
+    heads: int
+    """Attention heads; d must divide by it."""
+    layers: int = 12
+    """Transformer blocks."""
+    patch: int = 16
+    """Patch side, pixels."""
+    stride: int = 16
+    """Patch stride, pixels; below `patch` the patches overlap (12: CLIP-ReID, 11: DPM)."""
+    mlp_ratio: float = 4.0
+    """Hidden size of the MLP over d."""
+    quick_gelu: bool = False
+    """x·sigmoid(1.702x) in the MLP, as OpenAI's CLIP weights want."""
+    hmg: str = "paper"
+    """Hierarchical mask generator: "paper" (three 3×3 convolutions) or "lite" (1×1, then depthwise-separable)."""
+    mask_blocks: tuple[int, ...] = (2, 4, 10, 12)
+    """1-based blocks whose patch tokens the mask generator reads."""
+    cameras: int = 0
+    """Cameras with a learned embedding added to every token; 0: none, so that an engine needs no camera id."""
+    camera_scale: float = 1.0
+    """Factor of the camera embedding (3.0 in DPM, 1.0 in CLIP-ReID)."""
+    feature: str = "cls"
+    """"cls": the post-LayerNorm class token, D = d. "concat": it and its projection, D = d + joint_dim."""
+    joint_dim: int = 512
+    """Size of CLIP's joint space."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """How a crop becomes the input."""
+    weights: WeightsCard = field(default_factory=WeightsCard)
+    """Where the weights come from."""
+    mask_mean: float = 0.5
+    """Mean of the masks over the training gallery; a crop's visibility is the mean of its mask over this."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask_blocks", tuple(int(b) for b in self.mask_blocks))
+        if self.width % self.heads:
+            raise SpecError(f"width {self.width} does not divide into {self.heads} heads")
+        if not 1 <= self.stride <= self.patch:
+            raise SpecError(f"stride is {self.stride}; 1 to {self.patch} (the patch side) is wanted")
+        if self.hmg not in ("paper", "lite"):
+            raise SpecError(f"hmg is {self.hmg!r}; 'paper' or 'lite' is wanted")
+        if self.feature not in ("cls", "concat"):
+            raise SpecError(f"feature is {self.feature!r}; 'cls' or 'concat' is wanted")
+        if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
+            raise SpecError(f"mask_blocks {self.mask_blocks} must lie in 1..{self.layers}")
+        if min(self.grid) < 4:
+            raise SpecError(f"the token grid is {self.grid}; at least 4×4 (two 2×2 poolings) is wanted: enlarge the input")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens, (h, w)."""
+        pre = self.preprocessing
+        return (pre.height - self.patch) // self.stride + 1, (pre.width - self.patch) // self.stride + 1
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a feature and of a mask."""
+        return self.width + (self.joint_dim if self.feature == "concat" else 0)
+
+    def replace(self, **changes: Any) -> ModelSpec:
+        """A copy with other values; `height` and `width_px` reach into the preprocessing."""
+        pre = {key: changes.pop(name) for name, key in (("height", "height"), ("width_px", "width")) if name in changes}
+        if pre:
+            changes["preprocessing"] = dataclasses.replace(changes.get("preprocessing", self.preprocessing), **pre)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelSpec:
+        """The spec that `to_dict` wrote.
+
+        Raises:
+            SpecError: a field is unknown, missing, or has a value that cannot be.
+        """
+        data = dict(data)
+        for key, kind in (("preprocessing", Preprocessing), ("weights", WeightsCard)):
+            if key in data:
+                data[key] = strict(kind, data[key], key)
+        return strict(cls, data, "model")
+
+
+def strict(kind: type, data: Any, what: str) -> Any:
+    """Build the dataclass `kind` from a dict, refusing unknown and missing fields by name.
+
+    Raises:
+        SpecError: naming the field.
+    """
+    if not isinstance(data, dict):
+        raise SpecError(f"{what}: an object is wanted, {type(data).__name__} came")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in data:
+        if name not in fields:
+            raise SpecError(f"{what}: unknown field {name!r}.{nearest(name, fields)}")
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise SpecError(f"{what}: missing field {', '.join(missing)}")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise SpecError(f"{what}: {error}") from error
+
+
+PRESETS: dict[str, ModelSpec] = {
+    "dpm-b": ModelSpec(name="dpm-b", width=768, heads=12, quick_gelu=True),
+    "dpm-s": ModelSpec(name="dpm-s", width=384, heads=6, joint_dim=384, hmg="lite"),
+    "dpm-t": ModelSpec(name="dpm-t", width=192, heads=3, joint_dim=192, hmg="lite"),
+}
+"""The three sizes: the paper's CLIP ViT-B/16, and two smaller ones of the same code."""
