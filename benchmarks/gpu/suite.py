@@ -39,15 +39,14 @@ def device_card(device: str) -> dict[str, Any]:
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         smi = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,power.limit", "--format=csv,noheader"]
+        state = subprocess.run(smi, capture_output=True, text=True).stdout.strip()
         card |= {
             "device": properties.name,
             "compute_capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
-            "driver, sm clock, memory clock, power limit": subprocess.run(
-                smi, capture_output=True, text=True
-            ).stdout.strip(),
+            "driver, sm clock, memory clock, power limit": state,
         }
     return card
 

@@ -1,0 +1,86 @@
+"""The built wheel: what is in it, whether it type-checks, and whether the README's commands are what they claim."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the working tree, built without touching the network."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    rooms = {"dpm_edge/": "dpm_edge/", "kernels/": "dpm_edge/kernels/", "train/": "dpm_edge/train/"}
+    wanted = {
+        installed + name.removeprefix(room)
+        for name in tracked
+        for room, installed in rooms.items()
+        if name.startswith(room) and name.endswith(".py")
+    }
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert wanted, "no tracked source files: is this a git checkout?"
+    assert not wanted - held, f"missing from the wheel: {sorted(wanted - held)}"
+    strange = [n for n in held if n.split("/")[0] not in ("dpm_edge",) and ".dist-info/" not in n]
+    assert not strange, f"generic names would land in site-packages: {strange}"
+
+
+def test_wheel_ships_the_model_and_the_samples(wheel: Path) -> None:
+    held = zipfile.ZipFile(wheel).namelist()
+    assert "dpm_edge/py.typed" in held
+    assert "dpm_edge/assets/dpm-t.onnx" in held
+    assert sum(n.startswith("dpm_edge/assets/samples/query/") for n in held) > 50
+
+
+@pytest.mark.slow
+def test_wheel_type_checks(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
+    subprocess.run(install, check=True)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "dpm_edge"]
+    result = subprocess.run(command, cwd=site, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
+
+
+def test_readme_commands_are_the_ones_that_ci_runs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "bash tests/run" in readme
+    assert "bash tests/run" in (ROOT / ".ci/run").read_text()
+    assert "dpm-edge demo" in readme
