@@ -77,7 +77,7 @@ class Variant:
         declared = {name for name, kind in self.signature.items() if kind == "constexpr"}
         if declared != set(self.constexprs):
             raise VariantError(
-                f"{self.name}: constexpr parameters {sorted(declared)}, values for {sorted(self.constexprs)}; give one each"
+                f"{self.name}: constexprs {sorted(declared)}, values for {sorted(self.constexprs)}; give one each"
             )
         for name in self.divisible_by_16:
             if self.signature.get(name, "constexpr") == "constexpr":
@@ -90,12 +90,14 @@ class Variant:
         _axes(self.grid)
 
     def on(self, sm: int) -> "Variant":
-        """The variant with architecture `sm`'s tiles filled in and no table left. Raises VariantError if not made for it."""
+        """The variant with the tiles of architecture `sm` and no table left. Raises VariantError if not made for it."""
         if sm not in self.archs:
             raise VariantError(f"{self.name} is declared for {self.archs}, not sm_{sm}")
         changes = dict(self.tiles.get(sm, {}))
-        options = {name: changes.pop(name) for name in _LAUNCH_OPTIONS if name in changes}
-        return replace(self, constexprs={**self.constexprs, **changes}, tiles={}, **options)
+        warps = changes.pop("num_warps", self.num_warps)
+        stages = changes.pop("num_stages", self.num_stages)
+        assert isinstance(warps, int) and isinstance(stages, int)
+        return replace(self, constexprs={**self.constexprs, **changes}, num_warps=warps, num_stages=stages, tiles={})
 
     @property
     def parameters(self) -> dict[str, str]:
