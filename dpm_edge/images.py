@@ -1,6 +1,6 @@
 """Pictures in, network input out: the only preprocessing there is, used by training, building and serving.
 
-    frame (H, W, 3) uint8, BGR unless said otherwise · boxes (N, 4) float xyxy pixels · input (N, 3, h, w) float32
+frame (H, W, 3) uint8, BGR unless said otherwise · boxes (N, 4) float xyxy pixels · input (N, 3, h, w) float32
 """
 
 from __future__ import annotations

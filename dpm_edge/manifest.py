@@ -1,10 +1,10 @@
 """The manifest of an engine directory: what is in it, what it was built for, and how it was verified.
 
-    ENGINE_DIR/
-        manifest.json
-        model.onnx          the portable ONNX: rebuilds the engine on any machine
-        golden.npz          one input crop and what the reference made of it
-        engine files        named in `files`, such as engine.xml + engine.bin, engine.onnx, engine.plan
+ENGINE_DIR/
+    manifest.json
+    model.onnx          the portable ONNX: rebuilds the engine on any machine
+    golden.npz          one input crop and what the reference made of it
+    engine files        named in `files`, such as engine.xml + engine.bin, engine.onnx, engine.plan
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ class Manifest:
         """
         path = folder / NAME
         if not path.is_file():
-            raise EngineError(f"{folder} is no engine directory: no {NAME}. Build one: dpm-edge build MODEL -o {folder}")
+            raise EngineError(
+                f"{folder} is no engine directory: no {NAME}. Build one: dpm-edge build MODEL -o {folder}"
+            )
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.get("format", 0) > FORMAT:

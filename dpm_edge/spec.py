@@ -116,7 +116,9 @@ class ModelSpec:
         if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
             raise SpecError(f"mask_blocks {self.mask_blocks} must lie in 1..{self.layers}")
         if min(self.grid) < 4:
-            raise SpecError(f"the token grid is {self.grid}; at least 4×4 (two 2×2 poolings) is wanted: enlarge the input")
+            raise SpecError(
+                f"the token grid is {self.grid}; at least 4×4 (two 2×2 poolings) is wanted: enlarge the input"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
