@@ -1,0 +1,195 @@
+"""CLIP's image encoder on an h×w grid of overlapping or touching patches.
+
+The names of the parameters are those of open_clip's `VisionTransformer`, so its weights load as they are. It is
+written here because person re-identification needs what open_clip does not give: a stride smaller than the patch,
+the tokens of several blocks, the cls query's attention logits in the last block, and a camera embedding.
+
+Shapes: B images · H×W pixels · h×w grid · N = h·w patch tokens · d width · A heads · L blocks · J joint width.
+Sources: ViT arXiv 2010.11929 · CLIP arXiv 2103.00020 · overlapping patches and camera embedding: TransReID
+arXiv 2102.04378, CLIP-ReID arXiv 2211.13977.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpm_edge.errors import SpecError
+
+
+class BackboneOutput(NamedTuple):
+    """What the backbone hands on; all tensors keep the dtype that the forward ran in."""
+
+    cls: Tensor
+    """(B, d): the cls token after the last LayerNorm."""
+    joint: Tensor | None
+    """(B, J): `cls` projected into CLIP's joint space, or None where the model has no projection."""
+    tokens: list[Tensor]
+    """Outputs of the blocks that were asked for, each (B, 1 + N, d), cls first, no LayerNorm applied."""
+    cls_attention: Tensor | None
+    """(B, A, N): the cls query's logits over the patches in the last block, before softmax; None unless asked for."""
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x): the activation that OpenAI's CLIP weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameter names of `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, with_cls_logits: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x (B, 1+N, d) → the attended tokens (B, 1+N, d) and, if asked for, the cls logits (B, A, N)."""
+        batch, length, width = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        logits = None
+        if with_cls_logits:
+            scale = (width // self.heads) ** -0.5
+            logits = (q[:, :, :1] * scale @ k[:, :, 1:].transpose(-2, -1)).squeeze(2)
+        return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width)), logits
+
+
+class MLP(nn.Module):
+    """d → hidden → d."""
+
+    def __init__(self, width: int, hidden: int, quick_gelu: bool) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth (arXiv 1603.09382): zero a residual branch x (B, …) for whole samples, scale up the others."""
+    if rate == 0.0 or not training:
+        return x
+    keep = torch.rand(x.shape[0], *(1,) * (x.dim() - 1), device=x.device) >= rate
+    return x * keep.to(x.dtype) / (1.0 - rate)
+
+
+class ResidualAttentionBlock(nn.Module):
+    """One pre-LayerNorm transformer block."""
+
+    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool, drop_path_rate: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, hidden, quick_gelu)
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, x: Tensor, with_cls_logits: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x (B, 1+N, d) → (B, 1+N, d), and the cls logits (B, A, N) if asked for."""
+        attended, logits = self.attn(self.ln_1(x), with_cls_logits)
+        x = x + drop_path(attended, self.drop_path_rate, self.training)
+        return x + drop_path(self.mlp(self.ln_2(x)), self.drop_path_rate, self.training), logits
+
+
+class Transformer(nn.Module):
+    """The stack of blocks; its own module so that parameter names match open_clip's."""
+
+    def __init__(
+        self, width: int, layers: int, heads: int, hidden: int, quick_gelu: bool, drop_path_rate: float
+    ) -> None:
+        super().__init__()
+        rates = [drop_path_rate * i / max(layers - 1, 1) for i in range(layers)]
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, hidden, quick_gelu, rate) for rate in rates)
+
+
+class Backbone(nn.Module):
+    """The image encoder.
+
+    `grid` is (h, w); `joint_dim` 0 leaves out the projection into CLIP's joint space; `cameras` > 0 adds a learned
+    embedding per camera, times `camera_scale`, to every token (then `forward` may be given camera indices).
+    `drop_path_rate` rises linearly from 0 in the first block to this value in the last, in training mode only.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        patch: int,
+        stride: int,
+        grid: tuple[int, int],
+        mlp_ratio: float = 4.0,
+        joint_dim: int = 512,
+        quick_gelu: bool = False,
+        cameras: int = 0,
+        camera_scale: float = 1.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.camera_scale = camera_scale
+        std = width**-0.5
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=stride, bias=False)
+        self.class_embedding = nn.Parameter(std * torch.randn(width))
+        self.positional_embedding = nn.Parameter(std * torch.randn(grid[0] * grid[1] + 1, width))
+        self.camera_embedding = nn.Parameter(0.02 * torch.randn(cameras, width)) if cameras else None
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, int(width * mlp_ratio), quick_gelu, drop_path_rate)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(std * torch.randn(width, joint_dim)) if joint_dim else None
+
+    def embed(self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None) -> Tensor:
+        """Tokens before the first block, (B, 1+N, d). Arguments as in `forward`."""
+        x = self.conv1(images).flatten(2).transpose(1, 2)
+        if patch_scale is not None:
+            x = x * patch_scale.unsqueeze(-1).to(x.dtype)
+        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
+        if cameras is not None:
+            if self.camera_embedding is None:
+                raise SpecError("camera indices came, but this model has no camera embedding (spec.cameras is 0)")
+            x = x + (self.camera_scale * self.camera_embedding[cameras]).unsqueeze(1).to(x.dtype)
+        return self.ln_pre(x)
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        blocks: Collection[int] = (),
+        cameras: Tensor | None = None,
+        patch_scale: Tensor | None = None,
+        with_cls_attention: bool = False,
+    ) -> BackboneOutput:
+        """Encode preprocessed images (B, 3, H, W), float.
+
+        `blocks`: 1-based numbers of the blocks whose output tokens are wanted. `cameras`: (B,) int64 indices.
+        `patch_scale`: (B, N) factors on the patch embeddings before the position is added (saliency training).
+        `with_cls_attention`: also return the cls logits of the last block.
+
+        Raises:
+            SpecError: camera indices came, and the model has no camera embedding.
+        """
+        x = self.embed(images, cameras, patch_scale)
+        tokens, logits = [], None
+        last = len(self.transformer.resblocks)
+        for number, block in enumerate(self.transformer.resblocks, start=1):
+            x, logits = block(x, with_cls_attention and number == last)
+            if number in blocks:
+                tokens.append(x)
+        cls = self.ln_post(x[:, 0])
+        return BackboneOutput(cls, cls @ self.proj if self.proj is not None else None, tokens, logits)

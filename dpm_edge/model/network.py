@@ -1,0 +1,110 @@
+"""The DPM++ network: backbone, mask generator, BN neck and classifier prototypes.
+
+Shapes: B images · H×W pixels · h×w grid · N = h·w · d width · A heads · J joint width · C training identities ·
+D feature width (d, or d + J where the spec's feature is "concat").
+Sources: DPM, ACM MM 2022 (arXiv 2207.09046) · CLIP-ReID (arXiv 2211.13977) · DPM++ (arXiv 2605.06637).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpm_edge.model.backbone import Backbone
+from dpm_edge.model.mask_generator import MASK_GENERATORS
+from dpm_edge.spec import ModelSpec
+
+
+@dataclass
+class DPMOutput:
+    """Everything that the losses read; dtypes are those of the forward, except where it says float32."""
+
+    f: Tensor
+    """(B, d): the cls token after the last LayerNorm, before the neck; what retrieval uses, not normalised."""
+    neck: Tensor
+    """(B, d) float32: `f` after the BN neck; what the classifier reads."""
+    mask: Tensor
+    """(B, d) float32: one gate in (0, 1) per feature dimension."""
+    joint: Tensor | None
+    """(B, J): `f` in CLIP's joint space, or None where the spec's joint_dim is 0."""
+    cls_attention: Tensor
+    """(B, A, N): the cls query's logits over the patches in the last block, before softmax."""
+    tokens: list[Tensor]
+    """Outputs of the blocks in the spec's mask_blocks, each (B, 1+N, d), cls first."""
+    logits: Tensor | None
+    """(B, C) float32: `neck` · Wᵀ, or None where the network was built without classes."""
+
+
+class DPM(nn.Module):
+    """The network that `spec` describes.
+
+    `classes` > 0 adds classifier prototypes W (C, d) for training; an engine never contains them.
+    `drop_path_rate`: stochastic depth in the backbone while training.
+    """
+
+    def __init__(self, spec: ModelSpec, classes: int = 0, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = Backbone(
+            width=spec.width,
+            layers=spec.layers,
+            heads=spec.heads,
+            patch=spec.patch,
+            stride=spec.stride,
+            grid=spec.grid,
+            mlp_ratio=spec.mlp_ratio,
+            joint_dim=spec.joint_dim,
+            quick_gelu=spec.quick_gelu,
+            cameras=spec.cameras,
+            camera_scale=spec.camera_scale,
+            drop_path_rate=drop_path_rate,
+        )
+        self.mask_generator = MASK_GENERATORS[spec.hmg](spec.width, spec.grid, len(spec.mask_blocks))
+        self.neck = nn.BatchNorm1d(spec.width)
+        self.neck.bias.requires_grad_(False)
+        self.prototypes = nn.Parameter(0.001 * torch.randn(classes, spec.width)) if classes else None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What an engine computes: preprocessed images (B, 3, H, W) → feature (B, D) and mask (B, D), float32.
+
+        The feature is L2-normalised. With the spec's feature "concat" the joint vector is appended to the cls
+        feature before normalising (CLIP-ReID), and its dimensions get the mean gate of the image, so that a
+        constant mask still leaves the plain metric (this project's choice).
+        """
+        out = self.backbone(images, blocks=self.spec.mask_blocks)
+        feature, mask = out.cls.float(), self.mask_generator(out.tokens)
+        if self.spec.feature == "concat":
+            joint = out.joint.float()
+            feature = torch.cat([feature, joint], dim=1)
+            mask = torch.cat([mask, mask.mean(dim=1, keepdim=True).expand(-1, joint.shape[1])], dim=1)
+        return F.normalize(feature, dim=1), mask
+
+    def forward_train(
+        self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None
+    ) -> DPMOutput:
+        """What training reads. images (B, 3, H, W); cameras (B,) int64 if the spec has cameras; patch_scale (B, N)
+        factors on the patch embeddings.
+
+        Raises:
+            SpecError: cameras are given to a model without a camera embedding.
+        """
+        out = self.backbone(
+            images, blocks=self.spec.mask_blocks, cameras=cameras, patch_scale=patch_scale, with_cls_attention=True
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            neck = self.neck(out.cls.float())
+            logits = F.linear(neck, self.prototypes.float()) if self.prototypes is not None else None
+        mask = self.mask_generator(out.tokens)
+        return DPMOutput(out.cls, neck, mask, out.joint, out.cls_attention, out.tokens, logits)
+
+    def mask_generator_parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable parameters of the mask generator: one side of the alternating optimisation."""
+        return (p for p in self.mask_generator.parameters() if p.requires_grad)
+
+    def other_parameters(self) -> Iterator[nn.Parameter]:
+        """All trainable parameters outside the mask generator: the other side."""
+        return (p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("mask_generator."))
