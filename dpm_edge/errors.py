@@ -30,6 +30,10 @@ class ImageError(DpmError):
     """A picture, frame or box that cannot be used."""
 
 
+class EmbeddingsError(DpmError):
+    """Embeddings whose arrays do not belong together, or an embeddings file that is damaged."""
+
+
 class GalleryError(DpmError):
     """A gallery that is damaged, or embeddings that do not belong in it."""
 

@@ -122,17 +122,23 @@ def clip_boxes(boxes: NDArray, frame_shape: tuple[int, ...]) -> tuple[NDArray[np
     return whole, unusable
 
 
-def preprocess(images: Sequence[NDArray[np.uint8]], pre: Preprocessing) -> NDArray[np.float32]:
+def preprocess(
+    images: Sequence[NDArray[np.uint8]], pre: Preprocessing, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Crops to the network's input.
 
     Args:
         images: N pictures, each (H, W, 3) uint8 BGR, any size.
         pre: size, channel order, mean, std and interpolation.
+        out: (N, 3, height, width) float32 to write into; a new array without one.
 
     Returns:
-        (N, 3, height, width) float32, contiguous.
+        (N, 3, height, width) float32, contiguous; `out` where it was given.
     """
-    batch = np.empty((len(images), 3, pre.height, pre.width), np.float32)
+    shape = (len(images), 3, pre.height, pre.width)
+    batch = np.empty(shape, np.float32) if out is None else out
+    if batch.shape != shape:
+        raise ImageError(f"out has shape {batch.shape}; {shape} is wanted")
     scale = (1.0 / (255.0 * np.asarray(pre.std))).astype(np.float32)
     shift = (np.asarray(pre.mean) / np.asarray(pre.std)).astype(np.float32)
     order = (2, 1, 0) if pre.color == "rgb" else (0, 1, 2)

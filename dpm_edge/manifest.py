@@ -10,6 +10,7 @@ ENGINE_DIR/
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +94,9 @@ class Manifest:
             raise SpecError(f"precision {self.precision!r} is unknown; one of {', '.join(PRECISIONS)} is wanted")
 
     def to_json(self) -> str:
-        """Indented JSON, keys in the order of the fields."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """Indented JSON, keys in the order of the fields, and a seal over them that shows later edits."""
+        data = json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.dumps({**data, "seal": _seal(data)}, indent=2) + "\n"
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`, whole."""
@@ -105,7 +107,7 @@ class Manifest:
         """The manifest of an engine directory.
 
         Raises:
-            EngineError: it is missing, is not JSON, is of a newer format, or lacks or invents a field.
+            EngineError: it is missing, is not JSON, is of a newer format, lacks or invents a field, or was edited.
         """
         path = folder / NAME
         if not path.is_file():
@@ -116,11 +118,19 @@ class Manifest:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.get("format", 0) > FORMAT:
                 raise EngineError(f"{path} is of format {data['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+            seal = data.pop("seal", None)
+            edited = seal != _seal(data)
             data["spec"] = ModelSpec.from_dict(data["spec"])
             data["batch"] = strict(BatchRange, data["batch"], "batch")
-            return strict(cls, data, "manifest")
+            manifest = strict(cls, data, "manifest")
         except (ValueError, KeyError, AttributeError, TypeError, SpecError) as error:
             raise EngineError(f"{path} is damaged ({error}). {rebuild_advice(folder)}") from error
+        if edited:
+            raise EngineError(
+                f"{path} was edited after the build (its seal does not fit), so it no longer says what the engine is. "
+                f"{rebuild_advice(folder)}"
+            )
+        return manifest
 
     def check_files(self, folder: Path) -> None:
         """Compare every file's sha256.
@@ -134,6 +144,11 @@ class Manifest:
                 raise EngineError(f"{folder} lacks {name}. {rebuild_advice(folder)}")
             if sha256(path) != wanted:
                 raise EngineError(f"{path} is not the file that was built (sha256 differs). {rebuild_advice(folder)}")
+
+
+def _seal(data: dict[str, Any]) -> str:
+    """sha256 of the manifest's own content: against mistakes, not against an enemy."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def rebuild_advice(folder: Path) -> str:

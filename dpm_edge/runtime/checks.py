@@ -1,0 +1,119 @@
+"""What is checked before an engine is opened, and the golden crop that is run right after."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge import env
+from dpm_edge.errors import EngineError, MissingLibrary
+from dpm_edge.manifest import GOLDEN, Manifest, rebuild_advice
+
+LIBRARY = {
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx-cu13",
+}
+"""Backend → distribution whose version decides whether an engine opens."""
+DEVICES = {"openvino": ("CPU", "GPU", "NPU", "AUTO"), "onnxruntime": ("CPU", "CUDA")}
+"""Backend → devices that one may ask for."""
+GOLDEN_COSINE = 0.99
+"""Least cosine between the golden crop's feature here and at build time, where the manifest keeps no other."""
+
+
+def major(version: str) -> str:
+    """The part of a version that must not differ: "2026.4.1" → "2026"."""
+    return version.split(".", 1)[0]
+
+
+def check_library(manifest: Manifest, folder: Path) -> None:
+    """Refuse an engine of another major version of its library.
+
+    Raises:
+        MissingLibrary: the library is not installed.
+        EngineError: its major version differs from the build's; the message gives both.
+    """
+    name = LIBRARY[manifest.backend]
+    extra = "cpu" if manifest.backend in ("openvino", "onnxruntime") else "tensorrt"
+    here, then = env.version(name), manifest.libraries.get(name)
+    if here is None:
+        raise MissingLibrary(name, f"the engine in {folder}", f"pip install 'dpm-edge[{extra}]'")
+    if then is not None and major(here) != major(then):
+        raise EngineError(
+            f"the engine in {folder} was built with {name} {then}; here is {name} {here}. {rebuild_advice(folder)}"
+        )
+
+
+def check_device(manifest: Manifest, folder: Path, device: str) -> None:
+    """Refuse a device that the backend does not know, or that the engine was not built for.
+
+    Raises:
+        EngineError: the message gives the device asked for and the devices that are possible.
+    """
+    known = DEVICES.get(manifest.backend)
+    if known is None:
+        if device != manifest.device:
+            raise EngineError(
+                f"the engine in {folder} was built for {manifest.device}; {device} was asked for. "
+                f"{rebuild_advice(folder)} (on that device)"
+            )
+    elif device.split(".")[0] not in known:
+        raise EngineError(f"device {device!r} is unknown to {manifest.backend}; one of {', '.join(known)} is wanted")
+
+
+def fits(manifest: Manifest, folder: Path) -> list[str]:
+    """Every reason why this engine would be refused here; an empty list where it would be opened."""
+    reasons = []
+    for check in (manifest.check_files, lambda f: check_library(manifest, f), lambda f: read_golden(f)):
+        try:
+            check(folder)
+        except (EngineError, MissingLibrary) as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def read_golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """The golden crop (H, W, 3) uint8 BGR, its feature (D,) and its mask (D,).
+
+    Raises:
+        EngineError: golden.npz is missing, damaged or a pickle.
+    """
+    path = folder / GOLDEN
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["crop"], stored["feature"], stored["mask"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise EngineError(f"{path} is missing or damaged ({error}). {rebuild_advice(folder)}") from error
+
+
+def check_golden(
+    manifest: Manifest, folder: Path, embed: Callable[[NDArray[np.uint8]], tuple[NDArray, NDArray]]
+) -> float:
+    """Run the crop that was stored at build time and compare; catches swapped colours and wrong normalisation.
+
+    Returns the cosine of the two features.
+
+    Raises:
+        EngineError: the feature's cosine is below the manifest's `verification["golden_cosine"]` (0.99 without one).
+    """
+    crop, feature, mask = read_golden(folder)
+    got, got_mask = embed(crop)
+    wanted = float(manifest.verification.get("golden_cosine", GOLDEN_COSINE))
+    if got.shape != feature.shape or got_mask.shape != mask.shape:
+        raise EngineError(
+            f"the engine in {folder} gives features of {got.shape}; its golden crop has {feature.shape}. "
+            f"{rebuild_advice(folder)}"
+        )
+    norms = float(np.linalg.norm(got) * np.linalg.norm(feature))
+    cosine = float(got @ feature) / norms if norms > 0 else 0.0
+    if not cosine >= wanted:
+        raise EngineError(
+            f"the engine in {folder} does not recognise its golden crop: cosine {cosine:.4f}, at least {wanted:.4f} is "
+            "wanted. Its colours, normalisation or numbers are not those it was built with. " + rebuild_advice(folder)
+        )
+    return cosine

@@ -1,0 +1,161 @@
+"""What an engine makes of crops: one validated set of arrays of equal length.
+
+N rows that could be embedded · D feature dimensions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge import tensorfile
+from dpm_edge.errors import EmbeddingsError, MissingLibrary
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embeddings:
+    """Features and masks of N crops of one model.
+
+    Raises:
+        EmbeddingsError: on construction, when the arrays differ in length, or hold NaN or infinity.
+    """
+
+    features: NDArray[np.float32]
+    """(N, D) float32, L2-normalised."""
+    masks: NDArray[np.float32]
+    """(N, D) float32 in 0..1: one gate per feature dimension."""
+    visibility: NDArray[np.float32]
+    """(N,) float32: the mean of a crop's mask over the model's mean mask; 1 is an average crop."""
+    rows: NDArray[np.int64]
+    """(N,) int64: which input each row came from."""
+    fingerprint: str
+    """The model that made them; embeddings of two models cannot be compared."""
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    """(input row, reason) of each input that could not be embedded."""
+    sources: list[str] = field(default_factory=list)
+    """Where each row came from, such as a file name; empty where nobody said."""
+
+    def __post_init__(self) -> None:
+        features = np.asarray(self.features, np.float32)
+        object.__setattr__(self, "features", features)
+        object.__setattr__(self, "masks", np.asarray(self.masks, np.float32))
+        object.__setattr__(self, "visibility", np.asarray(self.visibility, np.float32))
+        object.__setattr__(self, "rows", np.asarray(self.rows, np.int64))
+        if features.ndim != 2:
+            raise EmbeddingsError(f"features have shape {features.shape}; (N, D) is wanted")
+        shapes = {"masks": features.shape, "visibility": features.shape[:1], "rows": features.shape[:1]}
+        for name, wanted in shapes.items():
+            if getattr(self, name).shape != wanted:
+                raise EmbeddingsError(f"{name} have shape {getattr(self, name).shape}; {wanted} is wanted")
+        if self.sources and len(self.sources) != len(features):
+            raise EmbeddingsError(f"{len(self.sources)} sources for {len(features)} rows; one each is wanted")
+        bad = ~(np.isfinite(features).all(1) & np.isfinite(self.masks).all(1) & np.isfinite(self.visibility))
+        if bad.any():
+            raise EmbeddingsError(f"rows {np.flatnonzero(bad)[:8].tolist()} hold NaN or infinity; finite is wanted")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a feature and of a mask."""
+        return self.features.shape[1]
+
+    def take(self, which: NDArray | Sequence[int] | slice) -> Embeddings:
+        """Some of the rows, by index, slice or boolean mask; `rows` still point at the inputs."""
+        chosen = np.arange(len(self))[which]
+        return Embeddings(
+            features=self.features[chosen],
+            masks=self.masks[chosen],
+            visibility=self.visibility[chosen],
+            rows=self.rows[chosen],
+            fingerprint=self.fingerprint,
+            sources=[self.sources[i] for i in chosen] if self.sources else [],
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """One set out of several, in order; `rows` and skipped rows are kept as each part numbered them.
+
+        Raises:
+            EmbeddingsError: there is no part, or they are of different models.
+        """
+        if not parts:
+            raise EmbeddingsError("no embeddings to join; one set or more is wanted")
+        if len({p.fingerprint for p in parts}) > 1:
+            raise EmbeddingsError("embeddings of different models cannot be joined; embed all of it with one engine")
+        return cls(
+            features=np.concatenate([p.features for p in parts]),
+            masks=np.concatenate([p.masks for p in parts]),
+            visibility=np.concatenate([p.visibility for p in parts]),
+            rows=np.concatenate([p.rows for p in parts]),
+            fingerprint=parts[0].fingerprint,
+            skipped=[s for p in parts for s in p.skipped],
+            sources=[s for p in parts for s in p.sources],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """One file, whole or not at all: .safetensors, or .parquet (needs pyarrow, the extra `parquet`).
+
+        Raises:
+            DpmError: the disk is full or the folder cannot be written; an old file is left as it was.
+            MissingLibrary: .parquet without pyarrow.
+        """
+        path = Path(path)
+        if path.suffix == ".parquet":
+            return self._save_parquet(path)
+        tensorfile.save(
+            path,
+            "embeddings",
+            {"features": self.features, "masks": self.masks, "visibility": self.visibility, "rows": self.rows},
+            {"sources": self.sources, "skipped": self.skipped},
+            {"fingerprint": self.fingerprint},
+        )
+        return None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Embeddings:
+        """What `save` wrote as .safetensors.
+
+        Raises:
+            EmbeddingsError: the file is missing, damaged, or holds something else.
+        """
+        arrays, labels, facts = tensorfile.load(Path(path), "embeddings", EmbeddingsError)
+        try:
+            return cls(
+                **arrays,
+                fingerprint=facts["fingerprint"],
+                skipped=[(int(row), str(reason)) for row, reason in labels["skipped"]],
+                sources=labels["sources"],
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise EmbeddingsError(f"{path} lacks something that embeddings have ({error}). Embed again") from error
+
+    def _save_parquet(self, path: Path) -> None:
+        """Columns source, row, visibility, feature and mask (lists of float32); the fingerprint as metadata."""
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MissingLibrary("pyarrow", "writing .parquet", "pip install 'dpm-edge[parquet]'") from error
+        from dpm_edge.files import write_whole
+
+        def lists(array: NDArray) -> pyarrow.Array:
+            return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(array.ravel()), self.dimension)
+
+        table = pyarrow.table(
+            {
+                "source": pyarrow.array(self.sources or [None] * len(self), pyarrow.string()),
+                "row": self.rows,
+                "visibility": self.visibility,
+                "feature": lists(self.features),
+                "mask": lists(self.masks),
+            }
+        ).replace_schema_metadata({"fingerprint": self.fingerprint})
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table, sink)
+        write_whole(path, sink.getvalue().to_pybytes())
