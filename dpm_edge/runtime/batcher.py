@@ -1,0 +1,172 @@
+"""Crops of many cameras gathered into batches under a deadline, for any engine.
+
+A camera thread submits a crop and gets a future. A batch leaves when it is full or when its oldest crop has waited
+`max_wait`, whichever comes first; cameras take turns, so that a crowd at one door does not starve the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import EngineError
+from dpm_edge.images import as_bgr
+from dpm_edge.runtime.embeddings import Embeddings
+
+POLICIES = ("block", "drop_oldest", "error")
+
+
+class QueueFull(EngineError):
+    """The batcher's queue is full: under policy "error" for the new crop, under "drop_oldest" for the oldest one."""
+
+
+class Embedder(Protocol):
+    """What a batcher needs of an engine."""
+
+    def embed(self, images: list[NDArray[np.uint8]]) -> Embeddings:
+        """A row of the result for each picture."""
+
+
+@dataclass
+class _Waiting:
+    image: NDArray[np.uint8]
+    future: Future[Embeddings]
+    since: float
+
+
+class Batcher:
+    """Gathers crops from any number of threads and embeds them in batches on one thread of its own.
+
+    Args:
+        engine: anything with `embed(list of pictures)`; called from one thread only.
+        max_batch: crops of a batch at most.
+        max_wait: seconds that a crop may wait for company.
+        capacity: crops that may wait in all; beyond it `policy` decides.
+        policy: "block" (submit waits for room), "drop_oldest" (of the camera with most waiting; its future raises
+            QueueFull), "error" (submit raises QueueFull).
+
+    Use it as a context manager; leaving it finishes what was submitted.
+    """
+
+    def __init__(
+        self,
+        engine: Embedder,
+        *,
+        max_batch: int = 8,
+        max_wait: float = 0.01,
+        capacity: int = 256,
+        policy: str = "block",
+    ) -> None:
+        if policy not in POLICIES:
+            raise EngineError(f"policy is {policy!r}; one of {', '.join(POLICIES)} is wanted")
+        if max_batch < 1 or capacity < max_batch or max_wait < 0:
+            raise EngineError(
+                f"max_batch {max_batch}, capacity {capacity}, max_wait {max_wait}: "
+                "1 ≤ max_batch ≤ capacity and max_wait ≥ 0 are wanted"
+            )
+        self._engine = engine
+        self._max_batch, self._max_wait = max_batch, max_wait
+        self._capacity, self._policy = capacity, policy
+        self._cameras: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._count = 0
+        self._closed = False
+        lock = threading.Lock()
+        self._arrived = threading.Condition(lock)
+        self._room = threading.Condition(lock)
+        self._thread = threading.Thread(target=self._serve, name="dpm-edge-batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, image: NDArray, *, camera: str = "", color: str = "bgr") -> Future[Embeddings]:
+        """Queue one crop, (H, W, 3) uint8; the future's result is an `Embeddings` of one row.
+
+        Raises:
+            ImageError: the crop is no picture; nothing was queued.
+            QueueFull: the queue is full and the policy is "error".
+            EngineError: the batcher is closed.
+        """
+        item = _Waiting(as_bgr(image, color=color, what="crop"), Future(), 0.0)
+        with self._arrived:
+            while self._count >= self._capacity and not self._closed:
+                if self._policy == "error":
+                    raise QueueFull(f"{self._count} crops wait already (capacity {self._capacity})")
+                if self._policy == "drop_oldest":
+                    self._drop_one()
+                else:
+                    self._room.wait()
+            if self._closed:
+                raise EngineError("this batcher is closed; submit before close()")
+            item.since = time.monotonic()
+            self._cameras.setdefault(camera, deque()).append(item)
+            self._count += 1
+            self._arrived.notify()
+        return item.future
+
+    def close(self) -> None:
+        """Finish what was submitted, then stop. Calling it again does nothing."""
+        with self._arrived:
+            self._closed = True
+            self._arrived.notify_all()
+            self._room.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Batcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drop_one(self) -> None:
+        queue = max(self._cameras.values(), key=len)
+        dropped = queue.popleft()
+        self._count -= 1
+        if dropped.future.set_running_or_notify_cancel():
+            dropped.future.set_exception(QueueFull(f"dropped for a newer crop: {self._capacity} crops waited already"))
+
+    def _gather(self) -> list[_Waiting]:
+        """The next batch, cameras in turn; empty when closed and drained. Blocks until it is due."""
+        with self._arrived:
+            while self._count < self._max_batch and not self._closed:
+                if not self._count:
+                    self._arrived.wait()
+                    continue
+                oldest = min(queue[0].since for queue in self._cameras.values() if queue)
+                left = oldest + self._max_wait - time.monotonic()
+                if left <= 0:
+                    break
+                self._arrived.wait(left)
+            batch: list[_Waiting] = []
+            while self._count and len(batch) < self._max_batch:
+                camera, queue = self._cameras.popitem(last=False)
+                if queue:
+                    batch.append(queue.popleft())
+                    self._count -= 1
+                if queue:
+                    self._cameras[camera] = queue
+            self._room.notify_all()
+            return batch
+
+    def _serve(self) -> None:
+        while batch := self._gather():
+            batch = [item for item in batch if item.future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
+            try:
+                found = self._engine.embed([item.image for item in batch])
+                if len(found) != len(batch):
+                    raise EngineError(f"the engine returned {len(found)} rows for {len(batch)} crops")
+            except BaseException as error:
+                for item in batch:
+                    item.future.set_exception(error)
+                continue
+            for row, item in enumerate(batch):
+                item.future.set_result(found.take([row]))
