@@ -72,7 +72,7 @@ def write_onnx(path: Path, seed: int = 0) -> Path:
 
 
 def expected(images: list[NDArray[np.uint8]], seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Feature and mask of BGR pictures in float64, with no line of the package: resize, RGB, normalise, pool, project."""
+    """Feature and mask of BGR pictures in float64, without a line of the package: resize, normalise, pool, project."""
     project, gate = weights(seed)
     flat = []
     for image in images:

@@ -204,7 +204,7 @@ def test_golden_crop_catches_other_weights(engine_dir: Path) -> None:
 def test_pickled_golden_crop_is_not_unpickled(engine_dir: Path) -> None:
     np.savez(engine_dir / "golden.npz", crop=np.array([{}], object), feature=np.zeros(24), mask=np.zeros(24))
     rewrite(engine_dir)
-    with pytest.raises(EngineError, match="golden.npz"):
+    with pytest.raises(EngineError, match=r"golden\.npz"):
         Engine.load(engine_dir)
 
 
