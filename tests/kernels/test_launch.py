@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpm_edge.kernels import launch
 from dpm_edge.kernels.launch import Kernels, LaunchError, choose_target, pack
 from dpm_edge.kernels.variant import VariantError
 
@@ -200,8 +202,7 @@ def test_threads_launch_side_by_side(tmp_path: Path) -> None:
 
 def test_the_real_bindings_have_every_name_that_is_used() -> None:
     driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed (extra [gpu])")
-    source = Path(__import__("dpm_edge.kernels.launch", fromlist=["launch"]).__file__).read_text()
-    used = {word.strip('"') for word in source.replace("(", " ").replace(",", " ").split() if word.startswith('"cu')}
+    used = set(re.findall(r'"(cu[A-Z]\w+)"', Path(launch.__file__).read_text(encoding="utf-8")))
     assert len(used) >= 9
     assert not [name for name in used if not hasattr(driver, name)]
     driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES  # noqa: B018
