@@ -1,0 +1,96 @@
+"""Augmentations of a whole batch at once, on the device where the batch is; every picture draws its own values.
+
+    B pictures · H×W. Pixels are float32 0..255, (B, 3, H, W). Sources: flip, pad and crop, random erasing as in DPM
+    (arXiv 2207.09046); random erasing: Zhong et al., AAAI 2020 (arXiv 1708.04896). The rest is ours, for small sets.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpm_edge.train.config import AugmentConfig
+
+ERASED_AREA = (0.02, 0.4)
+ERASED_ASPECT = (0.3, 3.33)
+GREY = (0.299, 0.587, 0.114)
+REFERENCE_HEIGHT = 256
+
+
+def uniform(count: int, low: float, high: float, draw: torch.Generator) -> Tensor:
+    """(count,) float32 on draw's device."""
+    return torch.rand(count, generator=draw, device=draw.device) * (high - low) + low
+
+
+def flip(pixels: Tensor, masks: Tensor, probability: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror some pictures (B, 3, H, W) together with their patch masks (B, h, w)."""
+    turned = uniform(len(pixels), 0, 1, draw) < probability
+    pixels = torch.where(turned[:, None, None, None], pixels.flip(3), pixels)
+    return pixels, torch.where(turned[:, None, None], masks.flip(2), masks)
+
+
+def augment(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Everything but the flip: zoom and shifted crop, blur, colour, noise, random erasing. Shape kept."""
+    pixels = _shift_and_zoom(pixels, config, draw)
+    if config.blur:
+        chosen = uniform(len(pixels), 0, 1, draw) < config.blur
+        small = F.interpolate(F.avg_pool2d(pixels, 2), size=pixels.shape[2:], mode="bilinear", align_corners=False)
+        pixels = torch.where(chosen[:, None, None, None], small, pixels)
+    if config.colour or config.grey:
+        pixels = _recolour(pixels, config, draw)
+    if config.noise:
+        strength = uniform(len(pixels), 0, config.noise, draw)[:, None, None, None]
+        pixels = pixels + strength * torch.randn(pixels.shape, generator=draw, device=draw.device)
+    pixels = pixels.clamp(0, 255)
+    return _erase(pixels, config.erase, draw) if config.erase else pixels
+
+
+def _shift_and_zoom(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Pad with black and crop at a random place, whole pixels unless zoomed; one bilinear resampling."""
+    count, _, height, width = pixels.shape
+    pad = round(config.pad * height / REFERENCE_HEIGHT)
+    if not pad and not config.scale:
+        return pixels
+    shift = torch.randint(-pad, pad + 1, (2, count), generator=draw, device=draw.device).float()
+    zoom = uniform(count, 1 - config.scale, 1 + config.scale, draw)
+    zero = torch.zeros_like(zoom)
+    across = torch.stack([zoom, zero, 2 * shift[0] / width], 1)
+    down = torch.stack([zero, zoom, 2 * shift[1] / height], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _recolour(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Channel gains, brightness, contrast, saturation by 1 ± colour (gains by half of it); then some go grey."""
+    count, strength = len(pixels), config.colour
+
+    def factor(part: float) -> Tensor:
+        return uniform(count, 1 - strength * part, 1 + strength * part, draw)[:, None, None, None]
+
+    weights = torch.tensor(GREY, device=pixels.device).view(1, 3, 1, 1)
+    gains = torch.rand((count, 3, 1, 1), generator=draw, device=draw.device) * strength + 1 - strength / 2
+    pixels = pixels * gains * factor(1.0)
+    mean = (pixels * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    pixels = mean + (pixels - mean) * factor(1.0)
+    grey = (pixels * weights).sum(1, keepdim=True)
+    saturation = torch.where(uniform(count, 0, 1, draw)[:, None, None, None] < config.grey, 0.0, factor(1.0))
+    return grey + (pixels - grey) * saturation
+
+
+def _erase(pixels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
+    """Random erasing with pixel noise: one box of 2–40 % of the area, aspect 0.3–3.33, in some pictures."""
+    count, _, height, width = pixels.shape
+    area = uniform(count, *ERASED_AREA, draw) * height * width
+    aspect = torch.exp(uniform(count, *(float(torch.tensor(a).log()) for a in ERASED_ASPECT), draw))
+    tall = (area * aspect).sqrt().round().clamp(1, height - 1)
+    wide = (area / aspect).sqrt().round().clamp(1, width - 1)
+    top = (uniform(count, 0, 1, draw) * (height - tall + 1)).floor()
+    left = (uniform(count, 0, 1, draw) * (width - wide + 1)).floor()
+    y = torch.arange(height, device=pixels.device).view(1, -1, 1)
+    x = torch.arange(width, device=pixels.device).view(1, 1, -1)
+    (t, a), (b, c) = ((v.view(-1, 1, 1) for v in pair) for pair in ((top, tall), (left, wide)))
+    inside = (y >= t) & (y < t + a) & (x >= b) & (x < b + c)
+    inside &= (uniform(count, 0, 1, draw) < probability).view(-1, 1, 1)
+    noise = (torch.randn(pixels.shape, generator=draw, device=draw.device) * 64 + 127).clamp(0, 255)
+    return torch.where(inside.unsqueeze(1), noise, pixels)

@@ -1,0 +1,293 @@
+"""What a training run may be told: keyword-only dataclasses, one section per concern.
+
+A field is named on the command line by its section and name, `optimiser.lr=3e-4`. Fields marked [R] are this project's
+reading where the papers leave a choice open; [D] is DPM (arXiv 2207.09046), [S] SPT (AAAI 2024), [C] CLIP-ReID
+(arXiv 2211.13977), [P] DPM++ (arXiv 2605.06637).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dpm_edge.errors import SpecError, nearest
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    preset: str = "dpm-t"
+    """Name in dpm_edge.spec.PRESETS: dpm-t, dpm-s, dpm-b."""
+    height: int = 256
+    """Rows of the network's input."""
+    width: int = 128
+    """Columns of the network's input."""
+    stride: int = 16
+    """Step of the patch grid in pixels; 16 (no overlap), 12 [C] or 11 [D]."""
+    hmg: str = ""
+    """Mask generator: "paper", "lite" [R], or empty for the preset's own."""
+    feature: str = "cls"
+    """"cls" (f) or "concat" (f and f_p) [C]."""
+    camera: float = 0.0
+    """Scale of the camera embedding (3.0 [D], 1.0 [C]); 0 leaves it out, and then an engine needs no camera."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block, rising from 0 in the first, while training [R]."""
+    init: str = ""
+    """A dpm-edge checkpoint whose weights to start from (other identities, other grid allowed)."""
+    clip: str = ""
+    """An open_clip / OpenAI CLIP ViT-B/16 weights file to start the backbone (and the text tower) from."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    layout: str = "market"
+    """Folder layout; see dpm_edge.train.layouts.LAYOUTS."""
+    identities: int = 16
+    """P: identities of a batch, over all processes."""
+    pictures: int = 4
+    """K: pictures of each identity of a batch."""
+    decode_workers: int = 0
+    """Threads that decode pictures at the start; 0 for one per core."""
+    min_visible: float = 0.0
+    """Leave out training pictures whose labels.csv says that less of the person is visible (rendered data only)."""
+    licence: str = "research only: trained on pictures of real people"
+    """What the checkpoint's card says of the weights' licence."""
+    described: str = ""
+    """What the card says of the pictures; empty for the layout and the folder's name."""
+    limit_identities: int = 0
+    """Use only the first so many training identities; 0 for all."""
+
+
+@dataclass(kw_only=True)
+class AugmentConfig:
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    pad: int = 10
+    """Pixels of padding before the random crop back to size, at height 256; scaled with the height."""
+    scale: float = 0.0
+    """Largest relative zoom, drawn from 1 ± scale [R]."""
+    erase: float = 0.5
+    """Probability of random erasing with pixel noise [D]."""
+    colour: float = 0.0
+    """Strength of brightness, contrast, saturation and channel-gain jitter [R]."""
+    grey: float = 0.0
+    """Probability of a grey picture [R]."""
+    blur: float = 0.0
+    """Probability of halving the resolution and back [R]: rendered people are too sharp."""
+    noise: float = 0.0
+    """Largest standard deviation of pixel noise, of 255 [R]."""
+
+
+@dataclass(kw_only=True)
+class SaliencyConfig:
+    epochs: int = 20
+    """Epochs of the saliency model (SPS)."""
+    lr: float = 5e-4
+    """Its peak learning rate."""
+    usage: float = 0.3
+    """Share of the patches that it is pulled to keep [S]."""
+    usage_weight: float = 50.0
+    """Weight of (mean(s) - usage)² [S]."""
+    overlap_weight: float = 0.1
+    """Weight of Σ softmax(whole)·softmax(discarded) [S]."""
+    threshold: float = 0.5
+    """Patches whose saliency is at least this are the person [S]."""
+    masks: str = ""
+    """A cached masks file to use instead of training the saliency model."""
+
+
+@dataclass(kw_only=True)
+class TransferConfig:
+    probability: float = 0.0
+    """Share of a batch's pictures that are put into another picture's scene (0.5 when SPT is on [R])."""
+    rolled: float = 0.7
+    """α1: smallest OIoU of an accepted pair after rolling [S]."""
+    unrolled: float = 0.7
+    """α2: smallest OIoU of an accepted pair before rolling [S]."""
+    share: float = 0.1
+    """Candidates to draw from: this share of the batch size, the best ones [S]."""
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    masked: bool = True
+    """Train the mask generator with masked ArcFace logits; off: plain logits alone (the ablation's baseline)."""
+    margin: float = 0.3
+    """ArcFace's additive angular margin [D]."""
+    scale: float = 30.0
+    """ArcFace's scale [D]."""
+    label_smoothing: float = 0.0
+    """Of the plain cross-entropy."""
+    triplet: float = 1.0
+    """Weight of the batch-hard soft-margin triplet loss on f."""
+    hem: float = 0.1
+    """Weight of the head enrich module's loss [D]; 0 leaves it out."""
+    i2t: float = 0.0
+    """Weight of the image-to-text loss [C]; needs texts."""
+    anchor: float = 0.0
+    """α of the early semantic anchoring [P]; needs texts."""
+    anchor_form: str = "relations"
+    """"relations" (KL between similarity structures) or "projected" (cosine through CLIP's projection) [R]."""
+    anchor_temperature: float = 0.1
+    """τ of the similarity structures [R]."""
+    anchor_epochs: float = 0.2
+    """Share of the epochs after which anchoring has faded out [R]."""
+    texts: str = ""
+    """The text features file that `dpm_edge.train.prompts` wrote (stage 1)."""
+    kernel: str = "reference"
+    """Masked logits by "reference" (torch) or "triton"."""
+
+
+@dataclass(kw_only=True)
+class OptimiserConfig:
+    lr: float = 1e-3
+    """Peak learning rate of the mask generator, the neck and the prototypes, and of the backbone times backbone_lr."""
+    backbone_lr: float = 1.0
+    """Factor on lr for the backbone."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices alone."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's."""
+    clip: float = 1.0
+    """Largest norm of the gradients."""
+    optimisation: str = "joint"
+    """"alternating" [D]: step the mask generator and the rest in turn; "joint" [R]: one forward, one step."""
+    frozen_blocks: int = 0
+    """Lower blocks (and the patch embedding) that do not learn, for a start from good weights on a small machine."""
+    ema: float = 0.998
+    """Decay of the averaged weights that are evaluated and kept; 0 keeps the last ones."""
+    bf16: bool = True
+    """Autocast to bfloat16 on a GPU (never on a CPU)."""
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    epochs: int = 60
+    """Passes over the identities; shortened to fit `minutes` when that is given."""
+    minutes: float = 0.0
+    """Wall-clock budget; after a short measurement the epochs are set to fill it. 0: train `epochs`."""
+    shape: str = "cosine"
+    """"cosine" to zero or "step"."""
+    warmup_epochs: float = 5.0
+    """Linear warm-up."""
+    step_at: tuple[int, ...] = (30, 50)
+    """Epochs at which "step" multiplies the rate."""
+    step_factor: float = 0.1
+    """What "step" multiplies by."""
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    every: int = 10
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    batch: int = 256
+    """Pictures of one forward."""
+    occlusion: bool = True
+    """Draw the occlusion curves at the end."""
+    shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    """Covered shares of the occlusion curves."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    recipe: str
+    """Name of the recipe that this came from."""
+    seed: int = 0
+    """Of the initial weights, the sampler, the augmentations and the occluders."""
+    device: str = "auto"
+    """"auto", "cpu" or "cuda"."""
+    log_every: int = 20
+    """Steps between log lines."""
+    save_every: int = 1
+    """Epochs between writes of the state to resume from."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values; what the run's config.json holds."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def field_names(section: Any, prefix: str = "") -> list[str]:
+    """Every name that an override may use, in order."""
+    names: list[str] = []
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        names += field_names(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else [prefix + f.name]
+    return names
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """A copy of config with `section.field=value` assignments applied.
+
+    Raises SpecError for a word without "=", an unknown name (the nearest one is offered) or a value of the wrong type.
+    """
+    config = from_dict(config.to_dict())
+    names = field_names(config)
+    for word in assignments:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise SpecError(f"{word!r} is not an override: write field=value, for example schedule.epochs=20")
+        if name not in names:
+            raise SpecError(f"no field {name!r}.{_offer(name, names)}")
+        *path, leaf = name.split(".")
+        section: Any = config
+        for part in path:
+            section = getattr(section, part)
+        setattr(section, leaf, _parse(name, text, typing.get_type_hints(type(section))[leaf]))
+    return config
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The config that to_dict wrote. Raises SpecError for a name that no field has."""
+    return _build(Config, values, "")
+
+
+def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise SpecError(f"no field {prefix + name!r}.{nearest(name, hints)}")
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _build(hints[name], value, f"{prefix}{name}.")
+        elif typing.get_origin(hints[name]) is tuple:
+            value = tuple(value)
+        built[name] = value
+    return kind(**built)
+
+
+def _offer(name: str, names: list[str]) -> str:
+    """The names to offer for an unknown one: those of the same last word, else the nearest."""
+    same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
+    return f" Did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, names)
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    try:
+        if hint is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if typing.get_origin(hint) is tuple:
+            item = typing.get_args(hint)[0]
+            return tuple(item(t) for t in text.strip("()[] ").split(",") if t.strip())
+        return hint(text)
+    except (KeyError, ValueError) as error:
+        kind = hint.__name__ if isinstance(hint, (type, types.GenericAlias)) else str(hint)
+        raise SpecError(f"{name}={text}: {text!r} is no {kind}") from error
+
+
+def save(config: Config, path: Path) -> None:
+    """Write config as JSON."""
+    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")

@@ -1,0 +1,69 @@
+"""From a network's output to one loss: the terms that the config asks for, weighted and named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpm_edge.model.network import DPM, DPMOutput
+from dpm_edge.train import losses
+from dpm_edge.train.config import LossConfig
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch is supervised with."""
+
+    labels: Tensor
+    """(B,) int64 in 0..C−1."""
+    donor_labels: Tensor | None = None
+    """(B,) int64: whose scene each picture stands in; its own label where SPT did nothing. None: no SPT."""
+
+
+class Criterion:
+    """L = L_id + triplet + HEM (+ i2t + anchor), method sections 3, 5 and 6."""
+
+    def __init__(self, config: LossConfig, texts: Tensor | None = None) -> None:
+        self.config, self.texts = config, texts
+
+    def __call__(self, out: DPMOutput, net: DPM, targets: Targets, progress: float) -> dict[str, Tensor]:
+        """Weighted terms by name, scalars float32; their sum is the loss. progress: share of the epochs done, 0..1."""
+        with torch.autocast(out.f.device.type, enabled=False):
+            return self._terms(out, net, targets, progress)
+
+    def _terms(self, out: DPMOutput, net: DPM, targets: Targets, progress: float) -> dict[str, Tensor]:
+        config, labels, donors = self.config, targets.labels, targets.donor_labels
+        assert net.prototypes is not None and out.logits is not None
+        ignored = losses.ignored_classes(labels, donors, len(net.prototypes)) if donors is not None else None
+        plain = losses.cross_entropy(out.logits, labels, ignored, config.label_smoothing)
+        terms = {"id_plain": plain}
+        if config.masked:
+            cosines = losses.masked_cosines(out.neck, out.mask, net.prototypes, config.kernel)
+            logits = losses.arcface(cosines, labels, config.scale, config.margin)
+            terms = {"id_plain": 0.5 * plain, "id_masked": 0.5 * losses.cross_entropy(logits, labels, ignored)}
+        if config.triplet:
+            terms["triplet"] = config.triplet * losses.batch_hard_triplet(out.f, labels, donors)
+        if config.hem:
+            terms["hem"] = config.hem * losses.head_enrich(out.cls_attention)
+        if self.texts is not None:
+            terms.update(self._text_terms(out, net, targets, ignored, progress))
+        return terms
+
+    def _text_terms(
+        self, out: DPMOutput, net: DPM, targets: Targets, ignored: Tensor | None, progress: float
+    ) -> dict[str, Tensor]:
+        config, texts, terms = self.config, self.texts, {}
+        assert texts is not None and out.joint is not None and net.prototypes is not None
+        if config.i2t:
+            terms["i2t"] = config.i2t * losses.image_to_text(out.joint, texts, targets.labels, ignored)
+        weight = config.anchor * max(0.0, 1.0 - progress / config.anchor_epochs)
+        if weight:
+            people = targets.labels.unique()
+            if config.anchor_form == "projected":
+                pull = losses.anchor_projected(net.prototypes, texts, people, net.backbone.proj)
+            else:
+                pull = losses.anchor_relations(net.prototypes, texts, people, config.anchor_temperature)
+            terms["anchor"] = weight * pull
+        return terms

@@ -1,0 +1,133 @@
+"""Pictures in memory, decoded once, and batches of P identities × K pictures.
+
+    N pictures · H×W network input · B = P·K pictures of a batch
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpm_edge.env import cores
+from dpm_edge.errors import DataError, ImageError
+from dpm_edge.images import _INTERPOLATION, read_image
+from dpm_edge.market import LabelledFolder
+from dpm_edge.progress import say, track
+from dpm_edge.spec import Preprocessing
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures with their labels; `pixels` may live on a GPU."""
+
+    pixels: Tensor
+    """(N, 3, H, W) uint8, channels in the preprocessing's order."""
+    people: Tensor
+    """(N,) int64 person ids as the data set gives them."""
+    cameras: Tensor
+    """(N,) int64."""
+    names: list[str]
+    """(N,) file names."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device) -> Pictures:
+        """The same with pixels on `device`."""
+        return Pictures(self.pixels.to(device), self.people, self.cameras, self.names)
+
+    def labels(self) -> Tensor:
+        """(N,) int64 in 0..C−1: the people numbered in order of their ids."""
+        return torch.unique(self.people, return_inverse=True)[1]
+
+
+def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: bool = False) -> Pictures:
+    """Read and resize every picture, as `dpm_edge.images.preprocess` does, but kept as uint8.
+
+    A picture that cannot be read is left out and named on stderr. Raises DataError when none can be read.
+    """
+
+    def one(path: Path) -> np.ndarray | str:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            return str(error)
+        small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
+        return np.ascontiguousarray((small[:, :, ::-1] if pre.color == "rgb" else small).transpose(2, 0, 1))
+
+    pixels = np.empty((len(folder), 3, pre.height, pre.width), np.uint8)
+    keep = np.ones(len(folder), bool)
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        for row, result in enumerate(track(pool.map(one, folder.paths), what="decode", total=len(folder), quiet=quiet)):
+            if isinstance(result, str):
+                keep[row] = False
+                say(f"left out: {result}")
+            else:
+                pixels[row] = result
+    if not keep.any():
+        raise DataError(f"none of {len(folder)} pictures could be read; the first was {folder.paths[0]}")
+    rows = np.flatnonzero(keep)
+    return Pictures(
+        torch.from_numpy(pixels if keep.all() else pixels[rows]),
+        torch.from_numpy(folder.people[rows].copy()),
+        torch.from_numpy(folder.cameras[rows].copy()),
+        [folder.paths[r].name for r in rows],
+    )
+
+
+def to_input(pixels: Tensor, pre: Preprocessing) -> Tensor:
+    """(B, 3, H, W) pixels 0..255 of any dtype → float32 network input, (x/255 − mean)/std."""
+    mean = torch.tensor(pre.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(pre.std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.float() / 255.0 - mean) / std
+
+
+class IdentitySampler:
+    """P×K identity-balanced batches: P people drawn without replacement over an epoch, K pictures of each.
+
+    An epoch visits every person as often as it takes to show about as many pictures as there are. A person with fewer
+    than K pictures is shown some of them twice. Batches depend on (seed, epoch) alone, so that a resumed run draws
+    what the uninterrupted one would have drawn.
+    """
+
+    def __init__(self, labels: np.ndarray, identities: int, pictures: int, seed: int) -> None:
+        self.rows = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
+        if len(self.rows) < identities:
+            raise DataError(
+                f"{len(self.rows)} training people, but a batch wants {identities}: set data.identities={len(self.rows)}"
+            )
+        self.identities, self.pictures, self.seed = identities, pictures, seed
+        self.rounds = max(1, round(len(labels) / (len(self.rows) * pictures)))
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch."""
+        return self.rounds * len(self.rows) // self.identities
+
+    def epoch(self, number: int) -> np.ndarray:
+        """(batches, P·K) int64 rows, pictures of one person side by side."""
+        draw = np.random.default_rng((self.seed, number))
+        order = np.concatenate([draw.permutation(len(self.rows)) for _ in range(self.rounds)])
+        batches = []
+        for people in order[: self.batches * self.identities].reshape(self.batches, self.identities):
+            people = self._without_doubles(people, draw)
+            batches.append(np.concatenate([self._pictures(p, draw) for p in people]))
+        return np.stack(batches)
+
+    def _without_doubles(self, people: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """Where two rounds meet in one batch a person may come twice: others take the place."""
+        unique = np.unique(people)
+        if len(unique) == len(people):
+            return people
+        others = np.setdiff1d(np.arange(len(self.rows)), unique)
+        return np.concatenate([unique, draw.choice(others, len(people) - len(unique), replace=False)])
+
+    def _pictures(self, person: int, draw: np.random.Generator) -> np.ndarray:
+        rows = self.rows[person]
+        return draw.choice(rows, self.pictures, replace=len(rows) < self.pictures)

@@ -1,0 +1,115 @@
+"""How good a network is: the Market-1501 protocol, plain and masked, on whole queries and on covered ones.
+
+    Q queries · G gallery pictures · D feature dimensions
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpm_edge import metrics
+from dpm_edge.evaluation import market_scores
+from dpm_edge.model.network import DPM
+from dpm_edge.train import occluders
+from dpm_edge.train.data import Pictures, to_input
+
+BOTH = ("plain", "masked")
+
+
+@torch.inference_mode()
+def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
+    """Features and masks of (n, 3, H, W) uint8 pixels: each (n, D) float32 on the network's device.
+
+    The network is used in evaluation mode, in float32, and left in the mode it was in.
+    """
+    device = next(net.parameters()).device
+    was_training = net.training
+    net.eval()
+    found = [net(to_input(part.to(device), net.spec.preprocessing)) for part in pixels.split(batch)]
+    net.train(was_training)
+    return torch.cat([f for f, _ in found]), torch.cat([m for _, m in found])
+
+
+def scores(
+    query: Pictures, gallery: Pictures, q: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], kinds: tuple[str, ...] = BOTH
+) -> dict[str, dict[str, float | int]]:
+    """Rank-1/5/10 and mAP in percent by metric. q, g: (features, masks) of the two sides."""
+    found = {}
+    for metric in kinds:
+        similarity = metrics.similarity(q[0], g[0], metric=metric, query_masks=q[1], target_masks=g[1])
+        found[metric] = market_scores(
+            similarity.float().cpu().numpy(),
+            query.people.numpy(),
+            query.cameras.numpy(),
+            gallery.people.numpy(),
+            gallery.cameras.numpy(),
+        ).as_dict()
+    return found
+
+
+def evaluate(net: DPM, query: Pictures, gallery: Pictures, batch: int = 256) -> dict[str, dict[str, float | int]]:
+    """Scores of whole queries, {"plain": {...}, "masked": {...}}."""
+    return scores(query, gallery, embed(net, query.pixels, batch), embed(net, gallery.pixels, batch))
+
+
+def covered(query: Pictures, kind: str, share: float, bodies: np.ndarray, seed: int) -> Pictures:
+    """The queries with `share` of each picture covered by occluders of `kind`; each query's occluder has its own seed,
+    the same for every share. bodies (M, H, W, 3) uint8: other people's pictures."""
+    make = occluders.kinds(bodies)[kind]
+    images = query.pixels.cpu().permute(0, 2, 3, 1).numpy()
+    done = [
+        occluders.cover(image, share, make, np.random.default_rng((seed, row, *kind.encode())))
+        for row, image in enumerate(images)
+    ]
+    return replace(query, pixels=torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2).contiguous())
+
+
+def occlusion_sets(
+    query: Pictures, bodies: Pictures, shares: tuple[float, ...], seed: int = 0, most_bodies: int = 500
+) -> dict[tuple[str, float], Pictures]:
+    """The covered queries of every kind and share above 0; bodies: pictures of people who are in no gallery."""
+    cut = bodies.pixels[:: max(1, len(bodies) // most_bodies)].cpu().permute(0, 2, 3, 1).contiguous().numpy()
+    return {
+        (kind, share): covered(query, kind, share, cut, seed)
+        for kind in occluders.kinds(cut)
+        for share in shares
+        if share > 0
+    }
+
+
+def occlusion_curves(
+    net: DPM, query: Pictures, gallery: Pictures, sets: dict[tuple[str, float], Pictures], batch: int = 256
+) -> list[dict[str, Any]]:
+    """One row per kind, share and metric: {"kind", "share", "metric", "rank1", "mAP"}; share 0 is of kind "whole"."""
+    g = embed(net, gallery.pixels, batch)
+    rows = []
+    for (kind, share), pictures in {("whole", 0.0): query, **sets}.items():
+        found = scores(pictures, gallery, embed(net, pictures.pixels, batch), g)
+        rows += [
+            {"kind": kind, "share": share, "metric": m, "rank1": s["rank1"], "mAP": s["mAP"]} for m, s in found.items()
+        ]
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of curves: mean Rank-1 and mAP by metric over whole queries, over all covered ones, and per kind."""
+
+    def mean(chosen: list[dict[str, Any]]) -> dict[str, float]:
+        found = {}
+        for metric in BOTH:
+            of_metric = [r for r in chosen if r["metric"] == metric]
+            for name in ("rank1", "mAP"):
+                found[f"{metric}_{name}"] = round(float(np.mean([r[name] for r in of_metric])), 3)
+        return found
+
+    kinds = sorted({r["kind"] for r in rows} - {"whole"})
+    parts = {"whole": [r for r in rows if r["kind"] == "whole"]}
+    if kinds:
+        parts["occluded"] = [r for r in rows if r["kind"] != "whole"]
+    parts.update({k: [r for r in rows if r["kind"] == k] for k in kinds})
+    return {name: mean(chosen) for name, chosen in parts.items()}

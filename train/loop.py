@@ -1,0 +1,89 @@
+"""Training: epoch by epoch step, log, evaluate, save.
+
+    B pictures of a batch · b = B / processes. Every draw depends on (seed, step) alone, so that a resumed run continues
+    exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpm_edge.train import optimisation, report, state
+from dpm_edge.train.augment import augment, flip
+from dpm_edge.train.criterion import Targets
+from dpm_edge.train.data import to_input
+from dpm_edge.train.run import Run, restore, snapshot
+from dpm_edge.train.transfer import transfer
+from dpm_edge.train.watch import Watch
+
+
+def fit(run: Run) -> dict[str, Any]:
+    """Train to the end, from the saved state if there is one. Returns the results, which are also in results.json."""
+    resume_from = run.out / state.RESUME
+    if resume_from.is_file():
+        restore(run, state.load(resume_from, run.config))
+    log = state.RunLog(run.out, run.config, keep_steps=run.step) if run.processes.first else None
+    watch = Watch(run, log)
+    while run.epoch < run.epochs:
+        for number, rows in enumerate(run.sampler.epoch(run.epoch)):
+            done = run.epoch + number / run.sampler.batches
+            terms = train_step(run, torch.from_numpy(rows), done)
+            run.step += 1
+            watch.tick(terms, rows, done)
+        run.epoch += 1
+        last = run.epoch == run.epochs
+        if run.processes.first and (last or run.epoch % run.config.evaluate.every == 0):
+            report.judge(run, log)
+        if run.processes.first and (last or run.epoch % run.config.save_every == 0):
+            state.save(resume_from, snapshot(run))
+        run.processes.wait()
+    if not run.processes.first:
+        return {}
+    results = report.finish(run, watch.speed())
+    log.close()
+    return results
+
+
+def train_step(run: Run, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+    """One batch: rows (B,) of the training pictures. Returns the loss's terms, scalars on the device."""
+    config = run.config
+    lr = config.optimiser.lr * optimisation.rate(config.schedule, epoch, run.epochs)
+    optimisation.set_rate(run.steppers, lr)
+    inputs, targets, cameras = batch_of(run, rows)
+    terms: dict[str, Tensor] = {}
+    for number, stepper in enumerate(run.steppers):  # one, or first the rest and then the mask generator
+        torch.manual_seed((config.seed << 32) + 2 * run.step + number)
+        with autocast(run):
+            out = run.net.forward_train(inputs, cameras)
+        found = run.criterion(run.processes.gather(out), run.net, targets, epoch / run.epochs)
+        optimisation.step(stepper, sum(found.values()), config.optimiser.clip, run.processes)
+        terms = terms or found
+    if run.average is not None:
+        run.average.update_parameters(run.net)
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
+    """This process's inputs (b, 3, H, W), the global batch's targets, this process's cameras if the model has any."""
+    config, rows = run.config, rows.to(run.device)
+    draw = torch.Generator(run.device).manual_seed((config.seed << 32) + run.step)
+    pixels, masks = flip(run.train.pixels[rows].float(), run.masks[rows], config.augment.flip, draw)
+    labels, donors = run.labels[rows], None
+    if config.transfer.probability:
+        mixed = transfer(pixels, masks, config.transfer, draw)
+        pixels, donors = mixed.pixels, labels[mixed.donor]
+    part = run.processes.part(len(rows))
+    inputs = to_input(augment(pixels, config.augment, draw)[part], run.net.spec.preprocessing)
+    cameras = None
+    if run.net.spec.cameras:
+        cameras = (run.train.cameras[rows.cpu()] % run.net.spec.cameras).to(run.device)[part]
+    return inputs, Targets(labels, donors), cameras
+
+
+def autocast(run: Run) -> torch.autocast:
+    """bfloat16 on a GPU if the config says so."""
+    enabled = run.device.type == "cuda" and run.config.optimiser.bf16
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)

@@ -1,0 +1,176 @@
+"""One training run: what it consists of, how it is prepared, how it is put away and taken up again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from dpm_edge.errors import SpecError
+from dpm_edge.model.network import DPM
+from dpm_edge.train import distributed, optimisation
+from dpm_edge.train.config import Config
+from dpm_edge.train.criterion import Criterion
+from dpm_edge.train.data import IdentitySampler, Pictures, decode
+from dpm_edge.train.layouts import People, read_people, take, visible_shares
+from dpm_edge.train.saliency import person_masks
+from dpm_edge.train.start import NEEDED, model_spec, network
+
+
+@dataclass
+class Run:
+    """Everything that lives as long as one training run."""
+
+    config: Config
+    out: Path
+    device: torch.device
+    processes: distributed.Processes
+    net: DPM
+    average: AveragedModel | None
+    steppers: list[torch.optim.AdamW]
+    criterion: Criterion
+    train: Pictures
+    labels: Tensor
+    masks: Tensor
+    query: Pictures
+    gallery: Pictures
+    sampler: IdentitySampler
+    epochs: int
+    quiet: bool = False
+    epoch: int = 0
+    step: int = 0
+    best: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def judged(self) -> DPM:
+        """The network that is evaluated and kept: the averaged one if there is one."""
+        return self.average.module if self.average is not None else self.net
+
+
+def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Run:
+    """Everything up to the first step: pictures in memory, saliency masks if SPT is on, network, optimisers.
+
+    Raises DataError for a data set that cannot be trained on, SpecError for a recipe that lacks a file.
+    """
+    device = device_of(config)
+    processes = distributed.start(device)
+    device = distributed.local_device(device)
+    quiet = quiet or not processes.first
+    texts = _texts(config)
+    out.mkdir(parents=True, exist_ok=True)
+    pre = model_spec(config.model).preprocessing
+    people = training_people(config, data)
+    train, query, gallery = (
+        decode(part, pre, config.data.decode_workers, quiet) for part in (people.train, people.query, people.gallery)
+    )
+    train, query, gallery = train.to(device), query.to(device), gallery.to(device)
+    labels = train.labels()
+    sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
+    net = network(config.model, len(sampler.rows), int(train.cameras.max()) + 1, config.seed).to(device)
+    if texts is not None and len(texts) != len(sampler.rows):
+        raise SpecError(f"{config.loss.texts} has {len(texts)} people's texts; the training set has {len(sampler.rows)}")
+    grid = net.spec.grid
+    if config.transfer.probability:
+        masks = processes.first_then_others(lambda: person_masks(config, train, out, device, quiet))
+    else:
+        masks = torch.zeros((len(train), *grid), dtype=torch.bool, device=device)
+    if processes.world > 1:
+        distributed.share_batch_norm(net)
+    optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=texts is not None)
+    average = AveragedModel(net, multi_avg_fn=moving_average(config.optimiser.ema)) if config.optimiser.ema else None
+    return Run(
+        config=config,
+        out=out,
+        device=device,
+        processes=processes,
+        net=net,
+        average=average,
+        steppers=optimisation.optimisers(net, config.optimiser),
+        criterion=Criterion(config.loss, texts.to(device) if texts is not None else None),
+        train=train,
+        labels=labels.to(device),
+        masks=masks,
+        query=query,
+        gallery=gallery,
+        sampler=sampler,
+        epochs=config.schedule.epochs,
+        quiet=quiet,
+    )
+
+
+def device_of(config: Config) -> torch.device:
+    """The config's device; "auto" is a GPU where there is one."""
+    if config.device != "auto":
+        return torch.device(config.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def training_people(config: Config, data: Path) -> People:
+    """The data set, its training part cut down as the config says. Raises DataError where there is none."""
+    people = read_people(config.data.layout, data)
+    train = people.train
+    if train is None:
+        raise SpecError(f"layout {config.data.layout!r} has no training part: it is for evaluation alone")
+    if config.data.min_visible:
+        train = take(train, visible_shares(train, data / "labels.csv") >= config.data.min_visible)
+    if config.data.limit_identities:
+        kept = sorted(set(train.people.tolist()))[: config.data.limit_identities]
+        train = take(train, [p in set(kept) for p in train.people.tolist()])
+    return People(train, people.query, people.gallery)
+
+
+def moving_average(decay: float) -> Any:
+    """For AveragedModel: an exponential average whose decay rises from 0.1 with the number of updates."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return update
+
+
+def _texts(config: Config) -> Tensor | None:
+    """T (C, J), or None where no loss asks for texts."""
+    if not config.loss.i2t and not config.loss.anchor:
+        return None
+    if config.loss.texts in ("", NEEDED):
+        raise SpecError(
+            "loss.i2t and loss.anchor need texts: run `python -m dpm_edge.train.prompts` with CLIP weights first and give "
+            "loss.texts=FILE, or set loss.i2t=0 loss.anchor=0"
+        )
+    from dpm_edge.train.prompts import load_texts
+
+    return load_texts(Path(config.loss.texts))
+
+
+def snapshot(run: Run) -> dict[str, Any]:
+    """All that a resumed run needs."""
+    return {
+        "config": json.dumps(run.config.to_dict()),
+        "epoch": run.epoch,
+        "step": run.step,
+        "epochs": run.epochs,
+        "best": run.best,
+        "history": json.dumps(run.history),
+        "net": run.net.state_dict(),
+        "average": run.average.state_dict() if run.average is not None else {},
+        "steppers": [s.state_dict() for s in run.steppers],
+    }
+
+
+def restore(run: Run, saved: dict[str, Any]) -> None:
+    """Put a snapshot back into a freshly prepared run."""
+    run.epoch, run.step, run.epochs, run.best = (saved[k] for k in ("epoch", "step", "epochs", "best"))
+    run.history = json.loads(saved["history"])
+    run.net.load_state_dict(saved["net"])
+    if run.average is not None:
+        run.average.load_state_dict(saved["average"])
+    for stepper, kept in zip(run.steppers, saved["steppers"]):
+        stepper.load_state_dict(kept)

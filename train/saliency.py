@@ -1,0 +1,155 @@
+"""SPS, salient patch selection: which patches show the person, learned from identity labels alone.
+
+    B pictures · N = h·w patches · C identities.   Source: SPT, AAAI 2024.
+
+The patch tokens of the mask blocks, detached, go through one 1×1 convolution and a sigmoid: s ∈ (0, 1)^N. Each batch
+passes three times: whole; patch embeddings × s; patch embeddings × (1 − s). What is kept must tell the identity, what
+is discarded must not, and about `usage` of the patches are kept. M = [s ≥ threshold] is computed once for a training
+set and cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from dpm_edge.errors import DataError
+from dpm_edge.files import write_whole
+from dpm_edge.model.network import DPM, DPMOutput
+from dpm_edge.progress import say, track
+from dpm_edge.train import losses
+from dpm_edge.train.augment import augment, flip
+from dpm_edge.train.config import AugmentConfig, Config, SaliencyConfig
+from dpm_edge.train.data import IdentitySampler, Pictures, to_input
+from dpm_edge.train.optimisation import optimisers, rate, set_rate, step
+from dpm_edge.train.start import network
+
+
+class SaliencyHead(nn.Module):
+    """The 1×1 convolution over the tokens of several blocks."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(blocks * width, 1)
+
+    def forward(self, tokens: list[Tensor]) -> Tensor:
+        """K × (B, 1+N, d), cls first → (B, N) float32 in (0, 1). Gradients stop at the tokens."""
+        patches = torch.cat([F.layer_norm(t[:, 1:].detach().float(), t.shape[2:]) for t in tokens], dim=2)
+        with torch.autocast(patches.device.type, enabled=False):
+            return torch.sigmoid(self.score(patches).squeeze(2))
+
+
+def saliency_losses(
+    whole: DPMOutput, kept: DPMOutput, discarded: DPMOutput, saliency: Tensor, labels: Tensor, config: SaliencyConfig
+) -> dict[str, Tensor]:
+    """Weighted terms by name: identity on whole and kept, triplet on whole, overlap, usage."""
+    assert whole.logits is not None and kept.logits is not None and discarded.logits is not None
+    alike = (whole.logits.softmax(1) * discarded.logits.softmax(1)).sum(1).mean()
+    return {
+        "whole": F.cross_entropy(whole.logits, labels),
+        "kept": F.cross_entropy(kept.logits, labels),
+        "triplet": losses.batch_hard_triplet(whole.f, labels),
+        "overlap": config.overlap_weight * alike,
+        "usage": config.usage_weight * (saliency.mean() - config.usage).square(),
+    }
+
+
+def train_saliency(config: Config, pictures: Pictures, device: torch.device, quiet: bool = False) -> Tensor:
+    """Train SPS on the pictures and return each one's saliency, (N_pictures, h, w) float32 on the CPU."""
+    labels = pictures.labels()
+    net = network(config.model, int(labels.max()) + 1, 0, config.seed).to(device)
+    head = SaliencyHead(net.spec.width, len(net.spec.mask_blocks)).to(device)
+    net.mask_generator.requires_grad_(False)
+    for unused in (net.backbone.proj,):
+        if unused is not None:
+            unused.requires_grad_(False)
+    [stepper] = optimisers(net, config.optimiser)[:1]
+    stepper.add_param_group({"params": list(head.parameters()), "weight_decay": 0.0, "factor": 1.0})
+    sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
+    draw = torch.Generator(device)
+    plain = AugmentConfig(pad=config.augment.pad, erase=0.0, colour=config.augment.colour)
+    nothing = torch.zeros((config.data.identities * config.data.pictures, *net.spec.grid), dtype=torch.bool, device=device)
+    labels = labels.to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.optimiser.bf16)
+    for epoch in track(range(config.saliency.epochs), what="saliency", quiet=quiet):
+        for number, rows in enumerate(torch.from_numpy(sampler.epoch(epoch)).to(device)):
+            done = epoch + number / sampler.batches
+            set_rate([stepper], config.saliency.lr * rate(config.schedule, done, config.saliency.epochs))
+            draw.manual_seed((config.seed << 32) + epoch * sampler.batches + number)
+            pixels, _ = flip(pictures.pixels[rows].float(), nothing, config.augment.flip, draw)
+            inputs = to_input(augment(pixels, plain, draw), net.spec.preprocessing)
+            with autocast:
+                whole = net.forward_train(inputs)
+                saliency = head(whole.tokens)
+                kept = net.forward_train(inputs, patch_scale=saliency)
+                discarded = net.forward_train(inputs, patch_scale=1 - saliency)
+            terms = saliency_losses(whole, kept, discarded, saliency, labels[rows], config.saliency)
+            step(stepper, sum(terms.values()), config.optimiser.clip)
+        if not quiet:
+            say("saliency " + " ".join(f"{k} {v.item():.3f}" for k, v in terms.items()) + f" s {saliency.mean():.3f}")
+    return saliency_of(net, head, pictures.pixels)
+
+
+@torch.inference_mode()
+def saliency_of(net: DPM, head: SaliencyHead, pixels: Tensor, batch: int = 256) -> Tensor:
+    """(n, 3, H, W) uint8 → (n, h, w) float32 on the CPU."""
+    net.eval()
+    found = []
+    for part in pixels.split(batch):
+        out = net.forward_train(to_input(part.to(head.score.weight.device), net.spec.preprocessing))
+        found.append(head(out.tokens).view(-1, *net.spec.grid).cpu())
+    return torch.cat(found)
+
+
+def _fingerprint(pictures: Pictures, grid: tuple[int, int]) -> str:
+    return hashlib.sha256(json.dumps([list(grid), pictures.names]).encode()).hexdigest()
+
+
+def save_saliency(path: Path, saliency: Tensor, pictures: Pictures) -> None:
+    """Write the cache: saliency (N, h, w) as float16, and which pictures it belongs to."""
+    grid = (saliency.shape[1], saliency.shape[2])
+    meta = {"pictures": _fingerprint(pictures, grid)}
+    write_whole(path, to_safetensors({"saliency": saliency.half().contiguous()}, meta))
+
+
+def load_saliency(path: Path, pictures: Pictures, grid: tuple[int, int]) -> Tensor:
+    """The cached saliency (N, h, w) float32. Raises DataError where it is of other pictures or another grid."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; saliency.masks wants a file that a training run wrote (saliency.safetensors)")
+    with safe_open(str(path), "pt") as file:
+        kept = (file.metadata() or {}).get("pictures")
+    saliency = load_file(path)["saliency"].float()
+    if kept != _fingerprint(pictures, grid):
+        raise DataError(
+            f"{path} holds saliency of {tuple(saliency.shape)}, but not of these {len(pictures)} pictures on a "
+            f"{grid[0]}×{grid[1]} grid; delete it to compute it again"
+        )
+    return saliency
+
+
+def person_masks(config: Config, pictures: Pictures, out: Path, device: torch.device, quiet: bool = False) -> Tensor:
+    """M of every training picture, (N, h, w) bool on `device`: from the cache, or computed now and cached in `out`."""
+    cache = Path(config.saliency.masks) if config.saliency.masks else out / "saliency.safetensors"
+    grid = network_grid(config)
+    if config.saliency.masks or cache.is_file():
+        saliency = load_saliency(cache, pictures, grid)
+    else:
+        saliency = train_saliency(config, pictures, device, quiet)
+        save_saliency(cache, saliency, pictures)
+    return (saliency >= config.saliency.threshold).to(device)
+
+
+def network_grid(config: Config) -> tuple[int, int]:
+    """(h, w) of the config's model."""
+    from dpm_edge.train.start import model_spec
+
+    return model_spec(config.model).grid
