@@ -107,8 +107,7 @@ class Variant:
     @property
     def grid_names(self) -> tuple[str, ...]:
         """Names that the grid rule needs at launch."""
-        names = (node.id for axis in _axes(self.grid) for node in ast.walk(axis) if isinstance(node, ast.Name))
-        return tuple(dict.fromkeys(name for name in names if name not in {*self.constexprs, "ceil", "min", "max"}))
+        return grid_names(self.grid_rule)
 
     @property
     def grid_rule(self) -> str:
@@ -123,6 +122,12 @@ def evaluate_grid(rule: str, values: Mapping[str, int]) -> tuple[int, int, int]:
         raise VariantError(f"grid {rule!r} gives {tuple(blocks)} for {dict(values)}; every axis must be at least 1")
     x, y, z = (blocks + [1, 1])[:3]
     return x, y, z
+
+
+def grid_names(rule: str) -> tuple[str, ...]:
+    """The names that `rule` needs values for."""
+    names = (node.id for axis in _axes(rule) for node in ast.walk(axis) if isinstance(node, ast.Name))
+    return tuple(dict.fromkeys(name for name in names if name not in ("ceil", "min", "max")))
 
 
 def fold_grid(rule: str, constants: Mapping[str, Constant]) -> str:
