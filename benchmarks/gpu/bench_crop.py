@@ -99,7 +99,8 @@ def _bytes_moved(frame: Tensor, boxes: Tensor, size: tuple[int, int], element: i
     for box in boxes:
         x0, y0, x1, y1 = _whole(box, frame)
         source += (x1 - x0) * (y1 - y0)
-    return int(min(source, frame.shape[0] * frame.shape[1]) * per_pixel) + boxes.shape[0] * 3 * size[0] * size[1] * element
+    source = min(source, frame.shape[0] * frame.shape[1])
+    return int(source * per_pixel) + boxes.shape[0] * 3 * size[0] * size[1] * element
 
 
 def timings(device: str, quick: bool) -> list[Row]:

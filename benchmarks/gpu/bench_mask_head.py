@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def packed_from(chain: Chain, head: str, winograd: bool, dtype: torch.dtype) -> 
     layers = list(chain.layers)
     folded = [
         op.fold_batch_norm(a.weight, b.weight, b.bias, b.running_mean, b.running_var, b.eps)
-        for a, b in zip(layers, layers[1:], strict=False)
+        for a, b in pairwise(layers)
         if isinstance(a, nn.Conv2d)
     ]
     folded = [(weight.to(dtype), bias.to(dtype)) for weight, bias in folded]
@@ -171,32 +172,38 @@ def timings(device: str, quick: bool) -> list[Row]:
     rows = []
     for index, (head, batch, grid, width) in enumerate(cases):
         dtype = torch.float32 if quick else torch.float16
-        chain = Chain(head, width).to(device).eval()
         tokens = _tokens(batch, grid, width, dtype, device)
-        size = tokens[0].element_size()
-        variants: dict[str, Callable[[], Tensor]] = {}
-        weight_bytes = 0
-        for winograd in (False, True) if head == "paper" else (False,):
-            packed = packed_from(chain, head, winograd, dtype).to(device)
-            weight_bytes = weight_bytes or sum(t.numel() for t in packed.tensors) * size
-            label = f"ours, {'Winograd' if winograd else 'implicit GEMM'}"
-            variants[label] = lambda packed=packed: op.mask_head(tokens, packed, grid)
-        planar = chain.to(dtype)
-        variants["torch eager, NCHW"] = lambda: planar(tokens, grid)
-        last = Chain(head, width, channels_last=True).to(device, dtype).eval().to(memory_format=torch.channels_last)
-        variants["torch eager, channels-last"] = lambda: last(tokens, grid)
-        if index in (0, 1, 4) and not quick:
-            compiled = torch.compile(last)
-            variants["torch.compile, channels-last"] = lambda: compiled(tokens, grid)
-        moved = sum(t.numel() for t in tokens) * size + weight_bytes + batch * width * size
+        variants, parameters = _variants(head, grid, tokens, with_compile=index in (0, 1, 4) and not quick)
         for label, function in variants.items():
             row = {
                 "name": f"mask_head {head}: {label}", "shape": f"B={batch} grid={grid[0]}x{grid[1]} d={width}",
-                "dtype": str(dtype).removeprefix("torch."), "bytes": moved,
+                "dtype": str(dtype).removeprefix("torch."),
                 "flops": _floating_point_operations(head, batch, grid, width),
+                "bytes": (sum(t.numel() for t in tokens) + parameters + batch * width) * tokens[0].element_size(),
             }  # fmt: skip
             rows.append({**row, **_timed(function, device)})
     return rows
+
+
+def _variants(
+    head: str, grid: Grid, tokens: list[Tensor], with_compile: bool
+) -> tuple[dict[str, Callable[[], Tensor]], int]:
+    """What is timed, by name, and the number of parameters of the head as defined."""
+    width, dtype, device = tokens[0].shape[2], tokens[0].dtype, tokens[0].device
+    planar = Chain(head, width).to(device).eval()
+    direct = packed_from(planar, head, False, dtype)
+    variants: dict[str, Callable[[], Tensor]] = {"ours, implicit GEMM": lambda: op.mask_head(tokens, direct, grid)}
+    if head == "paper":
+        points = packed_from(planar, head, True, dtype)
+        variants["ours, Winograd"] = lambda: op.mask_head(tokens, points, grid)
+    planar = planar.to(dtype)
+    variants["torch eager, NCHW"] = lambda: planar(tokens, grid)
+    last = Chain(head, width, channels_last=True).to(device, dtype).eval().to(memory_format=torch.channels_last)
+    variants["torch eager, channels-last"] = lambda: last(tokens, grid)
+    if with_compile:
+        compiled = torch.compile(last)
+        variants["torch.compile, channels-last"] = lambda: compiled(tokens, grid)
+    return variants, sum(tensor.numel() for tensor in direct.tensors)
 
 
 def _timed(function: Callable[[], Any], device: str) -> Row:
@@ -213,11 +220,12 @@ def _timed(function: Callable[[], Any], device: str) -> Row:
 
 DIRECT_TILES = (
     Tile(128, 256, 64, 8, 8, 3), Tile(128, 256, 64, 8, 8, 4), Tile(256, 128, 64, 4, 8, 3), Tile(128, 128, 64, 8, 8, 3),
-    Tile(128, 128, 64, 8, 4, 3), Tile(128, 128, 64, 16, 8, 4), Tile(64, 256, 64, 8, 4, 4), Tile(128, 128, 128, 8, 8, 3),
+    Tile(128, 128, 64, 8, 4, 3), Tile(128, 256, 64, 8, 8, 3, True), Tile(128, 256, 64, 8, 8, 4, True),
+    Tile(128, 128, 64, 8, 4, 3, True), Tile(128, 128, 64, 8, 8, 4, True),
 )  # fmt: skip
 SMALL_TILES = (
     Tile(128, 128, 64, 8, 8, 4), Tile(64, 128, 64, 8, 4, 4), Tile(64, 64, 64, 8, 4, 5), Tile(64, 64, 128, 8, 4, 4),
-    Tile(64, 256, 64, 8, 8, 4), Tile(64, 128, 128, 8, 4, 3),
+    Tile(64, 256, 64, 8, 8, 4), Tile(64, 128, 64, 8, 4, 4, True),
 )  # fmt: skip
 
 
@@ -240,25 +248,28 @@ def sweep(device: str) -> list[Row]:
             row = {"error": f"{type(error).__name__}: {error}"[:200]}
         rows.append({"name": name, "dtype": "float16", "tile": str(tile), **row})
 
+    window = (2, 2)
     for tile in DIRECT_TILES:
-        add("stage 1 implicit GEMM", lambda t=tile: launch.convolve_and_pool(tokens, *direct[:2], grid, (2, 2), t), tile)
+        add(
+            "stage 1 implicit GEMM", lambda t=tile: launch.convolve_and_pool(tokens, *direct[:2], grid, window, t), tile
+        )
     for depth, columns, windows in ((4 * width, 2 * width, 1024), (2 * width, width, 256)):
         transformed = torch.randn(16, windows, depth, device=device).to(dtype)
         weight = points[0] if windows == 1024 else points[2]
         name = f"Winograd products {windows}x{depth}x{columns}"
-        for tile in (*DIRECT_TILES[:6], SMALL_TILES[1]):
+        for tile in (*DIRECT_TILES, SMALL_TILES[1]):
             add(name, lambda t=tile, a=transformed, b=weight: launch.multiply_points(a, b, t), tile)
         add(f"{name}, torch.bmm", lambda a=transformed, b=weight: torch.bmm(a, b))
-    add("stage 1 Winograd, whole", lambda: launch.convolve_and_pool(tokens, *points[:2], grid, (2, 2)))
-    add("stage 1 Winograd, input transform", lambda: launch.transform_input(tokens, grid, (2, 2)))
+    add("stage 1 Winograd, whole", lambda: launch.convolve_and_pool(tokens, *points[:2], grid, window))
+    add("stage 1 Winograd, input transform", lambda: launch.transform_input(tokens, grid, window))
     products = torch.randn(16, 1024, 2 * width, device=device).to(dtype)
-    add("stage 1 Winograd, output transform", lambda: launch.transform_output(products, points[1], 32, (2, 2)))
-    add("stage 2 Winograd, whole", lambda: launch.convolve_and_pool([second], *points[2:4], (8, 4), (2, 2)))
+    add("stage 1 Winograd, output transform", lambda: launch.transform_output(products, points[1], 32, window))
+    add("stage 2 Winograd, whole", lambda: launch.convolve_and_pool([second], *points[2:4], (8, 4), window))
     for tile in SMALL_TILES:
-        add("stage 2 implicit GEMM", lambda t=tile: launch.convolve_and_pool([second], *direct[2:4], (8, 4), (2, 2), t), tile)
+        add("stage 2 GEMM", lambda t=tile: launch.convolve_and_pool([second], *direct[2:4], (8, 4), window, t), tile)
         add("stage 3 + global max", lambda t=tile: launch.convolve_and_max(third, *direct[4:6], (4, 2), t), tile)
-        add("stage 1 implicit GEMM, B=1", lambda t=tile: launch.convolve_and_pool(one, *direct[:2], grid, (2, 2), t), tile)
-    add("stage 1 Winograd, B=1", lambda: launch.convolve_and_pool(one, *points[:2], grid, (2, 2)))
+        add("stage 1 GEMM, B=1", lambda t=tile: launch.convolve_and_pool(one, *direct[:2], grid, window, t), tile)
+    add("stage 1 Winograd, B=1", lambda: launch.convolve_and_pool(one, *points[:2], grid, window))
     pooled = torch.randn(32, width, device=device).to(dtype)
     for columns in (16, 32, 64):
         tile = replace(contract.GATES, block_n=columns)

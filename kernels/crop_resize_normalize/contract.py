@@ -6,6 +6,8 @@ uint8, BT.601 limited range. Boxes (R, 4) float32 xyxy pixels. Output (R, 3, h, 
 
 from __future__ import annotations
 
+from dpm_edge.kernels.variant import Variant
+
 NAME = "dpm_edge::crop_resize_normalize"
 DTYPES = ("float16", "float32")
 TOLERANCE_GREY_LEVELS = 1.0
@@ -19,3 +21,26 @@ def architecture(major: int, minor: int) -> int:
     """The table's architecture for a compute capability: the newest that is not newer than the device."""
     known = [arch for arch in BLOCK if 0 < arch <= 10 * major + minor]
     return max(known) if known else 80
+
+
+def _variant(nv12: bool) -> Variant:
+    sizes = ("frame_height", "frame_width", "plane_stride", "chroma_stride", "out_height", "out_width")
+    return Variant(
+        op="crop_resize_normalize",
+        name=f"crop_resize_normalize_{'nv12' if nv12 else 'bgr'}_fp16",
+        kernel="dpm_edge.kernels.crop_resize_normalize.kernel:crop_resize_normalize",
+        signature={
+            "plane": "*u8", "chroma": "*u8", "boxes": "*fp32", "affine": "*fp32", **dict.fromkeys(sizes, "i32"),
+            "out": "*fp16", "NV12": "constexpr", "BLOCK": "constexpr",
+        },
+        constexprs={"NV12": nv12, "BLOCK": BLOCK[87]},
+        num_warps=WARPS,
+        num_stages=3,
+        divisible_by_16=("boxes", "affine", "out"),
+        grid="ceil(out_height * out_width / BLOCK), box_count",
+        load_bytes=0,
+    )  # fmt: skip
+
+
+VARIANTS: tuple[Variant, ...] = (_variant(nv12=False), _variant(nv12=True))
+"""Compiled ahead of time. Sources are single bytes anywhere in the frame, so loads are narrow by nature."""

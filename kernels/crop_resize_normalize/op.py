@@ -18,9 +18,9 @@ from . import contract, kernel, reference
 
 
 def affine(mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> Tensor:
-    """Normalisation as the kernel reads it: (2, 3) float32 scale and shift, so that (grey/255 − mean)/std = scale·grey + shift.
+    """Normalisation as the kernel reads it: (2, 3) float32 scale and shift, in the order R, G, B.
 
-    Make it once per device: it is an upload.
+    scale·grey + shift = (grey/255 − mean)/std. Make it once per device: it is an upload.
     """
     spread = torch.tensor(std, dtype=torch.float64)
     rows = torch.stack([1 / (255 * spread), -torch.tensor(mean, dtype=torch.float64) / spread])
@@ -66,7 +66,8 @@ def crop_resize_normalize_nv12(
     wanted = ((luma.shape[0] + 1) // 2, (luma.shape[-1] + 1) // 2, 2)
     if luma.dim() != 2 or tuple(chroma.shape) != wanted or luma.stride(1) != 1 or chroma.stride()[1:] != (2, 1):
         raise ValueError(
-            f"luma {tuple(luma.shape)}, chroma {tuple(chroma.shape)}; (H, W) and {wanted}, dense in each row, are wanted"
+            f"luma {tuple(luma.shape)}, chroma {tuple(chroma.shape)}; "
+            f"(H, W) and {wanted}, dense in each row, are wanted"
         )
     _check([luma, chroma], boxes, affine, size, dtype)
     return torch.ops.dpm_edge.crop_resize_normalize_nv12(luma, chroma, boxes, affine, *size, dtype)
@@ -106,8 +107,9 @@ def _runs_kernel(tensor: Tensor) -> bool:
 
 
 def _launch(
-    plane: Tensor, chroma: Tensor, boxes: Tensor, affine: Tensor, height: int, width: int, dtype: torch.dtype, nv12: bool
-) -> Tensor:
+    plane: Tensor, chroma: Tensor, boxes: Tensor, affine: Tensor, height: int, width: int, dtype: torch.dtype,
+    nv12: bool,
+) -> Tensor:  # fmt: skip
     count = boxes.shape[0]
     out = torch.empty(count, 3, height, width, dtype=dtype, device=plane.device)
     if count == 0:

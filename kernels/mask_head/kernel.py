@@ -17,12 +17,13 @@ def conv_pool(
     batch, height, width, channels, out_channels, splits,
     out,
     SOURCES: tl.constexpr, SKIP: tl.constexpr, TAPS: tl.constexpr, POOL_Y: tl.constexpr, POOL_X: tl.constexpr,
-    PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, UPCAST: tl.constexpr,
+    PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """out (windows, N) = max over the window of ReLU(conv + bias); PARTIAL: out (splits, rows, N) fp32 sums.
 
     Grid: (row tiles · column tiles, splits). UPCAST multiplies in fp32 (the interpreter's bfloat16 product is wrong).
+    DESCRIPTORS (needs EVEN_K): weight is a tensor descriptor of (taps·S·C, N), for compute capability 9.0 and later.
     """
     POOL: tl.constexpr = POOL_Y * POOL_X
     windows_x = width // POOL_X
@@ -41,7 +42,6 @@ def conv_pool(
     pixel_0 = image * (height * width + SKIP) + SKIP + y0 * width + x0
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    weight_at = k[:, None] * out_channels + column[None, :]
     column_ok = column < out_channels
 
     chunks = tl.cdiv(channels, BLOCK_K)
@@ -67,14 +67,20 @@ def conv_pool(
         x = x0 + dx
         inside = (row < rows) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         a_at = (pixel_0 + dy * width + dx) * channels + channel
-        b = weight + (tap_source * channels + channel).to(tl.int64) * out_channels + weight_at
         if EVEN_K:
             a_tile = tl.load(tokens + a_at[:, None] + k[None, :], mask=inside[:, None], other=0.0)
-            b_tile = tl.load(b, mask=column_ok[None, :], other=0.0)
         else:
             k_ok = k < channels - channel
             a_tile = tl.load(tokens + a_at[:, None] + k[None, :], mask=inside[:, None] & k_ok[None, :], other=0.0)
-            b_tile = tl.load(b, mask=k_ok[:, None] & column_ok[None, :], other=0.0)
+        if DESCRIPTORS:
+            b_tile = weight.load([tap_source * channels + channel, tile_n * BLOCK_N])
+        else:
+            weight_row = (tap_source * channels + channel).to(tl.int64) * out_channels
+            b = weight + weight_row + k[:, None] * out_channels + column[None, :]
+            if EVEN_K:
+                b_tile = tl.load(b, mask=column_ok[None, :], other=0.0)
+            else:
+                b_tile = tl.load(b, mask=k_ok[:, None] & column_ok[None, :], other=0.0)
         if UPCAST:
             a_tile = a_tile.to(tl.float32)
             b_tile = b_tile.to(tl.float32)
@@ -101,9 +107,7 @@ def _grouped(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 
 @triton.jit
-def pool_partials(
-    partial, bias, groups, group_rows, out_channels, splits, out, BLOCK_N: tl.constexpr
-):
+def pool_partials(partial, bias, groups, group_rows, out_channels, splits, out, BLOCK_N: tl.constexpr):
     """partial (splits, groups·group_rows, N) fp32 → out (groups, N): sum of splits, bias, ReLU, max over a group.
 
     Grid: (groups, column tiles). A group is a pool window, or all positions of one image for the global max.
@@ -132,7 +136,8 @@ def depthwise(
     channel_ok = channel < channels
     x0 = pixel % width
     y0 = (pixel // width) % height
-    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32) + tl.load(bias + channel, mask=channel_ok, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=channel_ok, other=0.0).to(tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32) + shift[None, :]
     for tap in tl.static_range(9):
         y = y0 + (tap // 3 - 1)
         x = x0 + (tap % 3 - 1)
@@ -167,7 +172,8 @@ def gates(
         k = start + tl.arange(0, BLOCK_K)
         k_ok = k < channels
         a = tl.load(pooled + row[:, None] * channels + k[None, :], mask=row_ok[:, None] & k_ok[None, :], other=0.0)
-        b = tl.load(weight + k[:, None] * channels + column[None, :], mask=k_ok[:, None] & column_ok[None, :], other=0.0)
+        weight_ok = k_ok[:, None] & column_ok[None, :]
+        b = tl.load(weight + k[:, None] * channels + column[None, :], mask=weight_ok, other=0.0)
         if UPCAST:
             a = a.to(tl.float32)
             b = b.to(tl.float32)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import contract, kernel, winograd
 from .contract import Tile
@@ -98,9 +99,9 @@ def add_and_pool(partial: Tensor, bias: Tensor, out: Tensor) -> None:
     """(parts, rows, N) → out (…, N): sums the parts, adds the bias, ReLU, max over the rows of each output row."""
     parts, rows, columns = partial.shape
     groups = out.numel() // columns
-    blocks = (groups, triton.cdiv(columns, contract.POOL_COLUMNS))
-    kernel.pool_partials[blocks](
-        partial, bias, groups, rows // groups, columns, parts, out, BLOCK_N=contract.POOL_COLUMNS, num_warps=2
+    block_n, warps = contract.ADD_AND_POOL
+    kernel.pool_partials[(groups, triton.cdiv(columns, block_n))](
+        partial, bias, groups, rows // groups, columns, parts, out, BLOCK_N=block_n, num_warps=warps
     )
 
 
@@ -109,11 +110,14 @@ def _convolve(
     target: Tensor, partial: bool,
 ) -> None:  # fmt: skip
     batch, length, channels = sources[0].shape
+    described = _describable(tile, channels, weight.shape[2])
+    operand = _descriptor(weight, tile.block_k, tile.block_n) if described else weight
     kernel.conv_pool[(tiles, parts)](
-        *_four(sources), weight, bias, batch, *grid, channels, weight.shape[2], parts, target,
+        *_four(sources), operand, bias, batch, *grid, channels, weight.shape[2], parts, target,
         SOURCES=len(sources), SKIP=length - grid[0] * grid[1], TAPS=weight.shape[0], POOL_Y=pool[0], POOL_X=pool[1],
-        PARTIAL=partial, EVEN_K=channels % tile.block_k == 0, UPCAST=_upcast(bias), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-        BLOCK_K=tile.block_k, GROUP_M=tile.group_m, num_warps=tile.warps, num_stages=tile.stages,
+        PARTIAL=partial, EVEN_K=channels % tile.block_k == 0, UPCAST=_upcast(bias), DESCRIPTORS=described,
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
 
@@ -152,7 +156,7 @@ def transform_output(products: Tensor, bias: Tensor, batch: int, pool: Grid) -> 
 
 
 def multiply_points(transformed: Tensor, weight: Tensor, tile: Tile | None = None) -> Tensor:
-    """The 16 matrix products of Winograd: (16, P, K) · (16, K, N) → (16, P, N), in float32 for bfloat16, else same dtype.
+    """The 16 matrix products of Winograd: (16, P, K) · (16, K, N) → (16, P, N), float32 for bfloat16.
 
     The output transform adds and subtracts nine of them, which would multiply bfloat16's rounding error.
     """
@@ -163,10 +167,14 @@ def multiply_points(transformed: Tensor, weight: Tensor, tile: Tile | None = Non
     dtype = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
     products = transformed.new_empty(16, windows, out_channels, dtype=dtype)
     tiles = triton.cdiv(windows, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
+    described = _describable(tile, depth, out_channels)
+    a = _descriptor(transformed, tile.block_m, tile.block_k) if described else transformed
+    b = _descriptor(weight, tile.block_k, tile.block_n) if described else weight
     winograd.multiply_points[(tiles, 16)](
-        transformed, weight, windows, depth, out_channels, products,
-        EVEN_K=depth % tile.block_k == 0, UPCAST=_upcast(weight), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-        BLOCK_K=tile.block_k, GROUP_M=tile.group_m, num_warps=tile.warps, num_stages=tile.stages,
+        a, b, windows, depth, out_channels, products,
+        EVEN_K=depth % tile.block_k == 0, UPCAST=_upcast(weight), DESCRIPTORS=described,
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return products
 
@@ -200,6 +208,16 @@ def gates(
 
 def _four(sources: Sequence[Tensor]) -> list[Tensor]:
     return [sources[min(index, len(sources) - 1)] for index in range(4)]
+
+
+def _describable(tile: Tile, depth: int, columns: int) -> bool:
+    """Whether the copy engine can read the operands: no ragged channel chunk, rows of whole 16 bytes."""
+    return tile.descriptors and depth % tile.block_k == 0 and columns % 8 == 0
+
+
+def _descriptor(tensor: Tensor, block_rows: int, block_columns: int) -> TensorDescriptor:
+    """All leading axes as rows."""
+    return TensorDescriptor.from_tensor(tensor.flatten(0, -2), [block_rows, block_columns])
 
 
 def _upcast(tensor: Tensor) -> bool:

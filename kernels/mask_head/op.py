@@ -121,4 +121,5 @@ def _check(tokens: Sequence[Tensor], packed: PackedHead, grid: tuple[int, int], 
     if feature is not None and feature.shape != (first.shape[0], width):
         raise ValueError(f"feature {tuple(feature.shape)}; ({first.shape[0]}, {width}) is wanted")
     if packed.tensors[0].shape[1] != contract.BLOCKS * width:
-        raise ValueError(f"weights read {packed.tensors[0].shape[1]} channels; tokens bring {contract.BLOCKS} × {width}")
+        read = packed.tensors[0].shape[1]
+        raise ValueError(f"the weights read {read} channels; the tokens bring {contract.BLOCKS} × {width}")

@@ -28,7 +28,7 @@ class PackedHead:
     def __post_init__(self) -> None:
         if self.head not in contract.HEADS or len(self.tensors) != contract.WEIGHTS[self.head]:
             raise ValueError(
-                f"head {self.head!r} with {len(self.tensors)} tensors; wanted is one of {contract.WEIGHTS} (name: tensors)"
+                f"head {self.head!r} with {len(self.tensors)} tensors; one of {contract.WEIGHTS} is wanted"
             )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PackedHead:

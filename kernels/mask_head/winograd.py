@@ -36,7 +36,8 @@ def transform_input(
     ok = (window < total)[:, None] & (channel < channels)[None, :]
     y = ((window % windows) // windows_x) * POOL_Y - 1
     x = (window % windows_x) * POOL_X - 1
-    base = tokens + (window // windows * (height * width + SKIP) + SKIP)[:, None].to(tl.int64) * channels + channel[None, :]
+    first_pixel = (window // windows) * (height * width + SKIP) + SKIP
+    base = tokens + first_pixel.to(tl.int64)[:, None] * channels + channel[None, :]
     a0, a1, a2, a3 = _row(base, y, x, height, width, channels, ok)
     b0, b1, b2, b3 = _row(base, y + 1, x, height, width, channels, ok)
     c0, c1, c2, c3 = _row(base, y + 2, x, height, width, channels, ok)
@@ -81,36 +82,50 @@ def multiply_points(
     transformed, weight,
     windows, depth, out_channels,
     products,
-    EVEN_K: tl.constexpr, UPCAST: tl.constexpr,
+    EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
-    """products (16, P, N) = transformed (16, P, depth) · weight (16, depth, N), point by point. Grid: (tiles, 16)."""
+    """products (16, P, N) = transformed (16, P, depth) · weight (16, depth, N), point by point. Grid: (tiles, 16).
+
+    DESCRIPTORS (needs EVEN_K): both operands come as tensor descriptors of (16·P, depth) and (16·depth, N), which the
+    copy engine of compute capability 9.0 and later reads without addresses in registers.
+    """
     tiles_m = tl.cdiv(windows, BLOCK_M)
     tiles_n = tl.cdiv(out_channels, BLOCK_N)
     tile_m, tile_n = _grouped(tl.program_id(0), tiles_m, tiles_n, GROUP_M)
     point = tl.program_id(1).to(tl.int64)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = tl.arange(0, BLOCK_K)
     row_ok = row < windows
     column_ok = column < out_channels
-    a = transformed + point * windows * depth + row[:, None] * depth + k[None, :]
-    b = weight + point * depth * out_channels + k[:, None] * out_channels + column[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, depth, BLOCK_K):
-        if EVEN_K:
-            a_tile = tl.load(a, mask=row_ok[:, None], other=0.0)
-            b_tile = tl.load(b, mask=column_ok[None, :], other=0.0)
-        else:
-            k_ok = k < depth - start
-            a_tile = tl.load(a, mask=row_ok[:, None] & k_ok[None, :], other=0.0)
-            b_tile = tl.load(b, mask=k_ok[:, None] & column_ok[None, :], other=0.0)
-        if UPCAST:
-            a_tile = a_tile.to(tl.float32)
-            b_tile = b_tile.to(tl.float32)
-        acc = tl.dot(a_tile, b_tile, acc, input_precision="ieee")
-        a += BLOCK_K
-        b += BLOCK_K * out_channels
+    if DESCRIPTORS:
+        first_row = tl.program_id(1) * windows + tile_m * BLOCK_M  # rows past the point's last are not stored
+        for start in range(0, depth, BLOCK_K):
+            a_tile = transformed.load([first_row, start])
+            b_tile = weight.load([tl.program_id(1) * depth + start, tile_n * BLOCK_N])
+            if UPCAST:
+                a_tile = a_tile.to(tl.float32)
+                b_tile = b_tile.to(tl.float32)
+            acc = tl.dot(a_tile, b_tile, acc, input_precision="ieee")
+    else:
+        k = tl.arange(0, BLOCK_K)
+        a = transformed + point * windows * depth + row[:, None] * depth + k[None, :]
+        b = weight + point * depth * out_channels + k[:, None] * out_channels + column[None, :]
+        for start in range(0, depth, BLOCK_K):
+            if EVEN_K:
+                a_tile = tl.load(a, mask=row_ok[:, None], other=0.0)
+                b_tile = tl.load(b, mask=column_ok[None, :], other=0.0)
+            else:
+                k_ok = k < depth - start
+                a_tile = tl.load(a, mask=row_ok[:, None] & k_ok[None, :], other=0.0)
+                b_tile = tl.load(b, mask=k_ok[:, None] & column_ok[None, :], other=0.0)
+            if UPCAST:
+                a_tile = a_tile.to(tl.float32)
+                b_tile = b_tile.to(tl.float32)
+            acc = tl.dot(a_tile, b_tile, acc, input_precision="ieee")
+            a += BLOCK_K
+            b += BLOCK_K * out_channels
     at = (point * windows + row)[:, None] * out_channels + column[None, :]
     tl.store(products + at, acc.to(products.dtype.element_ty), mask=row_ok[:, None] & column_ok[None, :])
 
