@@ -1,0 +1,290 @@
+"""masked_distance: right against float64, then timed against what one would write without it.
+
+    B queries, N targets, D dimensions, k results
+
+Rivals: `loop` goes over the queries and masks a copy of every target for each, as research code does; `materialised`
+writes masked targets in chunks of queries; `two products` is two cuBLAS products and an epilogue; `compiled` is
+torch.compile of the reference.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import timing
+import torch
+from torch import Tensor
+
+from dpm_edge.kernels.masked_distance import contract, reference
+
+Row = dict[str, Any]
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _interpret_on(device: str) -> None:
+    if device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def make(b: int, n: int, d: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Fresh q, m (B, D) and L2-normalised targets (N, D) that lie around the queries; row scales for int8."""
+    q = torch.randn(b, d, device=device)
+    m = torch.rand(b, d, device=device)
+    t = torch.randn(n, d, device=device) + q[torch.randint(b, (n,), device=device)]
+    t /= t.norm(dim=1, keepdim=True)
+    if dtype != torch.int8:
+        return q, m, t.to(dtype), None
+    scale = t.abs().amax(1) / 127
+    return q, m, (t / scale[:, None]).round().to(torch.int8), scale
+
+
+def random_targets(n: int, d: int, dtype: torch.dtype, device: str) -> Tensor:
+    """(N, D) targets of about unit norm, made in slices to save memory."""
+    t = torch.empty(n, d, dtype=dtype, device=device)
+    for part in t.split(100_000):
+        part.copy_(torch.randn(part.shape, device=device) / d**0.5)
+    return t
+
+
+def poison(device: str) -> None:
+    """Leave NaN in the allocator's free blocks, so that a value never written shows."""
+    for size in (1 << 12, 1 << 16, 1 << 20, 1 << 22):
+        torch.full((size,), torch.nan, device=device)
+
+
+def _row(what: str, dtype: torch.dtype, shape: tuple[int, ...], came: Tensor, wanted: Tensor, tolerance: float) -> Row:
+    live = wanted.isfinite()
+    largest = float(wanted[live].abs().max()) if live.any() else 1.0
+    error = float((came.double() - wanted)[live].abs().max()) / max(largest, 1e-30) if live.any() else 0.0
+    finite = bool((came.isfinite() == live).all()) and not bool(came.isnan().any())
+    return {
+        "name": what,
+        "dtype": _name(dtype),
+        "shape": list(shape),
+        "error": error,
+        "tolerance": tolerance,
+        "ok": bool(finite and error < tolerance),
+    }
+
+
+def _shapes(quick: bool) -> Iterator[tuple[int, int, int]]:
+    yield from ((1, 1, 7), (7, 129, 129), (3, 65, 768))
+    if not quick:
+        yield from ((1, 1023, 768), (16, 100_003, 768), (17, 1023, 129), (129, 4097, 768), (256, 20_001, 512))
+
+
+def check(device: str, quick: bool) -> list[Row]:
+    """Every variant and dtype against float64 on fresh random data."""
+    _interpret_on(device)
+    from dpm_edge.kernels.masked_distance import launch
+
+    rows = []
+    for dtype in (torch.float32, *HALVES, torch.int8):
+        tolerance = contract.TOLERANCE[_name(dtype)]
+        for b, n, d in _shapes(quick):
+            shape = (b, n, d)
+            q, m, t, scale = make(b, n, d, dtype, device)
+            own = torch.rand(n, d, device=device)
+            wanted = reference.similarity(q.double(), m.double(), t, scale)
+            poison(device)
+            rows.append(_row("similarity", dtype, shape, launch.scores(q, m, t, scale), wanted, tolerance))
+            came = launch.scores(q, m, t, scale, epilogue="distance")
+            angle = wanted.clamp(-1 + contract.ARCCOS_CLIP, 1 - contract.ARCCOS_CLIP).arccos()
+            rows.append(_row("distance", dtype, shape, came, angle, tolerance))
+            both = reference.similarity(q.double(), m.double(), t, scale, own)
+            came = launch.scores(q, m, t, scale, own)
+            rows.append(_row("mutual", dtype, shape, came, both, tolerance))
+            labels = torch.randint(n, (b,), dtype=torch.int32, device=device)
+            if dtype != torch.int8:
+                came = launch.scores(q, m, t, None, None, labels, epilogue="margin_logits")
+                logits = reference.with_margin(wanted, labels, contract.SCALE, contract.MARGIN)
+                rows.append(_row("margin logits", dtype, shape, came, logits, tolerance))
+            rows += _check_topk(q, m, t, scale, wanted, tolerance, quick)
+    return rows
+
+
+def _check_topk(
+    q: Tensor, m: Tensor, t: Tensor, scale: Tensor | None, wanted: Tensor, tolerance: float, quick: bool
+) -> list[Row]:
+    from dpm_edge.kernels.masked_distance import launch
+
+    (b, n), d, device = wanted.shape, q.shape[1], q.device
+    keep_row = (torch.rand(n, device=device) > 0.3).to(torch.uint8)
+    bits = torch.randint(256, (b, -(-n // 8)), device=device).to(torch.uint8)
+    junk = tuple(torch.randint(4, (x,), dtype=torch.int32, device=device) for x in (b, b, n, n))
+    cases = [("", 10, (None,) * 5), (" rows+junk", 10, (keep_row, *junk)), (" bits", 3, (bits, *(None,) * 4))]
+    if not quick:
+        cases.append(("", 128, (None,) * 5))
+    rows = []
+    for label, k, filters in cases:
+        scores, found = launch.topk(q, m, t, k, scale, None, filters)
+        keep = reference.kept(b, n, filters[0], filters[1:] if filters[1] is not None else None)
+        best, index = reference.topk(wanted, k, keep)
+        row = _row(f"top-{k}{label}", t.dtype, (b, n, d), scores, best.double(), tolerance)
+        # an index may differ only where the scores are as good as equal: what it points at must score the same
+        there = torch.gather(wanted, 1, found.clamp(min=0))
+        good = torch.where(found >= 0, (there - best).abs() < 2 * tolerance, index < 0)
+        distinct = all(len(set(r)) == len(r) for r in ([i for i in r if i >= 0] for r in found.tolist()))
+        row["ok"] = bool(row["ok"] and good.all() and distinct)
+        row["same_rows"] = float((found == index).float().mean())
+        rows.append(row)
+    return rows
+
+
+# Rivals: similarity (B, N) fp32 from q, m (B, D) and t (N, D) in half precision.
+
+
+def loop(q: Tensor, m: Tensor, t: Tensor) -> Tensor:
+    """One query after another, each with its own masked copy of every target."""
+    out = torch.empty(q.shape[0], t.shape[0], dtype=torch.float32, device=t.device)
+    q_unit = torch.nn.functional.normalize(q.float(), dim=1).to(t.dtype)
+    for i in range(q.shape[0]):
+        masked = torch.nn.functional.normalize(t * m[i].to(t.dtype), dim=1)
+        out[i] = masked @ q_unit[i]
+    return out
+
+
+def materialised(q: Tensor, m: Tensor, t: Tensor) -> Tensor:
+    """All queries of a chunk at once: a (chunk, N, D) tensor of masked targets; the chunk keeps it near 16 GB."""
+    q_unit = torch.nn.functional.normalize(q.float(), dim=1).to(t.dtype)
+    chunk = max(1, int(8e9 / t.numel()))
+    parts = []
+    for i in range(0, q.shape[0], chunk):
+        masked = t[None] * m[i : i + chunk, None].to(t.dtype)
+        dot = torch.einsum("bnd,bd->bn", masked, q_unit[i : i + chunk])
+        parts.append(dot.float() / torch.linalg.vector_norm(masked, dim=2, dtype=torch.float32))
+    return torch.cat(parts)
+
+
+def two_products(q: Tensor, m: Tensor, t: Tensor) -> Tensor:
+    """Two cuBLAS products; t² is written to memory, as it must be."""
+    qm = (torch.nn.functional.normalize(q.float(), dim=1) * m).to(t.dtype)
+    mm = (m * m).to(t.dtype)
+    return (qm @ t.T).float() * (mm @ (t * t).T).float().rsqrt()
+
+
+def _two_products_topk(q: Tensor, m: Tensor, t: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return torch.topk(two_products(q, m, t), k)
+
+
+def timings(device: str, quick: bool) -> list[Row]:
+    """Ours and the rivals on the same data. bytes: the least that must move; flops: both products."""
+    _interpret_on(device)
+    from dpm_edge.kernels.masked_distance import launch
+
+    n, d = (300, 64) if quick else (1_000_000, 768)
+    compiled = torch.compile(two_products, dynamic=False) if not quick else None
+    rows: list[Row] = []
+    for dtype in (torch.float16,) if quick else HALVES:
+        t = random_targets(n, d, dtype, device)
+        for b in (1, 2) if quick else (1, 4, 16, 64, 256):
+            q, m = torch.randn(b, d, device=device), torch.rand(b, d, device=device)
+
+            def add(name: str, fn: Callable[[], object], out_bytes: int, graph: bool = False, b: int = b) -> None:
+                row = {
+                    "name": name,
+                    "shape": [b, n, d],
+                    "dtype": _name(dtype),  # noqa: B023
+                    "bytes": n * d * t.element_size() + 2 * b * d * 4 + out_bytes,  # noqa: B023
+                    "flops": 4 * b * n * d,
+                }
+                try:
+                    row["ms"] = timing.median_ms(fn, graph=graph)
+                except Exception as error:
+                    row["exception"] = f"{type(error).__name__}: {error}"
+                    torch.cuda.empty_cache() if device == "cuda" else None
+                rows.append(row)
+
+            full, best = 4 * b * n, 12 * b * 10
+            add("similarity", lambda: launch.scores(q, m, t), full)  # noqa: B023
+            add("similarity graph", lambda: launch.scores(q, m, t), full, graph=not quick)  # noqa: B023
+            add("top-10", lambda: launch.topk(q, m, t, 10), best)  # noqa: B023
+            add("top-10 graph", lambda: launch.topk(q, m, t, 10), best, graph=not quick)  # noqa: B023
+            add("two products", lambda: two_products(q, m, t), full)  # noqa: B023
+            add("two products + topk", lambda: _two_products_topk(q, m, t, 10), best)  # noqa: B023
+            if dtype == torch.float16 and b in (1, 2, 16, 256):
+                if b != 256:
+                    add("materialised", lambda: materialised(q, m, t), full)  # noqa: B023
+                    add("loop", lambda: loop(q, m, t), full)  # noqa: B023
+                if compiled is not None:
+                    add("compiled", lambda: compiled(q, m, t), full)  # noqa: B023
+            if dtype == torch.float16 and b in (16, 256):
+                add("top-128 graph", lambda: launch.topk(q, m, t, 128), 12 * b * 128, graph=not quick)  # noqa: B023
+    return rows
+
+
+SMALL_TILES = (
+    # block_n, block_b, block_k, warps, stages
+    (128, 16, 64, 4, 4), (128, 16, 64, 4, 3), (128, 16, 128, 4, 3), (128, 16, 128, 4, 4), (64, 16, 128, 4, 4),
+    (64, 16, 64, 4, 6), (64, 16, 256, 4, 3), (256, 16, 64, 4, 3), (256, 16, 64, 8, 4), (256, 16, 64, 8, 3),
+    (128, 16, 256, 4, 2), (256, 16, 128, 8, 2),
+)  # fmt: skip
+LARGE_TILES = (
+    (128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 32, 8, 4), (256, 64, 64, 8, 3), (256, 64, 64, 8, 4),
+    (256, 64, 32, 8, 4), (128, 64, 64, 4, 3), (128, 64, 64, 4, 4), (128, 64, 128, 4, 2), (64, 128, 64, 4, 3),
+    (64, 128, 64, 4, 4), (128, 64, 64, 8, 3),
+)  # fmt: skip
+
+
+def _precompile(shape: tuple[int, ...], dtype: torch.dtype, b: int) -> None:
+    """Compile one tile into Triton's cache on disk, in a process of its own."""
+    from dpm_edge.kernels.masked_distance import launch
+
+    t = torch.zeros(4096, 768, dtype=dtype, device="cuda")
+    q = torch.ones(b, 768, device="cuda")
+    launch.scores(q, q, t, tile=contract.Tile(*shape))
+    if dtype == torch.float16:
+        launch.topk(q, q, t, 10, tile=contract.Tile(*shape))
+
+
+def _precompile_all(work: list[tuple[tuple[int, ...], torch.dtype, int]]) -> None:
+    with futures.ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for job in [pool.submit(_precompile, *item) for item in work]:
+            if job.exception() is not None:
+                print(f"a tile does not compile: {str(job.exception())[:200]}", flush=True)
+
+
+def sweep(device: str) -> list[Row]:
+    """Times of candidate tiles, similarity and top-10, L2 as the last call left it; failures become rows."""
+    _interpret_on(device)
+    from dpm_edge.kernels.masked_distance import launch
+
+    gpu = device == "cuda"
+    n, d = (1_000_000, 768) if gpu else (100, 32)
+    cases = [(torch.float16, "small", SMALL_TILES, (1, 16)), (torch.float16, "large", LARGE_TILES, (64, 256))]
+    cases += [(torch.bfloat16, "large", LARGE_TILES, (256,))]
+    if gpu:
+        _precompile_all([(shape, dtype, batches[-1]) for dtype, _, tiles, batches in cases for shape in tiles])
+    rows = []
+    for dtype, path, tiles, batches in cases if gpu else cases[:1]:
+        t = random_targets(n, d, dtype, device)
+        for shape in tiles if gpu else tiles[:1]:
+            for b in batches:
+                q, m = torch.randn(b, d, device=device), torch.rand(b, d, device=device)
+                row: Row = {
+                    "name": f"sweep {path}",
+                    "tile": list(shape),
+                    "shape": [b, n, d],
+                    "dtype": _name(dtype),
+                    "bytes": t.numel() * t.element_size() + 4 * b * n,
+                    "flops": 4 * b * n * d,
+                }
+                tile = contract.Tile(*shape)
+                ways: dict[str, Callable[[], object]] = {"ms": lambda: launch.scores(q, m, t, tile=tile)}  # noqa: B023
+                if b == batches[-1] and dtype == torch.float16:
+                    ways["ms_topk"] = lambda: launch.topk(q, m, t, 10, tile=tile)  # noqa: B023
+                try:
+                    for key, fn in ways.items():
+                        row[key] = timing.median_ms(fn, cold_l2=False, budget_ms=20, max_runs=12)
+                except Exception as error:
+                    row["exception"] = f"{type(error).__name__}: {str(error)[:200]}"
+                rows.append(row)
+    return rows
