@@ -4,7 +4,7 @@
 
 Rivals: `loop` goes over the queries and masks a copy of every target for each, as research code does; `materialised`
 writes masked targets in chunks of queries; `two products` is two cuBLAS products and an epilogue; `compiled` is
-torch.compile of the reference.
+torch.compile of them.
 """
 
 from __future__ import annotations

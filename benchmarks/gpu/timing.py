@@ -16,8 +16,9 @@ def median_ms(
 ) -> float:
     """Median milliseconds of one call of `fn`.
 
-    cold_l2: a 256 MiB write before each call empties the L2; it lies outside the timed span. graph: the call is captured
-    once as a CUDA graph and replayed, which leaves out launch overheads. budget_ms: stop after about so much timed work.
+    cold_l2: a 256 MiB write before each call empties the L2; it lies outside the timed span. graph: the call is
+    captured once as a CUDA graph and replayed, which leaves out launch overheads. budget_ms: stop after about so much
+    timed work.
     On a machine without a GPU: wall clock, a few runs.
     """
     if not torch.cuda.is_available():

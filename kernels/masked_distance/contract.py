@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 OP = "masked_distance"
 TARGET_DTYPES = ("float32", "float16", "bfloat16", "int8")
 TOLERANCE: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2, "int8": 1e-3}
-"""Largest |error| against float64 over the largest |value|, per target dtype (int8: against the dequantised targets)."""
+"""Largest |error| against float64 over the largest |value|, per target dtype (int8: the dequantised ones)."""
 K_MAX = 128
 """Most results of a top-k."""
 GROUP = 32

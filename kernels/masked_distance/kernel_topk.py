@@ -34,9 +34,9 @@ def select(KEYS, L, K, OUT, SCORES, ROWS, CHUNK: tl.constexpr, K_PAD: tl.constex
            SORTED: tl.constexpr):  # fmt: skip
     """The K best of each CHUNK of a query's L keys. Grid: ceil(L / CHUNK), B.
 
-    KEYS int64 (B, L). OUT int64 (B, ceil(L/CHUNK), K), descending, padded with keys of −inf; or, where LAST, SCORES fp32
-    (B, K) and ROWS int64 (B, K), −1 beside a score of −inf. Keys are distinct. SORTED False counts, for each key, how many
-    are larger: what the interpreter, which has no tl.topk, can run.
+    KEYS int64 (B, L), distinct. OUT int64 (B, ceil(L/CHUNK), K), descending, padded with keys of −inf; or, where LAST,
+    SCORES fp32 (B, K) and ROWS int64 (B, K), −1 beside a score of −inf. SORTED False counts, for each key, how many are
+    larger: what the interpreter, which has no tl.topk, can run.
     """
     chunk = tl.program_id(0)
     query = tl.program_id(1)
