@@ -145,9 +145,11 @@ class LossConfig:
 @dataclass(kw_only=True)
 class OptimiserConfig:
     lr: float = 1e-3
-    """Peak learning rate of the mask generator, the neck and the prototypes, and of the backbone times backbone_lr."""
+    """Peak learning rate; the backbone and the prototypes have factors of their own."""
     backbone_lr: float = 1.0
     """Factor on lr for the backbone."""
+    prototype_lr: float = 1.0
+    """Factor on lr for the prototypes, which start at nothing [R]."""
     weight_decay: float = 0.05
     """AdamW's, on matrices alone."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -190,6 +192,8 @@ class EvaluateConfig:
     """Draw the occlusion curves at the end."""
     shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     """Covered shares of the occlusion curves."""
+    covered: str = ""
+    """File that keeps the covered queries; made where it does not exist. Empty: made anew."""
 
 
 @dataclass(kw_only=True)

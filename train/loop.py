@@ -28,11 +28,12 @@ def fit(run: Run) -> dict[str, Any]:
     log = state.RunLog(run.out, run.config, keep_steps=run.step) if run.processes.first else None
     watch = Watch(run, log)
     while run.epoch < run.epochs:
-        for number, rows in enumerate(run.sampler.epoch(run.epoch)):
+        for number, rows in enumerate(torch.from_numpy(run.sampler.epoch(run.epoch)).to(run.device)):
             done = run.epoch + number / run.sampler.batches
-            terms = train_step(run, torch.from_numpy(rows), done)
+            terms = train_step(run, rows, done)
             run.step += 1
             watch.tick(terms, rows, done)
+        watch.stop_at_nan()
         run.epoch += 1
         last = run.epoch == run.epochs
         if run.processes.first and (last or run.epoch % run.config.evaluate.every == 0):
@@ -68,7 +69,7 @@ def train_step(run: Run, rows: Tensor, epoch: float) -> dict[str, Tensor]:
 
 def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
     """This process's inputs (b, 3, H, W), the global batch's targets, this process's cameras if the model has any."""
-    config, rows = run.config, rows.to(run.device)
+    config = run.config
     draw = torch.Generator(run.device).manual_seed((config.seed << 32) + run.step)
     pixels, masks = flip(run.train.pixels[rows].float(), run.masks[rows], config.augment.flip, draw)
     labels, donors = run.labels[rows], None

@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 Stamp = tuple[Picture, NDArray[np.float32]]
 """A picture and its alpha (H, W) in 0..1, cropped to what is visible of it."""
+Placed = tuple[NDArray[np.bool_], tuple[int, int, int, int]]
+"""Which pixels of a picture a stamp covers, and its top, left, height, width."""
+TOLERANCE = 0.03
+"""Largest deviation from the share that was asked for."""
+SEARCH = 4
+"""Pixels of a cell when the size is looked for."""
 
 
 def _colour(draw: np.random.Generator) -> NDArray[np.float64]:
@@ -23,7 +29,7 @@ def _colour(draw: np.random.Generator) -> NDArray[np.float64]:
 
 def texture(height: int, width: int, draw: np.random.Generator) -> Picture:
     """Stripes, checks, blotches or grain in two colours."""
-    y, x = np.mgrid[:height, :width].astype(np.float64)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, period = draw.uniform(0, np.pi), draw.uniform(4, 16)
     along = np.cos(angle) * x + np.sin(angle) * y
     across = -np.sin(angle) * x + np.cos(angle) * y
@@ -38,7 +44,8 @@ def texture(height: int, width: int, draw: np.random.Generator) -> Picture:
     else:
         share = draw.uniform(0, 1, (height, width))
     first, second = _colour(draw), _colour(draw)
-    return (first + (second - first) * share[:, :, None]).clip(0, 255).astype(np.uint8)
+    mixed = first.astype(np.float32) + (second - first).astype(np.float32) * share[:, :, None].astype(np.float32)
+    return mixed.clip(0, 255).astype(np.uint8)
 
 
 def texture_stamp(height: int, width: int, draw: np.random.Generator) -> Stamp:
@@ -49,7 +56,7 @@ def texture_stamp(height: int, width: int, draw: np.random.Generator) -> Stamp:
 def object_stamp(height: int, width: int, draw: np.random.Generator) -> Stamp:
     """A drawn thing: a bin, a plant, a fence, a sign on a post or a car's side, shaded from one side."""
     alpha = np.zeros((height, width), np.float32)
-    picture = np.empty((height, width, 3), np.float64)
+    picture = np.empty((height, width, 3), np.float32)
     picture[:] = _colour(draw)
 
     def box(x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -76,13 +83,13 @@ def object_stamp(height: int, width: int, draw: np.random.Generator) -> Stamp:
         cv2.rectangle(picture, *box(0.08, 0.05, 0.92, 0.4), tuple(_colour(draw)), -1)
         cv2.rectangle(alpha, *box(0.4, 0.4, 0.6, 1.0), 1.0, -1)
     else:
-        cv2.rectangle(alpha, *box(0.0, 0.35, 1.0, 0.9), 1.0, -1)
+        cv2.rectangle(alpha, *box(0.0, 0.35, 1.0, 1.0), 1.0, -1)
         cv2.rectangle(alpha, *box(0.2, 0.0, 0.8, 0.4), 1.0, -1)
         cv2.rectangle(picture, *box(0.27, 0.06, 0.73, 0.35), (60.0, 50.0, 40.0), -1)
         for x in (0.2, 0.8):
-            cv2.circle(alpha, (int(x * width), int(0.88 * height)), int(0.1 * width), 1.0, -1)
-    picture *= np.linspace(draw.uniform(0.6, 1.0), draw.uniform(0.8, 1.2), width)[None, :, None]
-    picture += draw.normal(0, 4, picture.shape)
+            cv2.circle(picture, (int(x * width), int(0.88 * height)), int(0.1 * width), (30.0, 30.0, 30.0), -1)
+    picture *= np.linspace(draw.uniform(0.6, 1.0), draw.uniform(0.8, 1.2), width, dtype=np.float32)[None, :, None]
+    picture += draw.standard_normal(picture.shape, np.float32) * 4
     return picture.clip(0, 255).astype(np.uint8), alpha
 
 
@@ -105,23 +112,21 @@ def cover(
 ) -> Picture:
     """The picture with an occluder over `share` of its pixels, in from the bottom, a side, or anywhere.
 
-    The stamp is made as large as the picture and then scaled, one side at a time, until the share fits (± 1 point).
+    The stamp is made as large as the picture and then scaled until the share fits (± 3 points).
     """
     if share <= 0:
         return image
     height, width = image.shape[:2]
-    stamp, alpha = make(2 * height, 2 * width, draw)
+    stamp, alpha = make(height, width, draw)
     aspect = draw.uniform(0.6, 1.6)
     anchor = draw.choice(["bottom", "left", "right", "anywhere"], p=[0.4, 0.2, 0.2, 0.2])
     along = draw.uniform(0.0, 1.0, 2)
-    low, high, shape = 0.02, 6.0, None
-    for _ in range(18):
-        middle = 0.5 * (low + high)
-        tall, wide = max(2, int(height * middle * aspect)), max(2, int(width * middle / aspect))
-        shape = _place(alpha, tall, wide, height, width, anchor, along)
-        low, high = (middle, high) if shape[0].mean() < share else (low, middle)
+    for solid in (alpha, np.ones_like(alpha)):  # a fence seen from too near may never cover enough: then its whole box does
+        shape = _fitted(solid, share, height, width, anchor, along, aspect)
+        if abs(shape[0].mean() - share) <= TOLERANCE:
+            break
     covered, (top, left, tall, wide) = shape
-    scaled = cv2.resize(stamp, (wide, tall), interpolation=cv2.INTER_AREA)
+    scaled = cv2.resize(stamp, (wide, tall), interpolation=cv2.INTER_LINEAR)
     ys, xs = slice(max(0, top), min(height, top + tall)), slice(max(0, left), min(width, left + wide))
     result = image.copy()
     piece = scaled[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
@@ -130,9 +135,27 @@ def cover(
     return result
 
 
+def _fitted(
+    alpha: NDArray[np.float32], share: float, height: int, width: int, anchor: str, along: NDArray[np.float64], aspect: float
+) -> Placed:
+    """The stamp at the size that covers `share`, by bisection on a coarser grid."""
+    coarse = cv2.resize(alpha, (width // SEARCH, height // SEARCH), interpolation=cv2.INTER_AREA)
+
+    def placed(size: float, mask: NDArray[np.float32], tall: int, wide: int) -> Placed:
+        sides = max(2, round(tall * size * aspect)), max(2, round(wide * size / aspect))
+        return _place(mask, *sides, tall, wide, anchor, along)
+
+    low, high = 0.02, 3.0
+    for _ in range(11):
+        middle = 0.5 * (low + high)
+        less = placed(middle, coarse, height // SEARCH, width // SEARCH)[0].mean() < share
+        low, high = (middle, high) if less else (low, middle)
+    return placed(middle, alpha, height, width)
+
+
 def _place(
     alpha: NDArray[np.float32], tall: int, wide: int, height: int, width: int, anchor: str, along: NDArray[np.float64]
-) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
+) -> Placed:
     """Which pixels a stamp of this size covers, and its (top, left, tall, wide)."""
     top = round(along[0] * (height - tall))
     left = round(along[1] * (width - wide))

@@ -15,8 +15,11 @@ NOT_DECAYED = ("class_embedding", "positional_embedding", "camera_embedding")
 
 
 def freeze(net: DPM, config: OptimiserConfig, *, masked: bool, text: bool) -> None:
-    """Switch off the gradients of what this run does not train."""
+    """Switch off the gradients of what this run does not train; an untrained mask generator is set to 0.5 everywhere."""
     net.mask_generator.requires_grad_(masked)
+    if not masked:
+        nn.init.zeros_(net.mask_generator.linear.weight)
+        nn.init.zeros_(net.mask_generator.linear.bias)
     if net.backbone.proj is not None:
         net.backbone.proj.requires_grad_(text)
     if config.frozen_blocks:
@@ -33,6 +36,7 @@ def optimisers(net: DPM, config: OptimiserConfig) -> list[torch.optim.AdamW]:
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.dim() > 1 and not name.endswith(NOT_DECAYED) else 0.0
             factor = config.backbone_lr if name.startswith("backbone.") else 1.0
+            factor = config.prototype_lr if name == "prototypes" else factor
             group = {"params": [parameter], "weight_decay": decay, "factor": factor}
             (mask if name.startswith("mask_generator.") else rest).append(group)
     parts = [rest, mask] if config.optimisation == "alternating" and mask else [rest + mask]

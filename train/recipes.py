@@ -59,7 +59,7 @@ def _from_scratch(name: str) -> Config:
         augment=AugmentConfig(erase=0.0, scale=0.15, colour=0.25, grey=0.05, blur=0.1),
         transfer=TransferConfig(probability=0.5),
         loss=LossConfig(label_smoothing=0.1),
-        optimiser=OptimiserConfig(lr=1e-3, weight_decay=0.05, optimisation="joint"),
+        optimiser=OptimiserConfig(lr=1e-3, prototype_lr=5.0, weight_decay=0.05, optimisation="joint"),
         schedule=ScheduleConfig(epochs=120, warmup_epochs=5.0),
         saliency=SaliencyConfig(epochs=20),
         evaluate=EvaluateConfig(every=20),
@@ -94,7 +94,8 @@ def market_tiny_cpu() -> Config:
 def rendered_tiny() -> Config:
     """The shipped dpm-t: rendered people alone, so that its licence is clean."""
     config = _from_scratch("rendered_tiny")
-    config.augment = AugmentConfig(erase=0.25, scale=0.2, colour=0.4, grey=0.1, blur=0.35, noise=8.0)
+    config.transfer.probability = 0.0  # the renderer puts real occluders in front
+    config.augment = AugmentConfig(erase=0.4, scale=0.2, colour=0.4, grey=0.1, blur=0.35, noise=8.0)
     config.data.described = "rendered people alone (dpm_edge.train.synthetic)"
     config.data.licence = "Apache-2.0"
     return config

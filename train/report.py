@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dpm_edge.env import machine_card
@@ -55,7 +56,8 @@ def finish(run: Run, speed: float) -> dict[str, Any]:
     config = run.config
     curves: list[dict[str, Any]] = []
     if config.evaluate.occlusion:
-        sets = occlusion_sets(run.query, run.train, config.evaluate.shares)
+        cache = Path(config.evaluate.covered) if config.evaluate.covered else None
+        sets = occlusion_sets(run.query, run.train, config.evaluate.shares, cache)
         curves = occlusion_curves(run.judged, run.query, run.gallery, sets, config.evaluate.batch)
     results = {
         "recipe": config.recipe,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -30,15 +28,15 @@ class Watch:
 
     def __init__(self, run: Run, log: RunLog | None) -> None:
         self.run, self.log, self.begin, self.before = run, log, time.perf_counter(), run.step
-        self.pending: tuple[int, dict[str, Tensor], Any] | None = None
+        self.unseen: list[tuple[int, dict[str, Tensor], Tensor]] = []
         self.marks: dict[int, float] = {}
 
-    def tick(self, terms: dict[str, Tensor], rows: Any, epoch: float) -> None:
-        """After a step. The loss looked at is the one before, so that the GPU is not waited for."""
+    def tick(self, terms: dict[str, Tensor], rows: Tensor, epoch: float) -> None:
+        """After a step. Losses are looked at every `log_every` steps, so that a GPU is not waited for in between."""
         run = self.run
-        if self.pending is not None:
-            self._stop_at_nan(*self.pending)
-        self.pending = (run.step, terms, rows)
+        self.unseen.append((run.step, terms, rows))
+        if run.step % run.config.log_every == 0:
+            self.stop_at_nan()
         taken = run.step - self.before
         if taken in MEASURED_STEPS:
             self._synchronise()
@@ -76,14 +74,17 @@ class Watch:
         if not run.quiet:
             say(f"{1000 * per_step:.1f} ms a step: {run.epochs} epochs fill {run.config.schedule.minutes} minutes")
 
-    def _stop_at_nan(self, step: int, terms: dict[str, Tensor], rows: Any) -> None:
-        values = {name: float(term) for name, term in terms.items()}
-        if all(math.isfinite(v) for v in values.values()):
+    def stop_at_nan(self) -> None:
+        """Raise LossIsNaN for the first step since the last look whose loss is not finite; its batch is saved."""
+        seen, self.unseen = self.unseen, []
+        if not seen or bool(torch.isfinite(torch.stack([sum(terms.values()) for _, terms, _ in seen])).all()):
             return
+        step, terms, rows = next(s for s in seen if not math.isfinite(float(sum(s[1].values()))))
         run = self.run
+        values = {name: float(term) for name, term in terms.items()}
         path = run.out / f"nan-batch-{step}.pt"
         names = [run.train.names[r] for r in rows.tolist()]
-        state.save(path, {"step": step, "rows": torch.as_tensor(rows), "names": names, "terms": values})
+        state.save(path, {"step": step, "rows": rows.cpu(), "names": names, "terms": values})
         raise LossIsNaN(
             f"the loss of step {step} is not finite ({values}); its batch is in {path}. The last saved epoch is in "
             f"{run.out / state.RESUME}. Lower optimiser.lr, or look at the batch's pictures"
