@@ -56,13 +56,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, with_cls_logits: bool = False) -> tuple[Tensor, Tensor | None]:
         """x (B, 1+N, d) → the attended tokens (B, 1+N, d) and, if asked for, the cls logits (B, A, N)."""
         batch, length, width = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        logits = None
-        if with_cls_logits:
-            scale = (width // self.heads) ** -0.5
-            logits = (q[:, :, :1] * scale @ k[:, :, 1:].transpose(-2, -1)).squeeze(2)
+        scale = (width // self.heads) ** -0.5
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in qkv)
+        if torch.compiler.is_exporting():  # ONNX would get fifteen shape operators for the fused call
+            attended = torch.softmax(q * scale @ k.transpose(-2, -1), dim=-1) @ v
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        logits = (q[:, :, :1] * scale @ k[:, :, 1:].transpose(-2, -1)).squeeze(2) if with_cls_logits else None
         return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width)), logits
 
 

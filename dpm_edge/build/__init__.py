@@ -1,0 +1,13 @@
+"""The build room: a checkpoint or a portable ONNX in, a verified engine directory out."""
+
+from dpm_edge.errors import MissingLibrary
+
+try:
+    import onnx  # noqa: F401 (everything here works on ONNX graphs)
+except ImportError as error:
+    raise MissingLibrary("onnx", "building an engine", "pip install 'dpm-edge[cpu]'") from error
+
+from dpm_edge.build.pipeline import build
+from dpm_edge.build.verify import Budget
+
+__all__ = ["Budget", "build"]

@@ -1,0 +1,58 @@
+"""Engine files for CPUs: OpenVINO's IR, and plain ONNX for ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from dpm_edge.errors import MissingLibrary, SpecError
+from dpm_edge.manifest import BatchRange
+from dpm_edge.spec import ModelSpec
+
+DEVICE = "CPU"
+
+
+def write_openvino(model: ModelProto, folder: Path, spec: ModelSpec, batch: BatchRange, precision: str) -> str:
+    """Write engine.xml and engine.bin; returns the name of the file to open.
+
+    "fp32" and "int8" keep the graph's own numbers. "fp16" and "bf16" store the weights as float16; at run time the
+    device computes bf16 where it has it, and fp16 on devices that prefer it.
+
+    Raises:
+        MissingLibrary: openvino is not installed.
+        SpecError: bf16 was asked for, and this CPU computes none.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingLibrary("openvino", "the openvino backend", "pip install 'dpm-edge[cpu]'") from error
+    core = openvino.Core()
+    capabilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise SpecError(f"this CPU computes no bf16 (OpenVINO: {', '.join(capabilities)}). Build fp32 or int8 instead")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "model.onnx"
+        onnx.save_model(model, source)
+        network = core.read_model(source)
+        pre = spec.preprocessing
+        rows = openvino.Dimension(batch.low, batch.high)
+        network.reshape(openvino.PartialShape([rows, 3, pre.height, pre.width]))
+        openvino.save_model(network, folder / "engine.xml", compress_to_fp16=precision in ("fp16", "bf16"))
+    return "engine.xml"
+
+
+def write_onnxruntime(model: ModelProto, folder: Path, spec: ModelSpec, batch: BatchRange, precision: str) -> str:
+    """Write engine.onnx; returns its name. Float16 graphs are never written: ONNX Runtime's CPU provider can crash.
+
+    Raises:
+        MissingLibrary: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime  # noqa: F401 (an engine that cannot be opened here cannot be verified here)
+    except ImportError as error:
+        raise MissingLibrary("onnxruntime", "the onnxruntime backend", "pip install 'dpm-edge[cpu]'") from error
+    onnx.save_model(model, folder / "engine.onnx")
+    return "engine.onnx"

@@ -1,0 +1,156 @@
+"""The portable ONNX: standard operators, the model's spec in its metadata. Everything here works without torch.
+
+Input `images` (batch, 3, H, W) float32, preprocessed · outputs `feature` (batch, D), L2-normalised, and `mask`
+(batch, D), float32. Weights may be stored as float16 behind a Cast, which halves the file; `read` undoes it, so that
+no engine library ever sees a float16 graph (ONNX Runtime's CPU provider crashes on some).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from dpm_edge.errors import CheckpointError, SpecError
+from dpm_edge.files import write_whole
+from dpm_edge.spec import ModelSpec
+
+INPUT, OUTPUTS = "images", ("feature", "mask")
+FORMAT = "1"
+_HALF_FROM = 1024
+"""Tensors with at least this many elements are stored as float16 when halved; biases and norms stay exact."""
+_HALF_SUFFIX = ".float16"
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A portable ONNX that was read and checked."""
+
+    model: ModelProto
+    """float32 throughout, no metadata needed to run it."""
+    spec: ModelSpec
+    fingerprint: str
+    data: bytes
+    """The file as it is on disk; goes into the engine directory unchanged."""
+
+
+def write(model: ModelProto, path: Path, spec: ModelSpec, fingerprint: str, *, half: bool = False) -> None:
+    """Write a float32 `model` with its spec and fingerprint in the metadata; `half` stores large weights as float16.
+
+    Raises:
+        CheckpointError: with `half`, where a weight is beyond float16's range.
+    """
+    stored = ModelProto()
+    stored.CopyFrom(model)
+    if half:
+        _store_half(stored)
+    del stored.metadata_props[:]
+    facts = {"format": FORMAT, "spec": json.dumps(spec.to_dict()), "fingerprint": fingerprint}
+    facts["digest"] = _digest(stored, facts)
+    for name, value in facts.items():
+        stored.metadata_props.add(key=f"dpm_edge.{name}", value=value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, stored.SerializeToString(deterministic=True))
+
+
+def read(path: Path) -> Portable:
+    """A portable ONNX, checked: its graph, its metadata, and that neither was edited.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, cut short, edited, from a newer version, not exported by
+            dpm-edge, or keeps its weights in other files.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; a portable ONNX or a checkpoint is wanted")
+    data = path.read_bytes()
+    again = "Export it again from its checkpoint, or copy it again"
+    try:
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise CheckpointError(f"{path} ({len(data)} bytes) is not ONNX, or is cut short ({error}). {again}") from error
+    facts = {p.key.removeprefix("dpm_edge."): p.value for p in model.metadata_props if p.key.startswith("dpm_edge.")}
+    missing = [name for name in ("format", "spec", "fingerprint", "digest") if name not in facts]
+    if missing:
+        raise CheckpointError(
+            f"{path} is no portable ONNX of dpm-edge, or is cut short: its metadata lacks {', '.join(missing)}. {again}"
+        )
+    if facts["format"] != FORMAT:
+        raise CheckpointError(f"{path} is of format {facts['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+    if facts["digest"] != _digest(model, facts):
+        raise CheckpointError(f"{path} was edited or damaged after it was exported (its digest differs). {again}")
+    try:
+        spec = ModelSpec.from_dict(json.loads(facts["spec"]))
+    except (SpecError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}. {again}") from error
+    if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
+        raise CheckpointError(f"{path} keeps weights in other files; one whole file is wanted. {again}")
+    _check_interface(model, spec, path)
+    _restore_float32(model)
+    return Portable(model, spec, facts["fingerprint"], data)
+
+
+def check_standard(model: ModelProto) -> None:
+    """Raise CheckpointError where a graph is invalid or has an operator outside the ONNX standard."""
+    foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
+    if foreign:
+        raise CheckpointError(f"the exported graph has operators that are not standard ONNX: {', '.join(foreign)}")
+    onnx.checker.check_model(model)
+
+
+def _digest(model: ModelProto, facts: dict[str, str]) -> str:
+    """sha256 over the graph and the metadata beside it."""
+    digest = hashlib.sha256(f"{facts['format']}\n{facts['spec']}\n{facts['fingerprint']}\n".encode())
+    digest.update(model.graph.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def _check_interface(model: ModelProto, spec: ModelSpec, path: Path) -> None:
+    """Names and sizes of input and outputs must be those of the spec."""
+    pre = spec.preprocessing
+    wanted = {INPUT: (3, pre.height, pre.width)} | dict.fromkeys(OUTPUTS, (spec.dimension,))
+    values = [*model.graph.input, *model.graph.output]
+    found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim[1:]) for v in values}
+    if found != wanted:
+        raise CheckpointError(f"{path} takes and gives {found} per crop; {wanted} is wanted by its spec {spec.name!r}")
+
+
+def _store_half(model: ModelProto) -> None:
+    """Replace each large float32 initialiser X by a float16 one and a Cast whose output is X."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _HALF_FROM:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            raise CheckpointError(
+                f"{tensor.name} holds {np.abs(values).max():.3g}, beyond float16. Store it as float32"
+            )
+        half = numpy_helper.from_array(values.astype(np.float16), tensor.name + _HALF_SUFFIX)
+        casts.append(onnx.helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(half)
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(casts + nodes)
+
+
+def _restore_float32(model: ModelProto) -> None:
+    """Undo `_store_half`: fold each Cast of a float16 initialiser into a float32 initialiser."""
+    graph = model.graph
+    halves = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in halves:
+            tensor = halves[node.input[0]]
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)

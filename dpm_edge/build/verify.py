@@ -1,0 +1,169 @@
+"""Verification: the engine that was built against a float32 reference, on real crops, and the budget it must keep.
+
+n crops · D feature dimensions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import ImageError, MissingLibrary, SpecError
+from dpm_edge.evaluation import market_scores
+from dpm_edge.images import chunks, preprocess, read_image
+from dpm_edge.market import LabelledFolder, query_and_gallery
+from dpm_edge.metrics import similarity
+from dpm_edge.progress import say, track
+from dpm_edge.runtime import Engine
+from dpm_edge.spec import Preprocessing
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Feature and mask, each (n, D) float32."""
+Forward = Callable[[NDArray[np.float32]], Outputs]
+"""Preprocessed crops (n, 3, H, W) float32 → outputs."""
+AT_ONCE = 16
+"""Crops that are read and run at once, so that memory does not grow with the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What an engine may lose against the reference."""
+
+    cosine: float = 0.995
+    """Least mean cosine between the engine's and the reference's features."""
+    map_points: float = 0.5
+    """Most that mAP may fall, in percentage points, on the labelled folder (masked metric)."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.cosine <= 1 or not 0 <= self.map_points <= 100:
+            raise SpecError(f"{self}: a cosine in −1..1 and map_points in 0..100 are wanted")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The float32 network that an engine is held against."""
+
+    name: str
+    """What computes it, with version; recorded in the manifest."""
+    forward: Forward
+
+
+def torch_reference(net: Any) -> Reference:
+    """The checkpoint's own network in torch, float32, eager."""
+    import torch
+
+    def forward(inputs: NDArray[np.float32]) -> Outputs:
+        with torch.inference_mode():
+            feature, mask = net(torch.from_numpy(inputs))
+        return feature.numpy(), mask.numpy()
+
+    return Reference(f"torch {torch.__version__} float32", forward)
+
+
+def onnx_reference(model: bytes) -> Reference:
+    """The portable ONNX in ONNX Runtime, float32: the reference where there is no torch.
+
+    Raises:
+        MissingLibrary: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingLibrary("onnxruntime", "verifying an engine", "pip install 'dpm-edge[cpu]'") from error
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def forward(inputs: NDArray[np.float32]) -> Outputs:
+        feature, mask = session.run(["feature", "mask"], {"images": inputs})
+        return feature, mask
+
+    return Reference(f"onnxruntime {onnxruntime.__version__} float32", forward)
+
+
+def readable(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that can be read; the others are named on stderr."""
+    good = []
+    for path in paths:
+        try:
+            read_image(path)
+        except ImageError as error:
+            say(f"left out: {error}")
+        else:
+            good.append(path)
+    return good
+
+
+def run_reference(
+    reference: Reference, paths: Sequence[Path], pre: Preprocessing, *, what: str, quiet: bool
+) -> Outputs:
+    """The reference's outputs for picture files, in order, (n, D) each."""
+    parts = [
+        reference.forward(preprocess([read_image(p) for p in paths[part]], pre))
+        for part in track(list(chunks(len(paths), AT_ONCE)), what=what, quiet=quiet)
+    ]
+    return np.concatenate([f for f, _ in parts]), np.concatenate([m for _, m in parts])
+
+
+def run_engine(engine: Engine, paths: Sequence[Path], *, what: str, quiet: bool) -> Outputs:
+    """The engine's outputs for picture files, in order, (n, D) each; the same calls that serve."""
+    parts = [
+        engine.embed([read_image(p) for p in paths[part]])
+        for part in track(list(chunks(len(paths), AT_ONCE)), what=what, quiet=quiet)
+    ]
+    return np.concatenate([e.features for e in parts]), np.concatenate([e.masks for e in parts])
+
+
+def compare(engine: Outputs, reference: Outputs) -> dict[str, float]:
+    """Cosines of the features (both sides have norm 1) and the largest error of the masks."""
+    cosines = np.sum(engine[0] * reference[0], axis=1)
+    return {
+        "cosine_mean": round(float(cosines.mean()), 6),
+        "cosine_min": round(float(cosines.min()), 6),
+        "mask_max_error": round(float(np.abs(engine[1] - reference[1]).max()), 6),
+    }
+
+
+def compare_labelled(engine: Engine, reference: Reference, root: Path, *, quiet: bool) -> dict[str, float | int]:
+    """mAP, in percent, of the reference and of the engine on a folder in Market-1501's layout, masked metric.
+
+    Raises:
+        DataError: the folder has another layout, or no query has a match.
+    """
+    query, gallery = query_and_gallery(root)
+    paths, pre = query.paths + gallery.paths, engine.spec.preprocessing
+    wanted = run_reference(reference, paths, pre, what="labelled folder, reference", quiet=quiet)
+    got = run_engine(engine, paths, what="labelled folder, engine", quiet=quiet)
+    before, after = (_map_percent(outputs, query, gallery) for outputs in (wanted, got))
+    return {
+        "pictures": len(paths),
+        "reference_map": round(before, 3),
+        "engine_map": round(after, 3),
+        "map_lost": round(before - after, 3),
+    }
+
+
+def _map_percent(outputs: Outputs, query: LabelledFolder, gallery: LabelledFolder) -> float:
+    """mAP in percent of stacked outputs, queries first."""
+    features, masks = outputs
+    n = len(query)
+    ranking = similarity(features[:n], features[n:], metric="masked", query_masks=masks[:n])
+    scores = market_scores(ranking, query.people, query.cameras, gallery.people, gallery.cameras)
+    return 100 * scores.mean_average_precision
+
+
+def faults(found: dict[str, Any], budget: Budget) -> list[str]:
+    """Every way in which the numbers go over the budget, in words; empty where they keep it."""
+    over = []
+    if not found["cosine_mean"] >= budget.cosine:
+        over.append(f"mean cosine of features {found['cosine_mean']:.4f}, at least {budget.cosine} is wanted")
+    lost = found.get("labelled", {}).get("map_lost")
+    if lost is not None and not lost <= budget.map_points:
+        over.append(
+            f"mAP fell by {lost:.2f} points ({found['labelled']['reference_map']:.2f} → "
+            f"{found['labelled']['engine_map']:.2f}), at most {budget.map_points} is allowed"
+        )
+    return over
