@@ -167,7 +167,7 @@ def _convolution(name: str, sources: int, taps: int, pool: int) -> list[Variant]
         "out": "*fp32",
     }  # fmt: skip
     constexprs: dict[str, Constant] = {
-        "SOURCES": sources, "SKIP": int(sources > 1), "TAPS": taps, "POOL_Y": pool, "POOL_X": pool,
+        "SOURCES": sources, "SKIP": int(sources > 1), "TAPS": taps, "POOL": pool,
         "PARTIAL": True, "EVEN_K": taps == 9, "UPCAST": False, "DESCRIPTORS": False,
     }  # fmt: skip
     grid = "ceil(rows / BLOCK_M) * ceil(out_channels / BLOCK_N), splits"
@@ -183,8 +183,6 @@ def _input_transform(name: str, sources: int) -> Variant:
         {
             "SOURCES": sources,
             "SKIP": int(sources > 1),
-            "POOL_Y": 2,
-            "POOL_X": 2,
             "BLOCK_P": block_p,
             "BLOCK_C": block_c,
         },
@@ -231,7 +229,7 @@ VARIANTS: tuple[Variant, ...] = (
         "winograd_output",
         "winograd:transform_output",
         {"products": _HALF, "bias": _HALF, **_integers("windows", "out_channels"), "out": _HALF},
-        {"POOL_Y": 2, "POOL_X": 2, "BLOCK_P": WINOGRAD_OUTPUT[0], "BLOCK_N": WINOGRAD_OUTPUT[1]},
+        {"BLOCK_P": WINOGRAD_OUTPUT[0], "BLOCK_N": WINOGRAD_OUTPUT[1]},
         "ceil(windows / BLOCK_P), ceil(out_channels / BLOCK_N)",
         WINOGRAD_OUTPUT[2],
     ),

@@ -3,7 +3,7 @@
 Shapes: B images · H×W grid · C channels of one source · S sources · N output channels · K = taps·S·C
     tokens   (B, SKIP + H·W, C)  channels last; SKIP = 1 leaves out the cls token
     weight   (taps, S·C, N)      taps of a 3×3 in row order, or one tap for a 1×1
-    rows     output pixels ordered pool-window-major: the POOL_Y·POOL_X pixels of one window are neighbours
+    rows     output pixels ordered pool-window-major: the POOL·POOL pixels of one window are neighbours
 Method: DPM, ACM MM 2022 (arXiv 2207.09046), batch normalisation folded into weight and bias.
 """
 
@@ -16,7 +16,7 @@ def conv_pool(
     token_0, token_1, token_2, token_3, weight, bias,
     batch, height, width, channels, out_channels, splits,
     out,
-    SOURCES: tl.constexpr, SKIP: tl.constexpr, TAPS: tl.constexpr, POOL_Y: tl.constexpr, POOL_X: tl.constexpr,
+    SOURCES: tl.constexpr, SKIP: tl.constexpr, TAPS: tl.constexpr, POOL: tl.constexpr,
     PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
@@ -25,20 +25,20 @@ def conv_pool(
     Grid: (row tiles · column tiles, splits). UPCAST multiplies in fp32 (the interpreter's bfloat16 product is wrong).
     DESCRIPTORS (needs EVEN_K): weight is a tensor descriptor of (taps·S·C, N), for compute capability 9.0 and later.
     """
-    POOL: tl.constexpr = POOL_Y * POOL_X
-    windows_x = width // POOL_X
-    windows = (height // POOL_Y) * windows_x
-    rows = batch * windows * POOL
+    AREA: tl.constexpr = POOL * POOL
+    windows_x = width // POOL
+    windows = (height // POOL) * windows_x
+    rows = batch * windows * AREA
     tiles_m = tl.cdiv(rows, BLOCK_M)
     tiles_n = tl.cdiv(out_channels, BLOCK_N)
     tile_m, tile_n = _grouped(tl.program_id(0), tiles_m, tiles_n, GROUP_M)
 
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    window = row // POOL
+    window = row // AREA
     image = window // windows
     at = window % windows
-    y0 = (at // windows_x) * POOL_Y + (row % POOL) // POOL_X
-    x0 = (at % windows_x) * POOL_X + (row % POOL) % POOL_X
+    y0 = (at // windows_x) * POOL + (row % AREA) // POOL
+    x0 = (at % windows_x) * POOL + (row % AREA) % POOL
     pixel_0 = image * (height * width + SKIP) + SKIP + y0 * width + x0
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -91,10 +91,10 @@ def conv_pool(
         tl.store(out + partial, acc, mask=(row < rows)[:, None] & column_ok[None, :])
     else:
         acc += tl.load(bias + column, mask=column_ok, other=0.0).to(tl.float32)[None, :]
-        best = tl.max(tl.reshape(tl.maximum(acc, 0.0), (BLOCK_M // POOL, POOL, BLOCK_N)), axis=1)
-        pooled = tile_m * (BLOCK_M // POOL) + tl.arange(0, BLOCK_M // POOL)
+        best = tl.max(tl.reshape(tl.maximum(acc, 0.0), (BLOCK_M // AREA, AREA, BLOCK_N)), axis=1)
+        pooled = tile_m * (BLOCK_M // AREA) + tl.arange(0, BLOCK_M // AREA)
         at = pooled.to(tl.int64)[:, None] * out_channels + column[None, :]
-        tl.store(out + at, best.to(out.dtype.element_ty), mask=(pooled < rows // POOL)[:, None] & column_ok[None, :])
+        tl.store(out + at, best.to(out.dtype.element_ty), mask=(pooled < rows // AREA)[:, None] & column_ok[None, :])
 
 
 @triton.jit

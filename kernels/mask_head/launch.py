@@ -30,19 +30,13 @@ def device_architecture(tensor: Tensor) -> int:
     return contract.architecture(*torch.cuda.get_device_capability(tensor.device)) if tensor.is_cuda else 0
 
 
-def pool_window(grid: Grid) -> Grid:
-    """2×2, but a side of length 1 is left alone."""
-    return min(2, grid[0]), min(2, grid[1])
-
-
 def pooled_grid(grid: Grid) -> Grid:
     """Grid after a 2×2 max-pool with floor."""
-    window = pool_window(grid)
-    return grid[0] // window[0], grid[1] // window[1]
+    return grid[0] // 2, grid[1] // 2
 
 
 def convolve_and_pool(
-    sources: Sequence[Tensor], weight: Tensor, bias: Tensor, grid: Grid, pool: Grid, tile: Tile | None = None,
+    sources: Sequence[Tensor], weight: Tensor, bias: Tensor, grid: Grid, pool: int, tile: Tile | None = None,
     parts: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution (1×1, 3×3, or 3×3 by Winograd, as the weight is packed), bias, ReLU, max over `pool`.
@@ -50,17 +44,17 @@ def convolve_and_pool(
     Args:
         sources: one or four tensors (B, skip + H·W, C) whose channels follow one another.
         weight, bias: packed (taps, S·C, N) and (N,).
-        grid, pool: (H, W) of the sources; window of the max, (1, 1) for none.
+        grid, pool: (H, W) of the sources; side of the max's window, 2, or 1 for none.
         tile, parts: override the table's tile and the number of parts into which the sum is cut.
 
     Returns:
         (B, ⌊H/pool⌋·⌊W/pool⌋, N) in the dtype of the sources.
     """
     if weight.shape[0] == 16:
-        return winograd_and_pool(sources, weight, bias, grid, pool, tile)
-    windows = (grid[0] // pool[0]) * (grid[1] // pool[1])
+        return winograd_and_pool(sources, weight, bias, grid, tile)
+    windows = (grid[0] // pool) * (grid[1] // pool)
     batch, out_channels = sources[0].shape[0], weight.shape[2]
-    rows = batch * windows * pool[0] * pool[1]
+    rows = batch * windows * pool * pool
     arch = device_architecture(bias)
     tile = tile or contract.product_tile(arch, rows, bias.element_size())
     tiles = triton.cdiv(rows, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
@@ -84,7 +78,7 @@ def convolve_and_max(source: Tensor, weight: Tensor, bias: Tensor, grid: Grid, t
     tiles = triton.cdiv(rows, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
     parts = contract.splits(arch, tiles, weight.shape[0] * triton.cdiv(channels, tile.block_k))
     target = partial_sums(bias, parts, rows, out_channels)
-    _convolve([source], weight, bias, grid, (1, 1), tile, tiles, parts, target, True)
+    _convolve([source], weight, bias, grid, 1, tile, tiles, parts, target, True)
     out = bias.new_empty(batch, out_channels)
     add_and_pool(target, bias, out)
     return out
@@ -106,7 +100,7 @@ def add_and_pool(partial: Tensor, bias: Tensor, out: Tensor) -> None:
 
 
 def _convolve(
-    sources: Sequence[Tensor], weight: Tensor, bias: Tensor, grid: Grid, pool: Grid, tile: Tile, tiles: int, parts: int,
+    sources: Sequence[Tensor], weight: Tensor, bias: Tensor, grid: Grid, pool: int, tile: Tile, tiles: int, parts: int,
     target: Tensor, partial: bool,
 ) -> None:  # fmt: skip
     batch, length, channels = sources[0].shape
@@ -114,7 +108,7 @@ def _convolve(
     operand = _descriptor(weight, tile.block_k, tile.block_n) if described else weight
     kernel.conv_pool[(tiles, parts)](
         *_four(sources), operand, bias, batch, *grid, channels, weight.shape[2], parts, target,
-        SOURCES=len(sources), SKIP=length - grid[0] * grid[1], TAPS=weight.shape[0], POOL_Y=pool[0], POOL_X=pool[1],
+        SOURCES=len(sources), SKIP=length - grid[0] * grid[1], TAPS=weight.shape[0], POOL=pool,
         PARTIAL=partial, EVEN_K=channels % tile.block_k == 0, UPCAST=_upcast(bias), DESCRIPTORS=described,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
         num_warps=tile.warps, num_stages=tile.stages,
@@ -122,35 +116,34 @@ def _convolve(
 
 
 def winograd_and_pool(
-    sources: Sequence[Tensor], weight: Tensor, bias: Tensor, grid: Grid, pool: Grid, tile: Tile | None = None
+    sources: Sequence[Tensor], weight: Tensor, bias: Tensor, grid: Grid, tile: Tile | None = None
 ) -> Tensor:
-    """3×3 convolution, bias, ReLU and max-pool by Winograd: arguments and result as `convolve_and_pool`."""
-    products = multiply_points(transform_input(sources, grid, pool), weight, tile)
-    return transform_output(products, bias, sources[0].shape[0], pool)
+    """3×3 convolution, bias, ReLU and 2×2 max-pool by Winograd: arguments and result as `convolve_and_pool`."""
+    products = multiply_points(transform_input(sources, grid), weight, tile)
+    return transform_output(products, bias, sources[0].shape[0])
 
 
-def transform_input(sources: Sequence[Tensor], grid: Grid, pool: Grid) -> Tensor:
+def transform_input(sources: Sequence[Tensor], grid: Grid) -> Tensor:
     """Winograd's input transform: one or four (B, skip + H·W, C) → (16, B·windows, S·C)."""
     batch, length, channels = sources[0].shape
-    windows = batch * (grid[0] // pool[0]) * (grid[1] // pool[1])
+    windows = batch * (grid[0] // 2) * (grid[1] // 2)
     out = sources[0].new_empty(16, windows, len(sources) * channels)
     block_p, block_c, warps = contract.WINOGRAD_INPUT
     winograd.transform_input[(triton.cdiv(windows, block_p), triton.cdiv(channels, block_c), len(sources))](
         *_four(sources), batch, *grid, channels, out,
-        SOURCES=len(sources), SKIP=length - grid[0] * grid[1], POOL_Y=pool[0], POOL_X=pool[1],
-        BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps,
+        SOURCES=len(sources), SKIP=length - grid[0] * grid[1], BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps,
     )  # fmt: skip
     return out
 
 
-def transform_output(products: Tensor, bias: Tensor, batch: int, pool: Grid) -> Tensor:
+def transform_output(products: Tensor, bias: Tensor, batch: int) -> Tensor:
     """Winograd's output transform, bias, ReLU and max over the window: (16, B·windows, N) → (B, windows, N)."""
     windows, out_channels = products.shape[1:]
     out = bias.new_empty(batch, windows // batch, out_channels)
     block_p, block_n, warps = contract.WINOGRAD_OUTPUT
     winograd.transform_output[(triton.cdiv(windows, block_p), triton.cdiv(out_channels, block_n))](
         products, bias, windows, out_channels, out,
-        POOL_Y=pool[0], POOL_X=pool[1], BLOCK_P=block_p, BLOCK_N=block_n, num_warps=warps,
+        BLOCK_P=block_p, BLOCK_N=block_n, num_warps=warps,
     )  # fmt: skip
     return out
 

@@ -87,13 +87,13 @@ def _pooled(tokens: Sequence[Tensor], head: str, weights: Sequence[Tensor], grid
     tokens = [block.contiguous() for block in tokens]
     if head == "paper":
         for weight, bias in ((weights[0], weights[1]), (weights[2], weights[3])):
-            tokens = [launch.convolve_and_pool(tokens, weight, bias, grid, launch.pool_window(grid))]
+            tokens = [launch.convolve_and_pool(tokens, weight, bias, grid, 2)]
             grid = launch.pooled_grid(grid)
         return launch.convolve_and_max(tokens[0], weights[4], weights[5], grid)
-    x = launch.convolve_and_pool(tokens, weights[0], weights[1], grid, (1, 1))
+    x = launch.convolve_and_pool(tokens, weights[0], weights[1], grid, 1)
     for depth, depth_bias, point, point_bias in (weights[2:6], weights[6:10]):
         x = launch.depthwise(x, depth, depth_bias, grid)
-        x = launch.convolve_and_pool([x], point, point_bias, grid, launch.pool_window(grid))
+        x = launch.convolve_and_pool([x], point, point_bias, grid, 2)
         grid = launch.pooled_grid(grid)
     x = launch.depthwise(x, weights[10], weights[11], grid)
     return launch.convolve_and_max(x, weights[12], weights[13], grid)
@@ -106,6 +106,8 @@ def _check(tokens: Sequence[Tensor], packed: PackedHead, grid: tuple[int, int], 
             f"{len(tokens)} token tensors, the first {tuple(first.shape)}; {contract.BLOCKS} of "
             f"(B, 1 + {grid[0]}·{grid[1]}, d) are wanted: the grid must be the network's"
         )
+    if min(grid) < 4:
+        raise ValueError(f"grid {grid}; at least 4×4 is wanted, for two 2×2 poolings")
     others = [*tokens[1:], *([] if feature is None else [feature])]
     for tensor in [*others, *packed.tensors]:
         if tensor.dtype != first.dtype or tensor.device != first.device:

@@ -28,13 +28,13 @@ def mask_head(tokens: Sequence[Tensor], head: str, weights: Sequence[Tensor], he
     w = [tensor.to(dtype) for tensor in weights]
     x = torch.cat([block[:, 1:].to(dtype) for block in tokens], dim=2).transpose(1, 2).unflatten(2, (height, width))
     if head == "paper":
-        x = _pool(_convolve(x, w[0], w[1]))
-        x = _pool(_convolve(x, w[2], w[3]))
+        x = F.max_pool2d(_convolve(x, w[0], w[1]), 2)
+        x = F.max_pool2d(_convolve(x, w[2], w[3]), 2)
         x = _convolve(x, w[4], w[5])
     else:
         x = _convolve(x, w[0], w[1])
-        x = _pool(_separable(x, w[2:6]))
-        x = _pool(_separable(x, w[6:10]))
+        x = F.max_pool2d(_separable(x, w[2:6]), 2)
+        x = F.max_pool2d(_separable(x, w[6:10]), 2)
         x = _separable(x, w[10:14])
     return torch.sigmoid(x.amax(dim=(2, 3)) @ w[-2] + w[-1])
 
@@ -54,8 +54,3 @@ def _separable(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     channels = depth.shape[1]
     x = F.relu(F.conv2d(x, depth.T.reshape(channels, 1, 3, 3), depth_bias, padding=1, groups=channels))
     return _convolve(x, point, point_bias)
-
-
-def _pool(x: Tensor) -> Tensor:
-    """2×2 max-pool with floor; a side of length 1 stays."""
-    return F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))

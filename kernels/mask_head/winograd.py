@@ -20,12 +20,11 @@ def transform_input(
     token_0, token_1, token_2, token_3,
     batch, height, width, channels,
     out,
-    SOURCES: tl.constexpr, SKIP: tl.constexpr, POOL_Y: tl.constexpr, POOL_X: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    SOURCES: tl.constexpr, SKIP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """out (16, P, S·C) = Bᵀ d B of every 4×4 input tile d. Grid: (window tiles, channel tiles, S)."""
-    windows_x = width // POOL_X
-    windows = (height // POOL_Y) * windows_x
+    windows_x = width // 2
+    windows = (height // 2) * windows_x
     total = batch * windows
     window = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -34,8 +33,8 @@ def transform_input(
     if SOURCES == 4:
         tokens = tl.where(source < 2, tl.where(source == 0, token_0, token_1), tl.where(source == 2, token_2, token_3))
     ok = (window < total)[:, None] & (channel < channels)[None, :]
-    y = ((window % windows) // windows_x) * POOL_Y - 1
-    x = (window % windows_x) * POOL_X - 1
+    y = ((window % windows) // windows_x) * 2 - 1
+    x = (window % windows_x) * 2 - 1
     first_pixel = (window // windows) * (height * width + SKIP) + SKIP
     base = tokens + first_pixel.to(tl.int64)[:, None] * channels + channel[None, :]
     a0, a1, a2, a3 = _row(base, y, x, height, width, channels, ok)
@@ -133,7 +132,7 @@ def multiply_points(
 @triton.jit
 def transform_output(
     products, bias, windows, out_channels, out,
-    POOL_Y: tl.constexpr, POOL_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out (P, N) = max of the window Aᵀ m A + bias, then ReLU. Grid: (window tiles, column tiles)."""
     window = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -144,16 +143,11 @@ def transform_output(
     a0, b0 = _outputs(products + at, plane, ok)
     a1, b1 = _outputs(products + at + plane, plane, ok)
     a2, b2 = _outputs(products + at + 2 * plane, plane, ok)
-    best = a0 + a1 + a2
-    if POOL_Y == 2:
-        best = tl.maximum(best, b0 + b1 + b2)
-    if POOL_X == 2:
-        a3, b3 = _outputs(products + at + 3 * plane, plane, ok)
-        best = tl.maximum(best, a1 - a2 - a3)
-        if POOL_Y == 2:
-            best = tl.maximum(best, b1 - b2 - b3)
+    a3, b3 = _outputs(products + at + 3 * plane, plane, ok)
+    upper = tl.maximum(a0 + a1 + a2, a1 - a2 - a3)
+    lower = tl.maximum(b0 + b1 + b2, b1 - b2 - b3)
     shift = tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)
-    best = tl.maximum(best + shift[None, :], 0.0)
+    best = tl.maximum(tl.maximum(upper, lower) + shift[None, :], 0.0)
     tl.store(out + at, best.to(out.dtype.element_ty), mask=ok)
 
 
