@@ -131,19 +131,23 @@ def check(device: str, quick: bool) -> list[Row]:
 def _check_first_stage(
     chain: Chain, wide: list[Tensor], tokens: list[Tensor], grid: Grid, dtype: torch.dtype, shape: str
 ) -> list[Row]:
-    """The first convolution alone: an error there is not damped by a sigmoid."""
+    """The first convolution alone: an error there is not damped by a sigmoid. Also through the copy engine, if any."""
     rows = []
+    arch = launch.device_architecture(tokens[0])
+    x = torch.cat([block[:, 1:] for block in wide], dim=2).transpose(1, 2).unflatten(2, grid)
+    exact = packed_from(chain, "paper", False, dtype).to(dtype=torch.float64).tensors
+    convolved = F.relu(F.conv2d(x, reference.unpack_convolution(exact[0]), exact[1], padding=1))
+    wanted = F.max_pool2d(convolved, 2).flatten(2).transpose(1, 2)
     for winograd in (False, True):
         packed = packed_from(chain, "paper", winograd, dtype).tensors
-        weight = packed_from(chain, "paper", False, dtype).tensors[0].double()
-        x = torch.cat([block[:, 1:] for block in wide], dim=2).transpose(1, 2).unflatten(2, grid)
-        convolved = F.relu(F.conv2d(x, reference.unpack_convolution(weight), packed[1].double(), padding=1))
-        wanted = F.max_pool2d(convolved, 2).flatten(2).transpose(1, 2)
-        with poisoned_memory():
-            got = launch.convolve_and_pool(tokens, packed[0], packed[1], grid, 2)
-        tolerance = contract.TOLERANCE[str(dtype).removeprefix("torch.")]
-        name = f"first convolution{' winograd' if winograd else ''}"
-        rows.append(_row(name, dtype, shape, got, wanted, tolerance))
+        products = wanted.shape[0] * wanted.shape[1] * (1 if winograd else 4)
+        for descriptors in (False, True) if arch >= 90 else (False,):
+            tile = replace(contract.product_tile(arch, products, packed[0].element_size()), descriptors=descriptors)
+            with poisoned_memory():
+                got = launch.convolve_and_pool(tokens, packed[0], packed[1], grid, 2, tile)
+            name = f"first convolution{' winograd' if winograd else ''}{', descriptors' if descriptors else ''}"
+            tolerance = contract.TOLERANCE[str(dtype).removeprefix("torch.")]
+            rows.append(_row(name, dtype, shape, got, wanted, tolerance))
     return rows
 
 
