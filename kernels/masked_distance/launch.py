@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dpm_edge.kernels.masked_distance import contract, kernel, kernel_topk
+from dpm_edge.kernels.masked_distance import contract, kernel, kernel_gradient, kernel_topk
 from dpm_edge.kernels.masked_distance.contract import Tile
 
 EPILOGUES = {"similarity": 0, "distance": 1, "margin_logits": 2, "group_best": 3}
@@ -168,3 +168,36 @@ def _select(keys: Tensor, k: int, out: Tensor | None, values: Tensor | None, row
         keys, length, k, out, values, rows,
         CHUNK=_chunk(), K_PAD=triton.next_power_of_2(k), LAST=out is None, SORTED=not interpreted(), num_warps=4,
     )  # fmt: skip
+
+
+def gradient(
+    grad: Tensor, a: Tensor, mm: Tensor, t: Tensor, labels: Tensor | None, scale: float, margin: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to A = q̂⊙m (B, D), MM = m⊙m (B, D) and t (N, D), each fp32.
+
+    grad: fp32 (B, N), of the similarity, or of the margin logits where labels (int32, (B,)) are given. a, mm: fp32.
+    """
+    tile = contract.GRADIENT_TILE
+    (batch, width), count = a.shape, t.shape[0]
+    rows = -(-batch // tile.block_b) * tile.block_b
+    columns = -(-width // contract.PAD_D) * contract.PAD_D
+    prepared = [torch.nn.functional.pad(x, (0, columns - width, 0, rows - batch)) for x in (a, mm)]
+    splits = max(1, min(count // 256, 32))
+    split_rows = -(-count // (splits * tile.block_n)) * tile.block_n
+    splits = -(-count // split_rows)
+    d_a, d_mm = torch.empty((2, splits, batch, width), dtype=torch.float32, device=t.device)
+    d_t = torch.empty((count, width), dtype=torch.float32, device=t.device)
+    choices = {
+        "BLOCK_N": tile.block_n, "BLOCK_B": tile.block_b, "BLOCK_K": tile.block_k, "BLOCK_D": contract.GRADIENT_BLOCK_D,
+        "PRECISION": "tf32x3" if t.dtype == torch.float32 else "tf32", "SCALE": scale, "COS": math.cos(margin),
+        "SIN": math.sin(margin), "CLIP": contract.ARCCOS_CLIP, **options(t, tile.block_k),
+        "num_warps": tile.num_warps, "num_stages": tile.num_stages,
+    }  # fmt: skip
+    parts = -(-width // contract.GRADIENT_BLOCK_D)
+    kernel_gradient.gradient_queries[(rows // tile.block_b, parts, splits)](
+        *prepared, t, labels, grad, batch, count, width, split_rows, d_a, d_mm, **choices
+    )
+    kernel_gradient.gradient_targets[(-(-count // tile.block_n), parts)](
+        *prepared, t, labels, grad, batch, count, width, d_t, **choices
+    )
+    return d_a.sum(0), d_mm.sum(0), d_t

@@ -75,6 +75,26 @@ def margin_logits(q: Tensor, m: Tensor, w: Tensor, labels: Tensor, scale: float,
     return with_margin(similarity(q, m, w), labels, scale, margin)
 
 
+def gradient(
+    grad: Tensor, a: Tensor, mm: Tensor, t: Tensor, labels: Tensor | None, scale: float, margin: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to A = q̂⊙m (B, D), MM = m⊙m (B, D) and t (N, D), in the type of a.
+
+    grad: (B, N), of the similarity, or of the margin logits where labels (B,) are given. With r = 1/sqrt(MM·t²),
+    s = (A·t) r, G = ∂L/∂s, P = G r, R = G s r²:  ∂A = P t,  ∂MM = −½ R t²,  ∂t = Pᵀ A − (Rᵀ MM) ⊙ t.
+    """
+    t, grad = t.to(a.dtype), grad.to(a.dtype)
+    r = _over(torch.ones_like(grad), _root(mm @ (t * t).T))
+    s = (a @ t.T) * r
+    if labels is not None:
+        slope = torch.where(s.abs() <= 1 - ARCCOS_CLIP, s * (1 - _clip(s) ** 2).rsqrt(), 0)
+        turned = torch.where(s > -math.cos(margin), math.cos(margin) + math.sin(margin) * slope, 1)
+        true = torch.arange(s.shape[1], device=s.device) == labels[:, None]
+        grad = grad * scale * torch.where(true, turned, 1)
+    p, r2 = grad * r, grad * s * r * r
+    return p @ t, -0.5 * (r2 @ (t * t)), p.T @ a - (r2.T @ mm) * t
+
+
 def kept(
     batch: int, count: int, row_filter: Tensor | None, junk: tuple[Tensor, Tensor, Tensor, Tensor] | None
 ) -> Tensor | None:
