@@ -9,6 +9,7 @@
 
 /* Values of cuda.h's enumerations, fixed by the driver's ABI. */
 enum {
+    DPM_CU_MULTIPROCESSORS = 16,         /* CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT */
     DPM_CU_CAPABILITY_MAJOR = 75,        /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR */
     DPM_CU_CAPABILITY_MINOR = 76,        /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR */
     DPM_CU_MAX_DYNAMIC_SHARED_BYTES = 8  /* CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES */
@@ -20,6 +21,7 @@ typedef void *dpm_context, *dpm_module, *dpm_function;
 #define DPM_DRIVER_CALLS(CALL)                                                                                         \
     CALL(cuInit, unsigned)                                                                                             \
     CALL(cuDeviceGet, int *, int)                                                                                      \
+    CALL(cuCtxGetDevice, int *)                                                                                        \
     CALL(cuDeviceGetAttribute, int *, int, int)                                                                        \
     CALL(cuDevicePrimaryCtxRetain, dpm_context *, int)                                                                 \
     CALL(cuDevicePrimaryCtxRelease_v2, int)                                                                            \
@@ -35,6 +37,7 @@ typedef void *dpm_context, *dpm_module, *dpm_function;
     CALL(cuMemFree_v2, dpm_address)                                                                                    \
     CALL(cuMemcpyHtoD_v2, dpm_address, const void *, size_t)                                                           \
     CALL(cuMemcpyDtoH_v2, void *, dpm_address, size_t)                                                                 \
+    CALL(cuMemsetD8Async, dpm_address, unsigned char, size_t, dpm_stream)                                              \
     CALL(cuStreamSynchronize, dpm_stream)                                                                              \
     CALL(cuGetErrorString, int, const char **)
 

@@ -15,7 +15,7 @@ typedef struct loaded {
 
 struct dpm_kernels {
     const dpm_driver *driver;
-    int device, capability;
+    int device, capability, multiprocessors;
     dpm_context context;
     pthread_mutex_t loading;
     loaded *entries; /* one per image, filled at its first launch */
@@ -33,17 +33,24 @@ static dpm_status leave(const dpm_kernels *kernels, dpm_status status) {
 
 dpm_status dpm_open(int device, dpm_kernels **out) {
     const dpm_driver *driver = dpm_driver_get();
-    int handle, major = 0, minor = 0;
+    int handle, major = 0, minor = 0, multiprocessors = 0;
     dpm_context context;
     dpm_kernels *kernels;
     dpm_status status;
     *out = NULL;
     if (!driver) return DPM_NO_DRIVER;
     if ((status = dpm_check(driver, driver->cuInit(0), "cuInit"))) return status;
-    if ((status = dpm_check(driver, driver->cuDeviceGet(&handle, device), "cuDeviceGet"))) return status;
+    if (device == DPM_CURRENT_DEVICE)
+        status = dpm_check(driver, driver->cuCtxGetDevice(&handle), "cuCtxGetDevice");
+    else
+        status = dpm_check(driver, driver->cuDeviceGet(&handle, device), "cuDeviceGet");
+    if (status) return status;
     status = dpm_check(driver, driver->cuDeviceGetAttribute(&major, DPM_CU_CAPABILITY_MAJOR, handle), "compute capability");
     if (status) return status;
     status = dpm_check(driver, driver->cuDeviceGetAttribute(&minor, DPM_CU_CAPABILITY_MINOR, handle), "compute capability");
+    if (status) return status;
+    status = dpm_check(driver, driver->cuDeviceGetAttribute(&multiprocessors, DPM_CU_MULTIPROCESSORS, handle),
+                       "multiprocessors");
     if (status) return status;
     kernels = calloc(1, sizeof *kernels);
     if (kernels) kernels->entries = calloc(dpm_image_count + 1, sizeof *kernels->entries);
@@ -60,6 +67,7 @@ dpm_status dpm_open(int device, dpm_kernels **out) {
     kernels->driver = driver;
     kernels->device = handle;
     kernels->capability = 10 * major + minor;
+    kernels->multiprocessors = multiprocessors > 0 ? multiprocessors : 1;
     kernels->context = context;
     pthread_mutex_init(&kernels->loading, NULL);
     *out = kernels;
@@ -80,6 +88,8 @@ void dpm_close(dpm_kernels *kernels) {
 }
 
 int dpm_capability(const dpm_kernels *kernels) { return kernels->capability; }
+
+int dpm_multiprocessors(const dpm_kernels *kernels) { return kernels->multiprocessors; }
 
 const char *dpm_variant(size_t index) {
     const char *previous = "";
@@ -186,7 +196,7 @@ dpm_status dpm_launch(
     int jit;
     const dpm_image *image = dpm_choose(kernels, variant, &jit);
     union { uint64_t u64; int32_t i32; int64_t i64; float fp32; } held[DPM_MOST_PARAMETERS + 2];
-    void *pointers[DPM_MOST_PARAMETERS + 2];
+    void *pointers[DPM_MOST_PARAMETERS + 3] = {0}; /* ends with NULL, by which the tests count */
     int64_t blocks[3];
     dpm_function function;
     dpm_status status;
@@ -239,5 +249,8 @@ dpm_status dpm_upload(dpm_kernels *kernels, dpm_address to, const void *from, si
 }
 dpm_status dpm_download(dpm_kernels *kernels, void *to, dpm_address from, size_t bytes) {
     IN_CONTEXT(cuMemcpyDtoH_v2(to, from, bytes));
+}
+dpm_status dpm_fill(dpm_kernels *kernels, dpm_address memory, unsigned char byte, size_t bytes, dpm_stream stream) {
+    IN_CONTEXT(cuMemsetD8Async(memory, byte, bytes, stream));
 }
 dpm_status dpm_synchronize(dpm_kernels *kernels, dpm_stream stream) { IN_CONTEXT(cuStreamSynchronize(stream)); }

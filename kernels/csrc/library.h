@@ -12,4 +12,7 @@ const dpm_image *dpm_choose(const dpm_kernels *kernels, const char *variant, int
 /* A compile-time integer of an image, or `otherwise`. */
 int64_t dpm_constant_of(const dpm_image *image, const char *name, int64_t otherwise);
 
+/* Multiprocessors of the device. */
+int dpm_multiprocessors(const dpm_kernels *kernels);
+
 #endif

@@ -19,11 +19,15 @@ int cuDeviceGet(int *device, int ordinal) {
     *device = ordinal;
     return ordinal > 0 ? 101 : 0;
 }
+int cuCtxGetDevice(int *device) {
+    *device = 0;
+    return answer("cuCtxGetDevice", &stub.calls);
+}
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     const char *text = getenv("STUB_CAPABILITY");
     int capability = text ? atoi(text) : 87;
     (void)device;
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 16 ? 16 : 0;
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -64,8 +68,8 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     launch->shared = shared;
     launch->stream = stream;
     launch->no_extra = extra == NULL;
-    for (int i = 0; i < STUB_PARAMETERS && i < stub.parameters_to_read; ++i)
-        memcpy(&launch->parameters[i], parameters[i], sizeof(uint64_t));
+    for (launch->count = 0; launch->count < STUB_PARAMETERS && parameters[launch->count]; ++launch->count)
+        memcpy(&launch->parameters[launch->count], parameters[launch->count], sizeof(uint64_t));
     return answer("cuLaunchKernel", &stub.launched);
 }
 /* Memory of the stand-in device is the host's, so that uploads and downloads can be checked. */
@@ -86,6 +90,11 @@ int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
     memcpy(to, (void *)(uintptr_t)from, bytes);
     return answer("cuMemcpyDtoH", &stub.calls);
+}
+int cuMemsetD8Async(uint64_t memory, unsigned char byte, size_t bytes, void *stream) {
+    (void)stream;
+    stub.filled_at = memory, stub.filled_with = byte, stub.filled_bytes = bytes;
+    return answer("cuMemsetD8Async", &stub.calls);
 }
 int cuStreamSynchronize(void *stream) {
     (void)stream;

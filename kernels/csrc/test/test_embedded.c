@@ -26,9 +26,8 @@ int main(void) {
         for (int s = 0; s < image->size_count; ++s) values[count++] = (dpm_value){image->sizes[s], 1024, 0};
         snprintf(capability, sizeof capability, "%d", image->sm);
         setenv("STUB_CAPABILITY", capability, 1);
-        record->parameters_to_read = image->parameter_count + 2;
         if (dpm_open(0, &kernels) || dpm_launch(kernels, image->variant, values, count, NULL) ||
-            launch->image != image->cubin || memcmp(image->cubin, "\177ELF", 4) || launch->block[0] != image->threads ||
+            launch->image != image->cubin || memcmp(image->cubin, "\177ELF", 4) || launch->block[0] != image->threads || launch->count != image->parameter_count + 2 ||
             launch->parameters[image->parameter_count] || launch->parameters[image->parameter_count + 1]) {
             ++failures;
             fprintf(stderr, "%s on sm_%d: %s\n", image->variant, image->sm, dpm_last_error());

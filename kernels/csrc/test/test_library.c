@@ -70,7 +70,6 @@ static void one_launch(void) {
     int loaded = record->loaded;
     setenv("STUB_CAPABILITY", "87", 1);
     CHECK(dpm_open(0, &kernels) == DPM_OK);
-    record->parameters_to_read = 5;
     CHECK(dpm_launch(kernels, "scale", values, 4, (dpm_stream)0x77) == DPM_OK);
     CHECK(launch->grid[0] == 8 && launch->grid[1] == 3 && launch->grid[2] == 1);
     CHECK(launch->block[0] == 128 && launch->block[1] == 1 && launch->block[2] == 1);
@@ -78,10 +77,9 @@ static void one_launch(void) {
     CHECK(strcmp(record->last_entry, "entry_87") == 0);
     memcpy(&factor, &launch->parameters[1], sizeof factor);
     CHECK(launch->parameters[0] == 0x1230 && factor == 0.5f && (int32_t)launch->parameters[2] == 1000);
-    CHECK(launch->parameters[3] == 0 && launch->parameters[4] == 0); /* the two hidden pointers */
+    CHECK(launch->count == 5 && launch->parameters[3] == 0 && launch->parameters[4] == 0); /* the two hidden pointers */
     CHECK(dpm_launch(kernels, "scale", values, 4, NULL) == DPM_OK);
     CHECK(record->loaded == loaded + 1); /* loaded once, launched twice */
-    record->parameters_to_read = 0;
     dpm_close(kernels);
 }
 
