@@ -82,7 +82,9 @@ def measure(recipe: str, data: Path, out: Path, overrides: list[str], steps: int
     from dpm_edge.train.run import prepare
 
     run = prepare(override(named(recipe), overrides), data, out, quiet=True)
-    batches = torch.from_numpy(np.concatenate([run.sampler.epoch(e) for e in range(1 + 2 * steps // run.sampler.batches)]))
+    batches = torch.from_numpy(
+        np.concatenate([run.sampler.epoch(e) for e in range(1 + 2 * steps // run.sampler.batches)])
+    )
     begin = 0.0
     for number, rows in enumerate(batches[: 2 * steps].to(run.device)):
         if number == steps:
@@ -205,12 +207,15 @@ def ablate(
             cost = sum(COST.get(row, 1.0) for row, _ in todo)
             seconds = RESERVE * left * parallel / cost - SECONDS_PER_ROW
             epochs = max(1, int(seconds / (per_step * per_epoch)))
-            say(f"{1000 * per_step:.1f} ms a step with {parallel} at a time: {epochs} epochs for each of {len(todo)} runs")
+            say(
+                f"{1000 * per_step:.1f} ms a step with {parallel} at a time: {epochs} epochs for each of {len(todo)} runs"
+            )
         shared += [f"schedule.epochs={epochs}", f"evaluate.every={max(1, epochs // 4)}", "save_every=100000"]
         running: dict[Future, tuple[str, int]] = {
-            pool.submit(
-                train_row, recipe, data, job_folder(out, row, seed), [*shared, *ROWS[row], f"seed={seed}"]
-            ): (row, seed)
+            pool.submit(train_row, recipe, data, job_folder(out, row, seed), [*shared, *ROWS[row], f"seed={seed}"]): (
+                row,
+                seed,
+            )
             for row, seed in todo
         }
         found: dict[tuple[str, int], dict[str, Any]] = {}
@@ -237,7 +242,11 @@ def report(
 ) -> dict[str, Any]:
     """What ablation.json holds."""
     runs = [
-        {"row": row, "seed": seed, **{k: r[k] for k in ("epochs", "steps", "pictures_per_second", "occlusion", "history")}}
+        {
+            "row": row,
+            "seed": seed,
+            **{k: r[k] for k in ("epochs", "steps", "pictures_per_second", "occlusion", "history")},
+        }
         for (row, seed), r in found.items()
     ]
     first = next(iter(found.values()), None)
@@ -262,7 +271,9 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--data", type=Path, required=True)
     made.add_argument("--rendered", type=Path, help="rendered people to pretrain on, for a quarter of the time")
     made.add_argument("--init", default="", help="first weights of all rows, instead of --rendered")
-    made.add_argument("--saliency", default="", help="a saliency.safetensors of these pictures, instead of training SPS")
+    made.add_argument(
+        "--saliency", default="", help="a saliency.safetensors of these pictures, instead of training SPS"
+    )
     made.add_argument("--out", type=Path, required=True)
     made.add_argument("--minutes", type=float, default=9.0)
     made.add_argument("--epochs", type=int, default=0, help="of every row; 0: as many as fit")
@@ -272,7 +283,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(made.parse_intermixed_args(arguments))
     options["rows"] = [r.strip() for r in options["rows"].split(";")]
     try:
-        result = ablate(options.pop("recipe"), options.pop("data"), options.pop("out"), options.pop("overrides"), **options)
+        result = ablate(
+            options.pop("recipe"), options.pop("data"), options.pop("out"), options.pop("overrides"), **options
+        )
     except DpmError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 1

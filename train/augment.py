@@ -1,7 +1,7 @@
 """Augmentations of a whole batch at once, on the device where the batch is; every picture draws its own values.
 
-    B pictures · H×W. Pixels are float32 0..255, (B, 3, H, W). Sources: flip, pad and crop, random erasing as in DPM
-    (arXiv 2207.09046); random erasing: Zhong et al., AAAI 2020 (arXiv 1708.04896). The rest is ours, for small sets.
+B pictures · H×W. Pixels are float32 0..255, (B, 3, H, W). Sources: flip, pad and crop, random erasing as in DPM
+(arXiv 2207.09046); random erasing: Zhong et al., AAAI 2020 (arXiv 1708.04896). The rest is ours, for small sets.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ reading where the papers leave a choice open; [D] is DPM (arXiv 2207.09046), [S]
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import types
 import typing
@@ -276,7 +277,8 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
 def _offer(name: str, names: list[str]) -> str:
     """The names to offer for an unknown one: those of the same last word, else the nearest."""
     same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
-    return f" Did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, names)
+    close = same_leaf or difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    return f" Did you mean {' or '.join(close)}?" if close else nearest(name, names)
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:

@@ -40,8 +40,15 @@ class Criterion:
         plain = losses.cross_entropy(out.logits, labels, ignored, config.label_smoothing)
         terms = {"id_plain": plain}
         if config.masked:
-            cosines = losses.masked_cosines(out.neck, out.mask, net.prototypes, config.kernel)
-            logits = losses.arcface(cosines, labels, config.scale, config.margin)
+            logits = losses.masked_logits(
+                out.neck,
+                out.mask,
+                net.prototypes,
+                labels,
+                scale=config.scale,
+                margin=config.margin,
+                kernel=config.kernel,
+            )
             terms = {"id_plain": 0.5 * plain, "id_masked": 0.5 * losses.cross_entropy(logits, labels, ignored)}
         if config.triplet:
             terms["triplet"] = config.triplet * losses.batch_hard_triplet(out.f, labels, donors)

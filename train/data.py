@@ -1,6 +1,6 @@
 """Pictures in memory, decoded once, and batches of P identities × K pictures.
 
-    N pictures · H×W network input · B = P·K pictures of a batch
+N pictures · H×W network input · B = P·K pictures of a batch
 """
 
 from __future__ import annotations

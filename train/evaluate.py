@@ -1,6 +1,6 @@
 """How good a network is: the Market-1501 protocol, plain and masked, on whole queries and on covered ones.
 
-    Q queries · G gallery pictures · D feature dimensions
+Q queries · G gallery pictures · D feature dimensions
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
 
 
 def scores(
-    query: Pictures, gallery: Pictures, q: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], kinds: tuple[str, ...] = BOTH
+    query: Pictures,
+    gallery: Pictures,
+    q: tuple[Tensor, Tensor],
+    g: tuple[Tensor, Tensor],
+    kinds: tuple[str, ...] = BOTH,
 ) -> dict[str, dict[str, float | int]]:
     """Rank-1/5/10 and mAP in percent by metric. q, g: (features, masks) of the two sides."""
     found = {}

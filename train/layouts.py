@@ -137,7 +137,9 @@ def _cameras(root: Path) -> People:
             parts = path.relative_to(root / name).parts
             if len(parts) != 3:
                 raise DataError(f"{path}: {name}/PERSON/CAMERA/picture is wanted")
-            rows.append((path, people.setdefault(parts[0], len(people) + 1), cameras.setdefault(parts[1], len(cameras))))
+            rows.append(
+                (path, people.setdefault(parts[0], len(people) + 1), cameras.setdefault(parts[1], len(cameras)))
+            )
         return _table(rows)
 
     people: dict[str, int] = {}
@@ -154,9 +156,7 @@ def _cameras(root: Path) -> People:
 def take(folder: LabelledFolder, keep: np.ndarray | list[bool]) -> LabelledFolder:
     """The rows where keep (N,) bool is true."""
     keep = np.asarray(keep, bool)
-    return LabelledFolder(
-        [p for p, k in zip(folder.paths, keep) if k], folder.people[keep], folder.cameras[keep]
-    )
+    return LabelledFolder([p for p, k in zip(folder.paths, keep) if k], folder.people[keep], folder.cameras[keep])
 
 
 LAYOUTS: dict[str, Callable[[Path], People]] = {

@@ -1,7 +1,7 @@
 """Training: epoch by epoch step, log, evaluate, save.
 
-    B pictures of a batch · b = B / processes. Every draw depends on (seed, step) alone, so that a resumed run continues
-    exactly.
+B pictures of a batch · b = B / processes. Every draw depends on (seed, step) alone, so that a resumed run continues
+exactly.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The losses of prototype learning. All are computed in float32, whatever the network ran in.
 
-    B pictures · C identities · d feature width · A heads · N patches · J joint width
-    Sources: masked logits, margin, HEM: DPM (ACM MM 2022, arXiv 2207.09046); ArcFace: arXiv 1801.07698; batch-hard
-    triplet: arXiv 1703.07737; class ignoring: SPT (AAAI 2024); i2t: CLIP-ReID (arXiv 2211.13977); anchoring: DPM++
-    (arXiv 2605.06637).
+B pictures · C identities · d feature width · A heads · N patches · J joint width
+Sources: masked logits, margin, HEM: DPM (ACM MM 2022, arXiv 2207.09046); ArcFace: arXiv 1801.07698; batch-hard
+triplet: arXiv 1703.07737; class ignoring: SPT (AAAI 2024); i2t: CLIP-ReID (arXiv 2211.13977); anchoring: DPM++
+(arXiv 2605.06637).
 """
 
 from __future__ import annotations
@@ -15,21 +15,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpm_edge import metrics
-from dpm_edge.errors import MissingLibrary
+from dpm_edge.errors import MissingLibrary, SpecError, nearest
 
 CLOSED = -1e4
 """Logit of a class that is ignored: exp of it is 0 beside any other, and its gradient is 0, not NaN."""
 
 
-def masked_cosines(q_BD: Tensor, m_BD: Tensor, t_CD: Tensor, kernel: str = "reference") -> Tensor:
-    """s(q, m, t) of every feature with every prototype, (B, C) float32; kernel "triton" needs a GPU to gain anything."""
-    if kernel == "triton":
-        try:
-            from dpm_edge.kernels.masked_distance.op import masked_similarity
-        except ImportError as error:
-            raise MissingLibrary("triton", "loss.kernel=triton", "pip install 'dpm-edge[gpu]'") from error
-        return masked_similarity(q_BD, m_BD, t_CD)
+def masked_cosines(q_BD: Tensor, m_BD: Tensor, t_CD: Tensor) -> Tensor:
+    """s(q, m, t) of every feature with every prototype, (B, C) float32."""
     return metrics.similarity(q_BD.float(), t_CD.float(), metric="masked", query_masks=m_BD.float())
+
+
+def masked_logits(
+    q_BD: Tensor, m_BD: Tensor, w_CD: Tensor, labels: Tensor, *, scale: float, margin: float, kernel: str
+) -> Tensor:
+    """ArcFace logits of the masked similarity with every prototype, (B, C) float32.
+
+    kernel "triton" keeps nothing of B×C for the backward pass; "reference" is the same in plain torch.
+    Raises MissingLibrary without triton, SpecError for another kernel.
+    """
+    if kernel == "reference":
+        return arcface(masked_cosines(q_BD, m_BD, w_CD), labels, scale, margin)
+    if kernel != "triton":
+        raise SpecError(f"loss.kernel={kernel}.{nearest(kernel, ('reference', 'triton'))}")
+    try:
+        from dpm_edge.kernels.masked_distance.op import margin_logits
+    except ImportError as error:
+        raise MissingLibrary("triton", "loss.kernel=triton", "pip install 'dpm-edge[gpu]'") from error
+    return margin_logits(q_BD.float(), m_BD.float(), w_CD.float(), labels, scale=scale, margin=margin)
 
 
 def arcface(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
@@ -121,4 +134,7 @@ def anchor_relations(prototypes: Tensor, texts: Tensor, people: Tensor, temperat
 
 def anchor_projected(prototypes: Tensor, texts: Tensor, people: Tensor, projection: Tensor) -> Tensor:
     """1 − cos(W·P, T), mean over `people`; P (d, J) is CLIP's own projection, which is not moved by this loss."""
-    return 1.0 - F.cosine_similarity(prototypes[people].float() @ projection.detach().float(), texts[people].float()).mean()
+    return (
+        1.0
+        - F.cosine_similarity(prototypes[people].float() @ projection.detach().float(), texts[people].float()).mean()
+    )

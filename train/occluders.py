@@ -121,7 +121,10 @@ def cover(
     aspect = draw.uniform(0.6, 1.6)
     anchor = draw.choice(["bottom", "left", "right", "anywhere"], p=[0.4, 0.2, 0.2, 0.2])
     along = draw.uniform(0.0, 1.0, 2)
-    for solid in (alpha, np.ones_like(alpha)):  # a fence seen from too near may never cover enough: then its whole box does
+    for solid in (
+        alpha,
+        np.ones_like(alpha),
+    ):  # a fence seen from too near may never cover enough: then its whole box does
         shape = _fitted(solid, share, height, width, anchor, along, aspect)
         if abs(shape[0].mean() - share) <= TOLERANCE:
             break
@@ -136,7 +139,13 @@ def cover(
 
 
 def _fitted(
-    alpha: NDArray[np.float32], share: float, height: int, width: int, anchor: str, along: NDArray[np.float64], aspect: float
+    alpha: NDArray[np.float32],
+    share: float,
+    height: int,
+    width: int,
+    anchor: str,
+    along: NDArray[np.float64],
+    aspect: float,
 ) -> Placed:
     """The stamp at the size that covers `share`, by bisection on a coarser grid."""
     coarse = cv2.resize(alpha, (width // SEARCH, height // SEARCH), interpolation=cv2.INTER_AREA)

@@ -23,7 +23,11 @@ def freeze(net: DPM, config: OptimiserConfig, *, masked: bool, text: bool) -> No
     if net.backbone.proj is not None:
         net.backbone.proj.requires_grad_(text)
     if config.frozen_blocks:
-        for part in (net.backbone.conv1, net.backbone.ln_pre, *net.backbone.transformer.resblocks[: config.frozen_blocks]):
+        for part in (
+            net.backbone.conv1,
+            net.backbone.ln_pre,
+            *net.backbone.transformer.resblocks[: config.frozen_blocks],
+        ):
             part.requires_grad_(False)
         net.backbone.class_embedding.requires_grad_(False)
         net.backbone.positional_embedding.requires_grad_(False)
@@ -75,9 +79,7 @@ def owned(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimiser.param_groups for p in group["params"]]
 
 
-def step(
-    optimiser: torch.optim.Optimizer, loss: Tensor, clip: float, processes: Processes | None = None
-) -> Tensor:
+def step(optimiser: torch.optim.Optimizer, loss: Tensor, clip: float, processes: Processes | None = None) -> Tensor:
     """Backward into this optimiser's parameters alone, average over processes, clip, step.
 
     Returns the gradient's norm before clipping, a scalar on the device.

@@ -38,7 +38,8 @@ def keep(run: Run, name: str) -> None:
     sample = run.train.pixels[:: max(1, len(run.train) // 1000)]
     card = WeightsCard(
         licence=config.data.licence,
-        data=config.data.described or f"{config.data.layout}: {len(run.sampler.rows)} people, {len(run.train)} pictures",
+        data=config.data.described
+        or f"{config.data.layout}: {len(run.sampler.rows)} people, {len(run.train)} pictures",
         recipe=config.recipe,
         seed=config.seed,
     )

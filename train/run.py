@@ -74,7 +74,9 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
     net = network(config.model, len(sampler.rows), int(train.cameras.max()) + 1, config.seed).to(device)
     if texts is not None and len(texts) != len(sampler.rows):
-        raise SpecError(f"{config.loss.texts} has {len(texts)} people's texts; the training set has {len(sampler.rows)}")
+        raise SpecError(
+            f"{config.loss.texts} has {len(texts)} people's texts; the training set has {len(sampler.rows)}"
+        )
     grid = net.spec.grid
     if config.transfer.probability:
         masks = processes.first_then_others(lambda: person_masks(config, train, out, device, quiet))

@@ -65,6 +65,7 @@ def train_saliency(config: Config, pictures: Pictures, device: torch.device, qui
     """Train SPS on the pictures and return each one's saliency, (N_pictures, h, w) float32 on the CPU."""
     labels = pictures.labels()
     net = network(config.model, int(labels.max()) + 1, 0, config.seed).to(device)
+    torch.manual_seed(config.seed)
     head = SaliencyHead(net.spec.width, len(net.spec.mask_blocks)).to(device)
     net.mask_generator.requires_grad_(False)
     for unused in (net.backbone.proj,):
@@ -75,7 +76,9 @@ def train_saliency(config: Config, pictures: Pictures, device: torch.device, qui
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
     draw = torch.Generator(device)
     plain = AugmentConfig(pad=config.augment.pad, erase=0.0, colour=config.augment.colour)
-    nothing = torch.zeros((config.data.identities * config.data.pictures, *net.spec.grid), dtype=torch.bool, device=device)
+    nothing = torch.zeros(
+        (config.data.identities * config.data.pictures, *net.spec.grid), dtype=torch.bool, device=device
+    )
     labels = labels.to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.optimiser.bf16)
     for epoch in track(range(config.saliency.epochs), what="saliency", quiet=quiet):
@@ -83,6 +86,7 @@ def train_saliency(config: Config, pictures: Pictures, device: torch.device, qui
             done = epoch + number / sampler.batches
             set_rate([stepper], config.saliency.lr * rate(config.schedule, done, config.saliency.epochs))
             draw.manual_seed((config.seed << 32) + epoch * sampler.batches + number)
+            torch.manual_seed((config.seed << 32) + epoch * sampler.batches + number)
             pixels, _ = flip(pictures.pixels[rows].float(), nothing, config.augment.flip, draw)
             inputs = to_input(augment(pixels, plain, draw), net.spec.preprocessing)
             with autocast:
@@ -124,7 +128,9 @@ def load_saliency(path: Path, pictures: Pictures, grid: tuple[int, int]) -> Tens
     from safetensors import safe_open
 
     if not path.is_file():
-        raise DataError(f"{path} does not exist; saliency.masks wants a file that a training run wrote (saliency.safetensors)")
+        raise DataError(
+            f"{path} does not exist; saliency.masks wants a file that a training run wrote (saliency.safetensors)"
+        )
     with safe_open(str(path), "pt") as file:
         kept = (file.metadata() or {}).get("pictures")
     saliency = load_file(path)["saliency"].float()
@@ -140,11 +146,9 @@ def person_masks(config: Config, pictures: Pictures, out: Path, device: torch.de
     """M of every training picture, (N, h, w) bool on `device`: from the cache, or computed now and cached in `out`."""
     cache = Path(config.saliency.masks) if config.saliency.masks else out / "saliency.safetensors"
     grid = network_grid(config)
-    if config.saliency.masks or cache.is_file():
-        saliency = load_saliency(cache, pictures, grid)
-    else:
-        saliency = train_saliency(config, pictures, device, quiet)
-        save_saliency(cache, saliency, pictures)
+    if not config.saliency.masks and not cache.is_file():
+        save_saliency(cache, train_saliency(config, pictures, device, quiet), pictures)
+    saliency = load_saliency(cache, pictures, grid)  # also after writing it: a resumed run must see the same rounding
     return (saliency >= config.saliency.threshold).to(device)
 
 

@@ -1,6 +1,6 @@
 """The state to resume from, and the log: what a run leaves in its folder.
 
-    config.json · log.jsonl · last.safetensors/json · best.safetensors/json · resume.pt · tensorboard/ · results.json
+config.json · log.jsonl · last.safetensors/json · best.safetensors/json · resume.pt · tensorboard/ · results.json
 """
 
 from __future__ import annotations

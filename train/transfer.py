@@ -1,10 +1,10 @@
 """SPT, saliency-guided patch transfer: put person i into person j's scene, behind whatever stands before j.
 
-    B pictures · h×w patch grid · N = h·w · w horizontal rolls.  Masks M are bool on the grid, true where the person is.
-    Source: SPT, AAAI 2024, and the roll of DPM++ (arXiv 2605.06637).
+B pictures · h×w patch grid · N = h·w · w horizontal rolls.  Masks M are bool on the grid, true where the person is.
+Source: SPT, AAAI 2024, and the roll of DPM++ (arXiv 2605.06637).
 
-    OIoU(i→j) = |M_i ∩ M_j| / |M_j|          the share of j's person region that i's person fills
-    x̃_i = roll(x_i, r) ⊙ M_j + x_j ⊙ (1 − M_j)
+OIoU(i→j) = |M_i ∩ M_j| / |M_j|          the share of j's person region that i's person fills
+x̃_i = roll(x_i, r) ⊙ M_j + x_j ⊙ (1 − M_j)
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class Watch:
             values = {name: round(float(term), 6) for name, term in terms.items()}
             values["loss"] = round(sum(values.values()), 6)
             speed = taken * run.sampler.identities * run.sampler.pictures / (time.perf_counter() - self.begin)
-            self.log.write("step", run.step, {**values, "epoch": round(epoch, 3), "pictures_per_second": round(speed, 1)})
+            self.log.write(
+                "step", run.step, {**values, "epoch": round(epoch, 3), "pictures_per_second": round(speed, 1)}
+            )
             if not run.quiet and run.step % (10 * run.config.log_every) == 0:
                 left = (run.epochs - epoch) * run.sampler.batches * (time.perf_counter() - self.begin) / taken
                 text = " ".join(f"{k} {v:.3f}" for k, v in values.items())

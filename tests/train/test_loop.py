@@ -1,0 +1,173 @@
+"""Whole runs at toy size: learning, resuming, two processes, alternation, what stops a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpm_edge.errors import CheckpointError, SpecError
+from dpm_edge.model import checkpoint
+from dpm_edge.train import optimisation
+from dpm_edge.train.config import override
+from dpm_edge.train.histogram import histogram_scores
+from dpm_edge.train.loop import fit, train_step
+from dpm_edge.train.run import prepare
+from dpm_edge.train.watch import LossIsNaN
+
+WORKER = Path(__file__).parent / "train_worker.py"
+
+
+def losses_of(out: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
+
+
+def test_a_run_learns_to_tell_unseen_people_apart(market, small, tmp_path):
+    config = override(
+        small, ["schedule.epochs=20", "evaluate.every=20", "transfer.probability=0", "augment.erase=0", "log_every=10"]
+    )
+    run = prepare(config, market, tmp_path, quiet=True)
+    results = fit(run)
+    logged = losses_of(tmp_path)
+    assert logged[max(logged)] < 0.75 * logged[1]
+    floor = histogram_scores(run.query, run.gallery)["mAP"]
+    assert results["history"][-1]["plain"]["mAP"] > floor + 20
+    kept = checkpoint.load(tmp_path / "best")
+    assert kept.prototypes is None and kept.spec.weights.recipe == "market_tiny"
+    assert kept.spec.mask_mean == pytest.approx(0.5, abs=0.3) and kept.spec.mask_mean != 0.5
+
+
+def test_killed_and_resumed_is_the_uninterrupted_run(market, small, tmp_path):
+    words = ["schedule.epochs=3", "evaluate.every=3"]
+    whole = fit(prepare(override(small, words), market, tmp_path / "whole", quiet=True))
+    part = tmp_path / "part"
+    command = [sys.executable, str(WORKER), str(market), str(part), *words]
+    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not ((part / "resume.pt").is_file() and (part / "log.jsonl").read_text().count("\n") > 3):
+        assert time.monotonic() < deadline and child.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (part / "results.json").exists()
+    resumed = fit(prepare(override(small, words), market, part, quiet=True))
+    assert losses_of(part) == losses_of(tmp_path / "whole")
+    assert resumed["history"] == whole["history"]
+
+
+def test_resuming_with_other_settings_is_refused_by_name(market, small, tmp_path):
+    fit(prepare(override(small, ["schedule.epochs=1"]), market, tmp_path, quiet=True))
+    with pytest.raises(CheckpointError, match="optimiser.lr=0.5"):
+        fit(prepare(override(small, ["schedule.epochs=1", "optimiser.lr=0.5"]), market, tmp_path, quiet=True))
+    (tmp_path / "resume.pt").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(prepare(override(small, ["schedule.epochs=1"]), market, tmp_path, quiet=True))
+
+
+@pytest.mark.timeout(120)
+def test_two_processes_train_as_one(market, small, tmp_path):
+    words = ["schedule.epochs=1", "evaluate.every=1", "model.drop_path=0"]
+    fit(prepare(override(small, words), market, tmp_path / "one", quiet=True))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    subprocess.run(
+        [*torchrun, "--standalone", str(WORKER), str(market), str(tmp_path / "two"), *words],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=110,
+        capture_output=True,
+    )
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    assert one.keys() == two.keys() and len(one) >= 4
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=2e-3), f"step {step}"
+
+
+def test_alternation_steps_the_rest_first_and_the_mask_generator_second(market, small, tmp_path):
+    config = override(small, ["optimiser.optimisation=alternating", "transfer.probability=0"])
+    run = prepare(config, market, tmp_path, quiet=True)
+    assert len(run.steppers) == 2
+    mask = {id(p) for p in run.net.mask_generator.parameters()}
+    assert {id(p) for p in optimisation.owned(run.steppers[1])} == mask
+    rest = {id(p) for p in optimisation.owned(run.steppers[0])}
+    assert not rest & mask and id(run.net.prototypes) in rest
+    before = {n: p.detach().clone() for n, p in run.net.named_parameters()}
+    train_step(run, torch.from_numpy(run.sampler.epoch(0)[0]), 0.5)
+    moved = {n for n, p in run.net.named_parameters() if not torch.equal(p, before[n])}
+    assert "mask_generator.linear.weight" in moved and "backbone.class_embedding" in moved
+    assert "backbone.proj" not in moved
+
+
+def test_without_masked_logits_the_mask_stays_half_open(market, small, tmp_path):
+    config = override(small, ["loss.masked=false", "transfer.probability=0", "schedule.epochs=1"])
+    results = fit(prepare(config, market, tmp_path, quiet=True))
+    last = results["history"][-1]
+    assert last["masked"]["mAP"] == pytest.approx(last["plain"]["mAP"], abs=0.5)
+
+
+def test_nan_stops_the_run_and_leaves_the_batch(market, small, tmp_path):
+    run = prepare(override(small, ["transfer.probability=0"]), market, tmp_path, quiet=True)
+    with torch.no_grad():
+        run.net.prototypes[0, 0] = float("nan")
+    with pytest.raises(LossIsNaN, match="nan-batch-1.pt"):
+        fit(run)
+    kept = torch.load(tmp_path / "nan-batch-1.pt", weights_only=True)
+    assert kept["names"] == [run.train.names[r] for r in kept["rows"].tolist()]
+
+
+def test_a_full_disk_keeps_the_last_state(market, small, tmp_path, monkeypatch):
+    from dpm_edge.errors import DataError
+    from dpm_edge.train import state
+
+    state.save(tmp_path / "resume.pt", {"epoch": 1})
+    before = (tmp_path / "resume.pt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        state.save(tmp_path / "resume.pt", {"epoch": 2})
+    assert (tmp_path / "resume.pt").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
+
+
+def test_the_paper_recipes_say_which_file_they_need(market, tmp_path):
+    from dpm_edge.train.recipes import recipe
+
+    with pytest.raises(SpecError, match="loss.texts=FILE"):
+        prepare(recipe("market"), market, tmp_path, quiet=True)
+    with pytest.raises(SpecError, match="model.clip=FILE"):
+        prepare(override(recipe("market"), ["loss.i2t=0", "loss.anchor=0"]), market, tmp_path, quiet=True)
+
+
+def test_a_time_budget_sets_the_epochs(market, small, tmp_path):
+    config = override(small, ["schedule.minutes=0.1", "transfer.probability=0", "schedule.epochs=100000"])
+    run = prepare(config, market, tmp_path, quiet=True)
+    begin = time.perf_counter()
+    results = fit(run)
+    assert results["epochs"] < 100000
+    assert time.perf_counter() - begin < 60 * 0.1 * 3
+
+
+def test_first_weights_come_over_to_another_grid_and_other_people(market, small, tmp_path):
+    first = prepare(override(small, ["transfer.probability=0"]), market, tmp_path / "first", quiet=True)
+    checkpoint.save(first.net, tmp_path / "net")
+    config = override(
+        small,
+        [f"model.init={tmp_path / 'net'}", "model.height=96", "transfer.probability=0", "data.limit_identities=10"],
+    )
+    second = prepare(config, market, tmp_path / "second", quiet=True)
+    ours, theirs = second.net.state_dict(), first.net.state_dict()
+    assert len(ours["prototypes"]) == 10
+    assert torch.equal(ours["backbone.conv1.weight"], theirs["backbone.conv1.weight"])
+    assert torch.equal(ours["backbone.positional_embedding"][0], theirs["backbone.positional_embedding"][0])
+    assert replace(second.net.spec, preprocessing=first.net.spec.preprocessing) == first.net.spec
