@@ -109,7 +109,7 @@ def build(
             verification={"golden_cosine": -1.0},
         )
         manifest.write(folder)
-        found = _verify(folder, source, verification, labelled, budget, force, progress)
+        found = _verify(folder, out, source, verification, labelled, budget, force, progress)
         if precision == "int8":
             found["calibration_crops"] = len(calibration)
         manifest = replace(manifest, verification=found)
@@ -214,6 +214,7 @@ def _write_golden(folder: Path, source: _Source, path: Path) -> None:
 
 def _verify(
     folder: Path,
+    out: Path,
     source: _Source,
     paths: list[Path],
     labelled: str | Path | None,
@@ -221,7 +222,7 @@ def _verify(
     force: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """The manifest's verification entry.
+    """The manifest's verification entry; `folder` will become `out`.
 
     Raises:
         BuildRefused: over the budget, or not possible here, and not forced.
@@ -235,12 +236,13 @@ def _verify(
     try:
         engine = Engine.load(folder, device=Manifest.read(folder).device)
     except DpmError as error:
+        reason = str(error).replace(str(folder), str(out))
         if not force or not isinstance(error, EngineError):
             raise BuildRefused(
-                f"the engine was built but cannot be opened here, so it is not verified: {error} "
-                "Build it on the device that is to run it, or keep it unverified with --force"
+                "the engine was built but cannot be opened here, so it is not verified. Build it on the device that is "
+                f"to run it, or keep it unverified with --force. The reason: {reason}"
             ) from error
-        return found | {"passed": False, "forced": True, "not_verified": str(error)}
+        return found | {"passed": False, "forced": True, "not_verified": reason}
     quiet = not progress
     with engine:
         pre = source.spec.preprocessing

@@ -1,7 +1,7 @@
 """INT8 by quantise/dequantise pairs (Q/DQ) around the products with weights, calibrated on real crops.
 
 Symmetric int8, one scale per output channel of a weight, one per activation: what OpenVINO, ONNX Runtime and
-TensorRT all take. Softmax, LayerNorm, GELU and the final normalisation stay in float.
+TensorRT all take. Biases, softmax, LayerNorm, GELU and the final normalisation stay in float.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ def quantise(model: ModelProto, crops: Iterable[NDArray[np.float32]], keep_float
                 per_channel=True,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
-                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+                extra_options={
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,  # TensorRT's parser refuses int32 biases
+                },
             )
         finally:
             logger.setLevel(level)

@@ -1,0 +1,51 @@
+"""What the build room's tests share: a tiny network as checkpoint and as portable ONNX, and folders of crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+import tiny_engine
+from tiny_network import network
+
+from dpm_edge.build.export import export
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+
+
+@pytest.fixture(scope="session")
+def net() -> DPM:
+    return network()
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(net: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint.save(net, tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def portable_path(net: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("portable") / "tiny.onnx"
+    export(net, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 pictures of different sizes."""
+    folder = tmp_path_factory.mktemp("crops")
+    for number, picture in enumerate(tiny_engine.people(24)):
+        cv2.imwrite(str(folder / f"{number:02}.png"), picture)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four people seen by two cameras, in Market-1501's layout."""
+    root = tmp_path_factory.mktemp("market")
+    for side, camera in (("query", 1), ("bounding_box_test", 2)):
+        (root / side).mkdir()
+        for person, picture in enumerate(tiny_engine.people(4, seed=7), start=1):
+            cv2.imwrite(str(root / side / f"{person:04}_c{camera}s1_000001_00.png"), picture)
+    return root
