@@ -54,10 +54,10 @@ class Tile:
 TILES: Mapping[tuple[str, int], Mapping[int, Tile]] = {
     # (path, bytes of a target element) → compute capability → tile
     ("small", 1): {0: Tile(64, 16, 64, 4, 3), 90: Tile(128, 16, 128, 4, 4), 100: Tile(128, 16, 128, 4, 4)},
-    ("small", 2): {0: Tile(64, 16, 64, 4, 3), 90: Tile(128, 16, 64, 4, 4), 100: Tile(128, 16, 64, 4, 4)},
+    ("small", 2): {0: Tile(64, 16, 64, 4, 3), 90: Tile(64, 16, 128, 4, 4), 100: Tile(64, 16, 128, 4, 4)},
     ("small", 4): {0: Tile(32, 16, 32, 4, 3), 90: Tile(64, 16, 32, 4, 4), 100: Tile(64, 16, 32, 4, 4)},
     ("large", 1): {0: Tile(64, 32, 64, 4, 3), 90: Tile(128, 64, 64, 8, 3), 100: Tile(128, 64, 64, 8, 3)},
-    ("large", 2): {0: Tile(64, 32, 64, 4, 3), 90: Tile(128, 128, 64, 8, 3), 100: Tile(128, 128, 64, 8, 3)},
+    ("large", 2): {0: Tile(64, 32, 64, 4, 3), 90: Tile(128, 64, 64, 8, 3), 100: Tile(128, 64, 64, 8, 3)},
     ("large", 4): {0: Tile(32, 32, 32, 4, 2), 90: Tile(64, 64, 32, 4, 2), 100: Tile(64, 64, 32, 4, 2)},
 }
 """Entry 0 serves every architecture not named: it fits Orin (sm_87) without spills."""

@@ -34,9 +34,9 @@ def select(KEYS, L, K, OUT, SCORES, ROWS, CHUNK: tl.constexpr, K_PAD: tl.constex
            SORTED: tl.constexpr):  # fmt: skip
     """The K best of each CHUNK of a query's L keys. Grid: ceil(L / CHUNK), B.
 
-    KEYS int64 (B, L), distinct. OUT int64 (B, ceil(L/CHUNK), K), descending, padded with keys of −inf; or, where LAST,
-    SCORES fp32 (B, K) and ROWS int64 (B, K), −1 beside a score of −inf. SORTED False counts, for each key, how many are
-    larger: what the interpreter, which has no tl.topk, can run.
+    KEYS int64 (B, L). OUT int64 (B, ceil(L/CHUNK), K), descending, padded with keys of −inf; or, where LAST,
+    SCORES fp32 (B, K) and ROWS int64 (B, K), −1 beside a score of −inf. SORTED False counts how many keys
+    come before each one: what the interpreter, which has no tl.topk, can run.
     """
     chunk = tl.program_id(0)
     query = tl.program_id(1)
@@ -49,7 +49,8 @@ def select(KEYS, L, K, OUT, SCORES, ROWS, CHUNK: tl.constexpr, K_PAD: tl.constex
         place = tl.arange(0, K_PAD)
     else:
         best = keys
-        place = tl.sum((keys[None, :] > keys[:, None]).to(tl.int32), 1)
+        earlier = (keys[None, :] == keys[:, None]) & (cols[None, :] < cols[:, None])
+        place = tl.sum(((keys[None, :] > keys[:, None]) | earlier).to(tl.int32), 1)
     if LAST:
         score = unpack_score(best)
         row = tl.where(score > float("-inf"), unpack_index(best), -1)

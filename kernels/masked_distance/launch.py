@@ -29,9 +29,9 @@ def type_name(t: Tensor) -> str:
 
 
 def compute_capability(t: Tensor) -> int:
-    """90 for Hopper; 90 too in the interpreter."""
+    """90 for Hopper; 0 in the interpreter, which has the tiles of every architecture not named."""
     if not t.is_cuda:
-        return 90
+        return 0
     major, minor = torch.cuda.get_device_capability(t.device)
     return 10 * major + minor
 
@@ -164,9 +164,10 @@ def _chunk() -> int:
 
 def _select(keys: Tensor, k: int, out: Tensor | None, values: Tensor | None, rows: Tensor | None) -> None:
     batch, length = keys.shape
+    k_pad = max(2, triton.next_power_of_2(k))  # of one, tl.topk makes a scalar
     kernel_topk.select[(-(-length // _chunk()), batch)](
         keys, length, k, out, values, rows,
-        CHUNK=_chunk(), K_PAD=triton.next_power_of_2(k), LAST=out is None, SORTED=not interpreted(), num_warps=4,
+        CHUNK=_chunk(), K_PAD=k_pad, LAST=out is None, SORTED=not interpreted(), num_warps=4,
     )  # fmt: skip
 
 

@@ -126,5 +126,5 @@ def topk(s: Tensor, k: int, keep: Tensor | None = None) -> tuple[Tensor, Tensor]
     if s.shape[1] < k:
         s = torch.nn.functional.pad(s, (0, k - s.shape[1]), value=-torch.inf)
     scores, rows = s.sort(dim=1, descending=True, stable=True)
-    scores, rows = scores[:, :k].float(), rows[:, :k]
+    scores, rows = scores[:, :k].float().contiguous(), rows[:, :k]
     return scores, torch.where(scores == -torch.inf, -1, rows)
