@@ -18,6 +18,7 @@ from dpm_edge.train.config import Config
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
 from dpm_edge.train.layouts import People, read_people, take, visible_shares
+from dpm_edge.train.prompts import load_texts
 from dpm_edge.train.saliency import person_masks
 from dpm_edge.train.start import NEEDED, model_spec, network
 
@@ -62,7 +63,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     processes = distributed.start(device)
     device = distributed.local_device(device)
     quiet = quiet or not processes.first
-    texts = _texts(config)
+    _check_texts(config)
     out.mkdir(parents=True, exist_ok=True)
     pre = model_spec(config.model).preprocessing
     people = training_people(config, data)
@@ -73,10 +74,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     labels = train.labels()
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
     net = network(config.model, len(sampler.rows), int(train.cameras.max()) + 1, config.seed).to(device)
-    if texts is not None and len(texts) != len(sampler.rows):
-        raise SpecError(
-            f"{config.loss.texts} has {len(texts)} people's texts; the training set has {len(sampler.rows)}"
-        )
+    texts = _texts(config, train)
     grid = net.spec.grid
     if config.transfer.probability:
         masks = processes.first_then_others(lambda: person_masks(config, train, out, device, quiet))
@@ -138,18 +136,20 @@ def moving_average(decay: float) -> Any:
     return update
 
 
-def _texts(config: Config) -> Tensor | None:
-    """T (C, J), or None where no loss asks for texts."""
+def _check_texts(config: Config) -> None:
+    """Raise SpecError at once where a loss asks for texts and no file is named."""
+    if (config.loss.i2t or config.loss.anchor) and config.loss.texts in ("", NEEDED):
+        raise SpecError(
+            "loss.i2t and loss.anchor need texts: run `python -m dpm_edge.train.prompts` with CLIP weights first and "
+            "give loss.texts=FILE, or set loss.i2t=0 loss.anchor=0"
+        )
+
+
+def _texts(config: Config, train: Pictures) -> Tensor | None:
+    """T (C, J) on the CPU, or None where no loss asks for texts."""
     if not config.loss.i2t and not config.loss.anchor:
         return None
-    if config.loss.texts in ("", NEEDED):
-        raise SpecError(
-            "loss.i2t and loss.anchor need texts: run `python -m dpm_edge.train.prompts` with CLIP weights first and give "
-            "loss.texts=FILE, or set loss.i2t=0 loss.anchor=0"
-        )
-    from dpm_edge.train.prompts import load_texts
-
-    return load_texts(Path(config.loss.texts))
+    return load_texts(Path(config.loss.texts), torch.unique(train.people))
 
 
 def snapshot(run: Run) -> dict[str, Any]:
