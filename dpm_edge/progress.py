@@ -10,10 +10,14 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], *, what: str, total: int | None = None, quiet: bool = False) -> Iterator[Item]:
-    """The items, with a bar on stderr once two seconds have passed: count, rate and remaining time."""
+    """The items, with a bar on stderr once two seconds have passed: count, rate and remaining time.
+
+    Where stderr is no terminal, a line every ten seconds.
+    """
     from tqdm import tqdm
 
-    return iter(tqdm(items, desc=what, total=total, delay=2, disable=quiet, file=sys.stderr, leave=False))
+    rarely = {} if sys.stderr.isatty() else {"mininterval": 10, "maxinterval": 20}
+    return iter(tqdm(items, desc=what, total=total, delay=2, disable=quiet, file=sys.stderr, leave=False, **rarely))
 
 
 def say(message: str) -> None:

@@ -124,6 +124,10 @@ class Embeddings:
         Raises:
             EmbeddingsError: the file is missing, damaged, or holds something else.
         """
+        if Path(path).suffix == ".parquet":
+            raise EmbeddingsError(
+                f"{path} is parquet, written for other programs. Embed to .safetensors to read it here"
+            )
         arrays, labels, facts = tensorfile.load(Path(path), "embeddings", EmbeddingsError)
         try:
             return cls(
@@ -149,7 +153,7 @@ class Embeddings:
 
         table = pyarrow.table(
             {
-                "source": pyarrow.array(self.sources or [None] * len(self), pyarrow.string()),
+                "source": pyarrow.array(self.sources or [""] * len(self), pyarrow.string()),
                 "row": self.rows,
                 "visibility": self.visibility,
                 "feature": lists(self.features),

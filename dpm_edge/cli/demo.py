@@ -1,0 +1,50 @@
+"""`dpm-edge demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dpm_edge.cli.options import PATH, as_json, quiet
+
+
+@click.command("demo", short_help="See it work: sample people, or people in your video.")
+@click.option("-o", "--out", type=PATH, default=Path("demo-out"), show_default=True, help="Where results go.")
+@click.option("--engine", type=PATH, help="An engine to use; one is built from the model that ships if not given.")
+@click.option("--video", type=PATH, help="Follow people in this video instead.")
+@click.option("--boxes", type=PATH, help="Boxes of the video's people: CSV frame,id,x0,y0,x1,y1, or XML.")
+@click.option("--threshold", type=float, help="Least score to recognise a person in a video; 1 is the same feature.")
+@as_json
+@quiet
+def command(
+    out: Path,
+    engine: Path | None,
+    video: Path | None,
+    boxes: Path | None,
+    threshold: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Build an engine, match people with it, and write a picture of the matches. No network, no files of yours.
+
+    With --video, follow the people of a video (from --boxes, or found by OpenCV's HOG detector), recognise them when
+    they come back from behind something, and write the annotated video and the identities.
+
+    \b
+    Example:
+      dpm-edge demo -o demo-out
+      dpm-edge demo --video street.avi -o street-out
+    """
+    from dpm_edge.errors import DpmError
+
+    if boxes and not video:
+        raise DpmError("--boxes belongs to --video FILE; a video is wanted")
+    if video:
+        from dpm_edge.demo.video import run_video
+
+        run_video(video, out, boxes=boxes, engine=engine, threshold=threshold, as_json=as_json, quiet=quiet)
+    else:
+        from dpm_edge.demo.shipped import run_samples
+
+        run_samples(out, engine=engine, as_json=as_json, quiet=quiet)

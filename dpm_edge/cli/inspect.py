@@ -1,0 +1,74 @@
+"""`dpm-edge inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dpm_edge.cli.options import PATH, as_json
+
+if TYPE_CHECKING:
+    from dpm_edge.manifest import Manifest
+
+
+@click.command("inspect", short_help="What is in this engine, and does it fit this machine?")
+@click.argument("engine", type=PATH)
+@as_json
+def command(engine: Path, as_json: bool) -> None:
+    """Say what the engine directory ENGINE holds, how it was verified, and whether it would open here.
+
+    Exit code 1 where it would not; every reason is given.
+
+    \b
+    Example:
+      dpm-edge inspect demo-out/engine
+    """
+    from dpm_edge.manifest import Manifest
+    from dpm_edge.runtime.checks import fits
+
+    manifest = Manifest.read(engine)
+    reasons = fits(manifest, engine)
+    show(manifest, engine, as_json=as_json, reasons=reasons)
+    if reasons:
+        raise SystemExit(1)
+
+
+def show(manifest: Manifest, folder: Path, *, as_json: bool, reasons: list[str] | None = None) -> None:
+    """Print a manifest, and whether it fits where that was looked at."""
+    import dataclasses
+    import json
+
+    fit = {} if reasons is None else {"fits": not reasons, "reasons": reasons}
+    if as_json:
+        click.echo(json.dumps({"engine": str(folder), **dataclasses.asdict(manifest), **fit}, indent=2))
+        return
+    spec, pre = manifest.spec, manifest.spec.preprocessing
+    lines = {
+        "engine": f"{folder}  ({manifest.backend}, {manifest.precision}, batch {manifest.batch}, {manifest.device})",
+        "model": f"{spec.name}  D = {spec.dimension}, {spec.layers} blocks, mask generator {spec.hmg!r}",
+        "input": f"{pre.height}×{pre.width} {pre.color}, mean {pre.mean}, std {pre.std}, {pre.interpolation}",
+        "fingerprint": manifest.fingerprint[:16],
+        "weights": f"licence: {spec.weights.licence}; data: {spec.weights.data}; recipe: {spec.weights.recipe}",
+        "files": ", ".join(f"{name} ({_size(folder / name)})" for name in manifest.files),
+        "built": f"{manifest.built.get('date', '?')} on {manifest.built.get('cpu', '?')}, "
+        + ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
+        "verified": ", ".join(f"{key} {_short(value)}" for key, value in manifest.verification.items()) or "not",
+    }
+    if reasons is not None:
+        lines["fits here"] = "yes" if not reasons else "NO"
+    for name, text in lines.items():
+        click.echo(f"{name:<12} {text}")
+    for reason in reasons or []:
+        click.echo(f"{'':<12} - {reason}")
+
+
+def _size(path: Path) -> str:
+    """A file's size in words."""
+    return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
+
+
+def _short(value: object) -> str:
+    """Numbers with few digits, the rest as it is."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

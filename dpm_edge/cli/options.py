@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dpm_edge.metrics import METRICS
+
+PATH = click.Path(path_type=Path)
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
+quiet: Decorator = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+metric: Decorator = click.option(
+    "--metric", type=click.Choice(METRICS), default="masked", show_default=True, help="How features are compared."
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--device and --threads, for commands that open an engine."""
+    command = click.option(
+        "--threads", type=click.IntRange(1), help="Cores for one call; the library decides if not given."
+    )(command)
+    return click.option("--device", default="CPU", show_default=True, help="CPU; OpenVINO also GPU, NPU, AUTO.")(
+        command
+    )

@@ -1,0 +1,173 @@
+"""The commands as a user runs them, on the tiny network and on small folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_engine
+from click.testing import CliRunner, Result
+
+from dpm_edge import Embeddings, Gallery
+from dpm_edge.cli import main
+from dpm_edge.cli.commands import COMMANDS
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return tiny_engine.write_engine(tmp_path / "engine")
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    """Ten people, each one colour pattern; a query by camera 1, gallery by cameras 1 and 2, junk, a corrupt file."""
+    looks = tiny_engine.people(10, seed=7)
+    for side in ("query", "bounding_box_test"):
+        (tmp_path / "market" / side).mkdir(parents=True)
+    for person, look in enumerate(looks, start=1):
+        dim = (look * 0.9).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"market/query/{person:04d}_c1s1_000001_00.png"), look)
+        cv2.imwrite(str(tmp_path / f"market/bounding_box_test/{person:04d}_c1s1_000009_00.png"), look)
+        if person != 10:
+            cv2.imwrite(str(tmp_path / f"market/bounding_box_test/{person:04d}_c2s1_000002_00.png"), dim)
+    cv2.imwrite(str(tmp_path / "market/bounding_box_test/-1_c2s1_000003_00.png"), looks[0])
+    (tmp_path / "market/bounding_box_test/0001_c2s1_000004_00.jpg").write_bytes(b"\xff\xd8 not a picture")
+    return tmp_path / "market"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example_of_itself(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"dpm-edge {command}" in result.output.split("Example:")[1]
+
+
+def test_eval_counts_and_scores(engine: Path, market: Path) -> None:
+    result = run("eval", engine, market, "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert set(answer["metrics"]) == {"plain", "masked", "mutual"} and answer["skipped"] == 1
+    plain = answer["metrics"]["plain"]
+    assert plain["queries"] == 9 and plain["queries_without_match"] == 1
+    assert plain["dropped_junk"] == 1 and plain["dropped_same_camera"] == 10
+    assert plain["rank1"] == 100.0 and plain["mAP"] == 100.0
+    assert "0001_c2s1_000004_00.jpg" in result.stderr
+    text = run("eval", engine, market, "--metric", "masked", "--quiet")
+    assert "masked" in text.stdout and "9 queries counted, 1 without a match" in text.stdout
+
+
+def test_eval_of_a_folder_that_is_not_market_says_what_it_holds(engine: Path, tmp_path: Path) -> None:
+    result = run("eval", engine, tmp_path)
+    assert result.exit_code == 1 and "lacks query and bounding_box_test" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_embed_then_match(engine: Path, market: Path, tmp_path: Path) -> None:
+    q, g = tmp_path / "q.safetensors", tmp_path / "g.safetensors"
+    assert run("embed", engine, market / "query", "-o", q, "--quiet").exit_code == 0
+    result = run("embed", engine, market / "bounding_box_test", "-o", g, "--json", "--quiet")
+    answer = json.loads(result.stdout)
+    assert answer["rows"] == 20 and [s["row"] for s in answer["skipped"]] == [3]
+    rows = json.loads(run("match", q, g, "-k", 1, "--exclude-same-camera", "--metric", "plain", "--json").stdout)
+    assert len(rows) == 10
+    assert all(r["matches"][0]["camera"] == "2" for r in rows)
+    for row in rows[1:9]:
+        assert Path(row["query"]).name[:4] == row["matches"][0]["person"]
+    assert "visibility" in run("match", q, g).stdout
+
+
+def test_match_reads_a_saved_gallery_and_refuses_another_models(engine: Path, market: Path, tmp_path: Path) -> None:
+    q = tmp_path / "q.safetensors"
+    run("embed", engine, market / "query", "-o", q, "--quiet")
+    rows = Embeddings.load(q)
+    gallery = Gallery(rows.fingerprint, rows.dimension)
+    gallery.add(rows, people=[f"name {i}" for i in range(len(rows))])
+    gallery.save(tmp_path / "gallery.safetensors")
+    answer = json.loads(run("match", q, tmp_path / "gallery.safetensors", "--json", "--metric", "plain").stdout)
+    assert [r["matches"][0]["person"] for r in answer] == [f"name {i}" for i in range(10)]
+    Gallery("other", rows.dimension).save(tmp_path / "other.safetensors")
+    result = run("match", q, tmp_path / "other.safetensors")
+    assert result.exit_code == 1 and "one engine" in result.stderr
+
+
+def test_corrupt_jpeg_in_a_folder_is_reported_and_the_rest_done(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "crops").mkdir()
+    for row, image in enumerate(tiny_engine.people(40)):
+        cv2.imwrite(str(tmp_path / f"crops/{row:03d}.jpg"), image)
+    whole = (tmp_path / "crops/017.jpg").read_bytes()
+    (tmp_path / "crops/017.jpg").write_bytes(whole[: len(whole) // 2])
+    result = run("embed", engine, tmp_path / "crops", "-o", tmp_path / "e.safetensors", "--quiet")
+    assert result.exit_code == 0 and "39 rows, 1 skipped" in result.stdout
+    assert "skipped 17" in result.stderr and "ends too early" in result.stderr
+    found = Embeddings.load(tmp_path / "e.safetensors")
+    assert found.rows.tolist() == [*range(17), *range(18, 40)]
+
+
+def test_embed_frames_of_a_boxes_file(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "frames/a.png"), frame)
+    (tmp_path / "boxes.csv").write_text("frame,id,x0,y0,x1,y1\na.png,7,5,5,40,80\na.png,8,300,0,400,50\n")
+    result = run(
+        "embed",
+        engine,
+        tmp_path / "frames",
+        "--boxes",
+        tmp_path / "boxes.csv",
+        "-o",
+        tmp_path / "e.safetensors",
+        "--quiet",
+    )
+    assert result.exit_code == 0, result.output
+    found = Embeddings.load(tmp_path / "e.safetensors")
+    np.testing.assert_allclose(found.features, tiny_engine.expected([frame[5:80, 5:40]])[0], atol=2e-3)
+    assert found.rows.tolist() == [0] and found.skipped[0][0] == 1 and "outside" in found.skipped[0][1]
+    assert found.sources[0].endswith("#frame=a.png&id=7")
+
+
+def test_embed_of_a_video_without_boxes_says_what_is_missing(engine: Path, tmp_path: Path) -> None:
+    result = run("embed", engine, tmp_path / "street.avi", "-o", tmp_path / "e.safetensors")
+    assert result.exit_code == 1 and "--boxes" in result.stderr
+
+
+def test_inspect_says_what_it_is_and_whether_it_fits(engine: Path) -> None:
+    good = run("inspect", engine)
+    assert good.exit_code == 0 and "tiny" in good.stdout and "fits here    yes" in good.stdout
+    answer = json.loads(run("inspect", engine, "--json").stdout)
+    assert answer["fits"] is True and answer["backend"] == "onnxruntime"
+    (engine / "model.onnx").write_bytes(b"")
+    bad = run("inspect", engine)
+    assert bad.exit_code == 1 and "NO" in bad.stdout and "sha256 differs" in bad.stdout
+
+
+def test_doctor_answers_in_text_and_json() -> None:
+    assert "OpenVINO engines" in run("doctor").stdout
+    answer = json.loads(run("doctor", "--json").stdout)
+    assert answer["machine"]["cores"] >= 1 and any(a["can"] for a in answer["abilities"])
+
+
+def test_error_on_purpose_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    result = run("inspect", tmp_path)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.startswith("Error: ") and "dpm-edge build" in result.stderr
+
+
+def test_reference_page_is_current() -> None:
+    from dpm_edge.cli.reference import page
+
+    kept = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert kept.read_text(encoding="utf-8") == page(), "docs/cli.md is old: python -m dpm_edge.cli.reference"
+
+
+def test_train_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpm_edge.env.installed", lambda name: False)
+    for command in ("train", "explain"):
+        result = run(command, "x", "y")
+        assert result.exit_code == 1 and "dpm-edge[train]" in result.stderr
