@@ -1,0 +1,47 @@
+"""The demo's engine: built from the portable ONNX that ships, so that neither torch nor a network is needed."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from dpm_edge.errors import CheckpointError, DpmError
+from dpm_edge.files import sha256
+from dpm_edge.manifest import PORTABLE, Manifest
+from dpm_edge.progress import say
+from dpm_edge.runtime import Engine
+
+MODEL = files("dpm_edge") / "assets" / "dpm-t.onnx"
+
+
+def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:
+    """The user's engine, or the default one: built into out/engine, or used again where it is there already.
+
+    Raises:
+        CheckpointError: the package holds no model.
+        DpmError: whatever building or opening raises.
+    """
+    if engine is not None:
+        return Engine.load(engine)
+    from dpm_edge.build import build
+
+    folder = out / "engine"
+    with as_file(MODEL) as model:
+        if not model.is_file():
+            raise CheckpointError(f"{model} is missing from this installation. Install dpm-edge again")
+        if not _is_of(folder, model):
+            if not quiet:
+                say(f"building {folder} from the model that ships")
+            build(model, folder, backend="openvino", precision="fp32", force=True, progress=not quiet)
+    return Engine.load(folder)
+
+
+def _is_of(folder: Path, model: Path) -> bool:
+    """Whether `folder` holds a whole engine of exactly this model, for the library that is installed."""
+    from dpm_edge.runtime.checks import fits
+
+    try:
+        manifest = Manifest.read(folder)
+    except DpmError:
+        return False
+    return not fits(manifest, folder) and manifest.files.get(PORTABLE) == sha256(model)

@@ -1,0 +1,195 @@
+"""The demo on small made-up people and a made-up video."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_engine
+
+from dpm_edge import Embeddings
+from dpm_edge.boxes import read_boxes
+from dpm_edge.demo import people
+from dpm_edge.demo.identities import Identities
+from dpm_edge.demo.samples import choose, read_samples
+from dpm_edge.demo.shipped import run_samples
+from dpm_edge.demo.video import run_video
+from dpm_edge.errors import DataError
+
+LOOKS = [((200, 40, 40), (30, 30, 30)), ((40, 200, 220), (200, 200, 200)), ((60, 60, 220), (160, 80, 20))]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return tiny_engine.write_engine(tmp_path / "engine")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Nine people by two cameras; the lower their number, the less of them is in sight."""
+    root = tmp_path / "samples"
+    lines = ["file,visible"]
+    for side, camera in (("query", 1), ("bounding_box_test", 2)):
+        (root / side).mkdir(parents=True)
+        for person, look in enumerate(tiny_engine.people(9, seed=4), start=1):
+            name = f"{side}/{person:04d}_c{camera}s1_000001_00.png"
+            cv2.imwrite(str(root / name), look)
+            lines.append(f"{name},{person / 10}")
+    (root / "labels.csv").write_text("\n".join(lines))
+    return root
+
+
+def video(path: Path, frames: int = 60) -> tuple[Path, Path]:
+    """Three people walk to the right; the second goes behind a wall at frames 25 to 40 and comes back as track 9."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (320, 160))
+    assert writer.isOpened()
+    lines = ["frame,id,x0,y0,x1,y1"]
+    for number in range(frames):
+        frame = np.full((160, 320, 3), 128, np.uint8)
+        for index, (coat, trousers) in enumerate(LOOKS):
+            x, y = 20 + 3 * number, 5 + 52 * index
+            hidden = index == 1 and 25 <= number < 40
+            if not hidden:
+                frame[y : y + 25, x : x + 20] = coat
+                frame[y + 25 : y + 45, x : x + 20] = trousers
+                track = 9 if index == 1 and number >= 40 else index + 1
+                lines.append(f"{number},{track},{x},{y},{x + 20},{y + 45}")
+        writer.write(frame)
+    writer.release()
+    boxes = path.with_suffix(".csv")
+    boxes.write_text("\n".join(lines))
+    return path, boxes
+
+
+def test_samples_are_matched_printed_and_drawn(
+    engine: Path, samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_samples(tmp_path / "out", engine=engine, as_json=True, quiet=True, samples=samples)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["scores"]["plain"]["all"]["rank1"] == 100.0
+    assert answer["scores"]["plain"]["occluded"]["queries"] == 6
+    assert [q["visible"] for q in answer["queries"][:6]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert all(q["plain"][0]["right"] for q in answer["queries"])
+    picture = cv2.imread(answer["picture"])
+    assert picture is not None and picture.shape[0] > 8 * 184 and picture.shape[1] > 11 * 92
+    run_samples(tmp_path / "out", engine=engine, as_json=False, quiet=True, samples=samples)
+    assert "in sight" in capsys.readouterr().out
+
+
+def test_chosen_queries_are_the_most_hidden_of_different_people(samples: Path) -> None:
+    read = read_samples(samples)
+    chosen = choose(read, np.arange(9), 4)
+    assert [int(read.query.people[i]) for i in chosen] == [1, 2, 3, 9]
+
+
+def test_samples_without_labels_name_the_file(samples: Path) -> None:
+    (samples / "labels.csv").unlink()
+    with pytest.raises(DataError, match=r"labels\.csv is missing"):
+        read_samples(samples)
+
+
+def test_person_behind_a_wall_is_recognised_again(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, boxes = video(tmp_path / "walk.avi")
+    run_video(path, tmp_path / "out", boxes=boxes, engine=engine, threshold=0.9, as_json=True, quiet=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert [[t["track"] for t in p["tracks"]] for p in answer["people"]] == [["1"], ["2", "9"], ["3"]]
+    assert answer["frames"] == 60 and answer["ended_early"] is None
+    again = cv2.VideoCapture(answer["annotated"])
+    assert sum(1 for _ in iter(lambda: again.read()[0], False)) == 60
+    assert json.loads((tmp_path / "out" / "identities.json").read_text()) == answer
+
+
+def test_video_that_ends_in_the_middle_of_a_frame_is_reported_and_kept(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, boxes = video(tmp_path / "walk.avi")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    run_video(path, tmp_path / "out", boxes=boxes, engine=engine, threshold=0.9, as_json=True, quiet=True)
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert 10 < answer["frames"] < 60 and "ended early" in answer["ended_early"]
+    assert "ended early" in said.err
+    assert (tmp_path / "out" / "annotated.mp4").stat().st_size > 1000
+
+
+def test_what_is_no_video_is_refused(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.avi").write_bytes(b"RIFF nothing")
+    with pytest.raises(DataError, match="not a video"):
+        run_video(
+            tmp_path / "x.avi", tmp_path / "o", boxes=None, engine=engine, threshold=None, as_json=True, quiet=True
+        )
+
+
+def test_detector_and_tracker_follow_what_moves() -> None:
+    find = people._moving()
+    tracker = people.Tracker(patience=5)
+    names = []
+    for number in range(40):
+        frame = np.full((200, 400, 3), 128, np.uint8)
+        frame += np.random.default_rng(number).integers(0, 5, frame.shape, np.uint8)
+        if number >= 15:
+            x = 10 + 8 * (number - 15)
+            frame[50:130, x : x + 30] = (20, 30, 200)
+        boxes = find(frame)
+        names.append(tracker.name(number, boxes))
+        if number > 20:
+            assert len(boxes) == 1
+            np.testing.assert_allclose(boxes[0], [x, 50, x + 30, 130], atol=6)
+    assert {n for found in names[20:] for n in found} == {names[20][0]}
+
+
+def test_tracker_starts_anew_after_its_patience() -> None:
+    tracker, box = people.Tracker(patience=3), np.array([[0.0, 0, 10, 30]])
+    assert tracker.name(0, box) == ["1"] and tracker.name(3, box) == ["1"]
+    assert tracker.name(7, box) == ["2"] and tracker.name(8, box + 100) == ["3"]
+    assert tracker.name(9, np.zeros((0, 4))) == []
+
+
+def rows(*vectors: list[float]) -> Embeddings:
+    n = len(vectors)
+    return Embeddings(
+        features=np.array(vectors), masks=np.ones((n, 3)), visibility=np.ones(n), rows=np.arange(n), fingerprint="f"
+    )
+
+
+def test_nobody_is_in_two_places_at_once() -> None:
+    who = Identities("f", 3, threshold=0.9, decide_after=3, end_after=2)
+    one = [1.0, 0, 0]
+    for frame in range(5):
+        who.see(frame, ["a", "b"], rows(one, one))
+    assert who.tracks["a"].person != who.tracks["b"].person
+    for frame in range(5, 12):
+        who.see(frame, ["a", "c"], rows(one, one))
+    assert who.tracks["c"].person == who.tracks["b"].person
+
+
+def test_track_with_too_few_crops_is_nobody() -> None:
+    who = Identities("f", 3, threshold=0.9, decide_after=3, end_after=2)
+    who.see(0, ["slip"], rows([1.0, 0, 0]))
+    who.finish()
+    assert who.people == [] and who.tracks["slip"].person is None
+
+
+@pytest.mark.parametrize("text", ["0,1,5,5,x,9\n", "0,1,5\n", ""])
+def test_boxes_file_that_is_wrong_names_the_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(DataError, match=r"line 1|holds no box"):
+        read_boxes(tmp_path / "b.csv")
+
+
+def test_xml_boxes_are_a_centre_and_a_size(tmp_path: Path) -> None:
+    (tmp_path / "b.xml").write_text(
+        '<dataset><frame number="4"><objectlist><object id="9"><box h="40" w="20" xc="100" yc="50"/></object>'
+        "</objectlist></frame></dataset>"
+    )
+    here = read_boxes(tmp_path / "b.xml")["4"]
+    assert here.ids == ["9"] and here.boxes.tolist() == [[90, 30, 110, 70]]
+    (tmp_path / "b.xml").write_text("<dataset><frame")
+    with pytest.raises(DataError, match="XML"):
+        read_boxes(tmp_path / "b.xml")
