@@ -64,9 +64,9 @@ class Gallery:
         self,
         embeddings: Embeddings,
         *,
-        people: Sequence[Any],
-        cameras: Sequence[Any] | None = None,
-        timestamps: Sequence[float] | None = None,
+        people: Sequence[Any] | NDArray,
+        cameras: Sequence[Any] | NDArray | None = None,
+        timestamps: Sequence[float] | NDArray | None = None,
     ) -> None:
         """Append rows; all of them or, when something is wrong, none.
 
@@ -105,7 +105,7 @@ class Gallery:
         metric: str = "masked",
         camera: Any = None,
         exclude_same_camera: bool = False,
-        query_cameras: Sequence[Any] | None = None,
+        query_cameras: Sequence[Any] | NDArray | None = None,
     ) -> Matches:
         """The k nearest rows of each query, exactly.
 
@@ -210,7 +210,7 @@ class Gallery:
         return hide
 
 
-def _text(labels: Sequence[Any]) -> NDArray[np.str_]:
+def _text(labels: Sequence[Any] | NDArray) -> NDArray[np.str_]:
     """Names or ids as an array of text."""
     return np.array([str(label) for label in labels], dtype=np.str_) if len(labels) else np.zeros(0, "<U1")
 
