@@ -1,0 +1,114 @@
+"""Batches, pixels, augmentations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dpm_edge.errors import DataError
+from dpm_edge.images import preprocess, read_image
+from dpm_edge.market import read_folder
+from dpm_edge.spec import Preprocessing
+from dpm_edge.train.augment import augment, flip
+from dpm_edge.train.config import AugmentConfig
+from dpm_edge.train.data import IdentitySampler, decode, to_input
+
+STILL = {"flip": 0.0, "pad": 0, "erase": 0.0}
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_training_sees_what_serving_sees(market, color):
+    pre = Preprocessing(height=96, width=48, color=color, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    folder = read_folder(market / "query")
+    ours = to_input(decode(folder, pre, quiet=True).pixels, pre)
+    theirs = preprocess([read_image(p) for p in folder.paths], pre)
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-5, atol=1e-5)
+
+
+def test_batches_hold_p_people_with_k_pictures_and_all_people_come():
+    labels = np.repeat(np.arange(10), [2, 3, 9, 4, 4, 4, 5, 6, 4, 7])
+    sampler = IdentitySampler(labels, identities=4, pictures=4, seed=1)
+    seen = set()
+    for number in range(3):
+        rows = sampler.epoch(number)
+        assert rows.shape == (sampler.batches, 16)
+        for batch in labels[rows]:
+            people, counts = np.unique(batch, return_counts=True)
+            assert len(people) == 4 and (counts == 4).all()
+            seen |= set(people)
+        for batch in rows:
+            enough = [p for p in np.unique(labels[batch]) if (labels == p).sum() >= 4]
+            assert all(len(set(batch[labels[batch] == p])) == 4 for p in enough)
+    assert seen == set(range(10))
+    assert (sampler.epoch(1) == IdentitySampler(labels, 4, 4, 1).epoch(1)).all()
+    assert (sampler.epoch(1) != sampler.epoch(2)).any()
+
+
+def test_too_few_people_for_a_batch_says_what_to_set():
+    with pytest.raises(DataError, match=r"data\.identities=3"):
+        IdentitySampler(np.repeat(np.arange(3), 4), 8, 4, 0)
+
+
+def pictures(count=64):
+    return torch.rand(count, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def test_without_augmentation_nothing_changes():
+    pixels = pictures(4)
+    assert torch.equal(augment(pixels, AugmentConfig(**STILL), torch.Generator().manual_seed(0)), pixels)
+
+
+def test_flip_turns_picture_and_mask_together():
+    pixels, masks = pictures(), torch.rand(64, 4, 2) < 0.5
+    turned, turned_masks = flip(pixels, masks, 0.5, torch.Generator().manual_seed(0))
+    mirrored = [i for i in range(64) if torch.equal(turned[i], pixels[i].flip(2))]
+    assert 15 < len(mirrored) < 50
+    for i in range(64):
+        wanted = (pixels[i].flip(2), masks[i].flip(1)) if i in mirrored else (pixels[i], masks[i])
+        assert torch.equal(turned[i], wanted[0]) and torch.equal(turned_masks[i], wanted[1])
+
+
+def test_shifts_are_whole_pixels_with_black_around():
+    pixels = pictures(16)
+    moved = augment(pixels, AugmentConfig(**{**STILL, "pad": 16}), torch.Generator().manual_seed(2))
+    shifts = set()
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
+    for i in range(16):
+        found = [
+            (y, x)
+            for y in range(9)
+            for x in range(9)
+            if torch.allclose(moved[i], padded[i, :, y : y + 64, x : x + 32], atol=1e-2)
+        ]
+        assert len(found) == 1
+        shifts.add(found[0])
+    assert len(shifts) > 8
+
+
+def test_erasing_covers_one_box_of_the_published_size_in_about_half():
+    pixels = torch.full((400, 3, 64, 32), 300.0)  # erased pixels are the only ones at or below 255
+    changed = (augment(pixels.clamp(max=255), AugmentConfig(**{**STILL, "erase": 0.5}), torch.Generator().manual_seed(0))
+               != 255).any(1)  # fmt: skip
+    erased = changed.flatten(1).any(1)
+    assert 160 < erased.sum() < 240
+    for box in changed[erased]:
+        rows, columns = box.any(1).nonzero().flatten(), box.any(0).nonzero().flatten()
+        tall, wide = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+        assert box.float().mean() > 0.9 * tall * wide / (64 * 32)  # a full box, but for noise that is 255 by chance
+        assert tall * wide / (64 * 32) < 0.42
+
+
+@pytest.mark.parametrize("field", ["colour", "grey", "blur", "noise", "scale"])
+def test_each_augmentation_changes_pictures_within_their_range_and_follows_the_seed(field):
+    config = AugmentConfig(**{**STILL, field: 8.0 if field == "noise" else 0.4})
+    pixels = pictures(16)
+    first, again, other = (augment(pixels, config, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.min() >= 0 and first.max() <= 255.001
+    assert not torch.equal(first, pixels)
+
+
+def test_grey_pictures_are_grey():
+    grey = augment(pictures(8), AugmentConfig(**STILL, grey=1.0), torch.Generator().manual_seed(0))
+    assert (grey.amax(1) - grey.amin(1)).max() < 1e-2

@@ -1,0 +1,89 @@
+"""Occluders, curves and the colour floor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from dpm_edge.errors import DataError
+from dpm_edge.model.network import DPM
+from dpm_edge.train import occluders
+from dpm_edge.train.data import decode
+from dpm_edge.train.evaluate import covered, evaluate, occlusion_curves, occlusion_sets, summary
+from dpm_edge.train.histogram import histogram_scores
+from dpm_edge.train.layouts import read_people
+
+PRE = TINY.replace(height=64, width_px=32).preprocessing
+
+
+@pytest.fixture(scope="module")
+def parts(market):
+    people = read_people("market", market)
+    return [decode(part, PRE, quiet=True) for part in (people.train, people.query, people.gallery)]
+
+
+@pytest.mark.parametrize("kind", ["texture", "object", "body"])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_an_occluder_covers_the_share_that_was_asked_for(kind, share):
+    bodies = np.random.default_rng(0).integers(1, 255, (5, 128, 64, 3), dtype=np.uint8)
+    make = occluders.kinds(bodies)[kind]
+    image = np.zeros((128, 64, 3), np.uint8)
+    image[:, :, 0] = 7  # a colour that no occluder has by chance all over
+    found = []
+    for seed in range(40):
+        done = occluders.cover(image, share, make, np.random.default_rng(seed))
+        assert done.shape == image.shape and done.dtype == np.uint8
+        found.append((done != image).any(2).mean())
+    assert np.abs(np.array(found) - share).max() < 0.06
+    assert (image[:, :, 0] == 7).all()
+
+
+def test_a_share_of_nothing_leaves_the_picture():
+    image = np.full((32, 16, 3), 9, np.uint8)
+    assert occluders.cover(image, 0.0, occluders.texture_stamp, np.random.default_rng(0)) is image
+
+
+def test_occluders_follow_the_seed_and_grow_in_place(parts):
+    train, query, _ = parts
+    bodies = train.pixels[:5].permute(0, 2, 3, 1).numpy()
+    one, again, other = (covered(query, "texture", 0.3, bodies, seed).pixels for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_covered_sets_come_from_the_cache_and_only_for_the_same_queries(parts, tmp_path):
+    train, query, gallery = parts
+    cache = tmp_path / "covered.safetensors"
+    made = occlusion_sets(query, train, (0.0, 0.2), cache, workers=1)
+    kept = occlusion_sets(query, train, (0.0, 0.2), cache)
+    assert set(made) == {("texture", 0.2), ("object", 0.2), ("body", 0.2)}
+    assert all(torch.equal(made[key].pixels, kept[key].pixels) for key in made)
+    with pytest.raises(DataError, match="other queries"):
+        occlusion_sets(gallery, train, (0.2,), cache)
+
+
+def test_curves_of_an_untrained_network_have_equal_metrics_and_a_row_for_all(parts):
+    train, query, gallery = parts
+    torch.manual_seed(0)
+    net = DPM(TINY.replace(height=64, width_px=32))
+    bodies = train.pixels[:5].permute(0, 2, 3, 1).numpy()
+    sets = {("body", 0.4): covered(query, "body", 0.4, bodies, 0)}
+    rows = occlusion_curves(net, query, gallery, sets)
+    assert {(r["kind"], r["share"], r["metric"]) for r in rows} == {
+        (k, s, m) for k, s in (("whole", 0.0), ("body", 0.4)) for m in ("plain", "masked")
+    }
+    by_metric = {r["metric"]: r["mAP"] for r in rows if r["kind"] == "whole"}
+    assert by_metric["plain"] == pytest.approx(by_metric["masked"], abs=0.5)  # a mask of 0.5 everywhere
+    assert net.training
+    means = summary(rows)
+    assert means["whole"]["plain_mAP"] == pytest.approx(evaluate(net, query, gallery)["plain"]["mAP"])
+    assert means["occluded"] == means["body"]
+
+
+def test_the_histogram_finds_equal_pictures(parts):
+    _, _, gallery = parts
+    from dataclasses import replace
+
+    moved = replace(gallery, cameras=gallery.cameras + 100)
+    assert histogram_scores(moved, gallery)["rank1"] == 100.0
