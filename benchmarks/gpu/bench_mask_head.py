@@ -101,7 +101,7 @@ def _row(name: str, dtype: torch.dtype, shape: str, got: Tensor, wanted: Tensor,
 def check(device: str, quick: bool) -> list[Row]:
     """Both heads, both algorithms, against float64 on fresh data; odd grids, one image, a width no tile divides."""
     shapes = [(2, (5, 4), 24)] if quick else [
-        (1, (16, 8), 768), (32, (16, 8), 768), (5, (22, 11), 384), (7, (21, 10), 192), (3, (7, 5), 72), (1, (4, 4), 64),
+        (1, (16, 8), 768), (9, (16, 8), 768), (5, (22, 11), 384), (7, (21, 10), 192), (3, (7, 5), 72), (1, (4, 4), 64),
     ]  # fmt: skip
     rows = []
     for dtype in (torch.float16, torch.bfloat16):
@@ -221,57 +221,72 @@ def _timed(function: Callable[[], Any], device: str) -> Row:
             return {"ms": median_ms(function), "graph": False, "capture_error": str(error)[:200]}
 
 
-DIRECT_TILES = (
-    Tile(128, 256, 64, 8, 8, 3), Tile(128, 256, 64, 8, 8, 4), Tile(256, 128, 64, 4, 8, 3), Tile(128, 128, 64, 8, 8, 3),
-    Tile(128, 128, 64, 8, 4, 3), Tile(128, 256, 64, 8, 8, 3, True), Tile(128, 256, 64, 8, 8, 4, True),
-    Tile(128, 128, 64, 8, 4, 3, True), Tile(128, 128, 64, 8, 8, 4, True),
+LARGE_TILES = (
+    Tile(128, 256, 64, 8, 8, 4), Tile(128, 256, 64, 8, 8, 3, True), Tile(128, 256, 64, 8, 8, 4, True),
+    Tile(128, 256, 64, 4, 8, 4, True), Tile(128, 256, 128, 8, 8, 2, True), Tile(256, 128, 64, 4, 8, 4, True),
 )  # fmt: skip
 SMALL_TILES = (
-    Tile(128, 128, 64, 8, 8, 4), Tile(64, 128, 64, 8, 4, 4), Tile(64, 64, 64, 8, 4, 5), Tile(64, 64, 128, 8, 4, 4),
-    Tile(64, 256, 64, 8, 8, 4), Tile(64, 128, 64, 8, 4, 4, True),
+    Tile(64, 256, 64, 8, 8, 4, True), Tile(128, 128, 64, 8, 8, 6, True), Tile(64, 64, 128, 8, 4, 4, True),
+    Tile(64, 128, 128, 8, 4, 4, True), Tile(32, 128, 64, 8, 4, 5), Tile(16, 128, 128, 8, 4, 4),
+    Tile(32, 64, 128, 8, 4, 4),
 )  # fmt: skip
 
 
 def sweep(device: str) -> list[Row]:
-    """Tiles of every stage at B=32, d=768, grid 16×8, and of the first stage at B=1; Winograd's parts one by one."""
+    """Tiles of every stage at B=32 and B=1, d=768, grid 16×8; Winograd's parts one by one."""
     grid, width, dtype = (16, 8), 768, torch.float16
     chain = Chain("paper", width).to(device).eval()
     direct = packed_from(chain, "paper", False, dtype).tensors
     points = packed_from(chain, "paper", True, dtype).tensors
     tokens = _tokens(32, grid, width, dtype, device)
-    one = [block[:1].contiguous() for block in tokens]
     second = torch.randn(32, 32, 2 * width, device=device).to(dtype)
     third = torch.randn(32, 8, width, device=device).to(dtype)
+    one = [[block[:1].contiguous() for block in tokens], [second[:1].contiguous()], third[:1].contiguous()]
     rows: list[Row] = []
 
-    def add(name: str, function: Callable[[], Any], tile: Tile | None = None) -> None:
+    def add(name: str, function: Callable[[], Any], tile: object = None) -> None:
         try:
             row = _timed(function, device)
         except Exception as error:  # a tile may not fit the device: that is a finding
             row = {"error": f"{type(error).__name__}: {error}"[:200]}
         rows.append({"name": name, "dtype": "float16", "tile": str(tile), **row})
 
-    for tile in DIRECT_TILES:
-        add("stage 1 implicit GEMM", lambda t=tile: launch.convolve_and_pool(tokens, *direct[:2], grid, 2, t), tile)
     for depth, columns, windows in ((4 * width, 2 * width, 1024), (2 * width, width, 256)):
         transformed = torch.randn(16, windows, depth, device=device).to(dtype)
         weight = points[0] if windows == 1024 else points[2]
         name = f"Winograd products {windows}x{depth}x{columns}"
-        for tile in (*DIRECT_TILES, SMALL_TILES[1]):
+        for tile in LARGE_TILES:
             add(name, lambda t=tile, a=transformed, b=weight: launch.multiply_points(a, b, t), tile)
         add(f"{name}, torch.bmm", lambda a=transformed, b=weight: torch.bmm(a, b))
-    add("stage 1 Winograd, whole", lambda: launch.convolve_and_pool(tokens, *points[:2], grid, 2))
-    add("stage 1 Winograd, input transform", lambda: launch.transform_input(tokens, grid))
+    for tile in LARGE_TILES[1:4]:
+        add("stage 1 implicit GEMM", lambda t=tile: launch.convolve_and_pool(tokens, *direct[:2], grid, 2, t), tile)
+    for block in (
+        (4, 256, 4),
+        (4, 128, 4),
+        (8, 128, 4),
+        (2, 256, 4),
+        (4, 128, 2),
+        (4, 256, 8),
+        (2, 256, 2),
+        (1, 256, 2),
+    ):
+        add("stage 1 Winograd, input transform", lambda b=block: launch.transform_input(tokens, grid, b), block)
     products = torch.randn(16, 1024, 2 * width, device=device).to(dtype)
-    add("stage 1 Winograd, output transform", lambda: launch.transform_output(products, points[1], 32))
+    for block in ((4, 256, 4), (2, 256, 4), (1, 512, 4), (1, 256, 2), (2, 256, 2), (1, 512, 2)):
+        add(
+            "stage 1 Winograd, output transform",
+            lambda b=block: launch.transform_output(products, points[1], 32, b),
+            block,
+        )
+    add("stage 1 Winograd, whole", lambda: launch.convolve_and_pool(tokens, *points[:2], grid, 2))
     add("stage 2 Winograd, whole", lambda: launch.convolve_and_pool([second], *points[2:4], (8, 4), 2))
     for tile in SMALL_TILES:
-        add("stage 2 GEMM", lambda t=tile: launch.convolve_and_pool([second], *direct[2:4], (8, 4), 2, t), tile)
         add("stage 3 + global max", lambda t=tile: launch.convolve_and_max(third, *direct[4:6], (4, 2), t), tile)
-        add("stage 1 GEMM, B=1", lambda t=tile: launch.convolve_and_pool(one, *direct[:2], grid, 2, t), tile)
-    add("stage 1 Winograd, B=1", lambda: launch.convolve_and_pool(one, *points[:2], grid, 2))
+        add("stage 1, B=1", lambda t=tile: launch.convolve_and_pool(one[0], *direct[:2], grid, 2, t), tile)
+        add("stage 2, B=1", lambda t=tile: launch.convolve_and_pool(one[1], *direct[2:4], (8, 4), 2, t), tile)
+        add("stage 3, B=1", lambda t=tile: launch.convolve_and_max(one[2], *direct[4:6], (4, 2), t), tile)
     pooled = torch.randn(32, width, device=device).to(dtype)
-    for columns in (16, 32, 64):
-        tile = replace(contract.GATES, block_n=columns)
+    for columns, depth in ((16, 256), (32, 256), (32, 128), (64, 256)):
+        tile = replace(contract.GATES, block_n=columns, block_k=depth)
         add("linear + sigmoid", lambda t=tile: launch.gates(pooled, *direct[6:], pooled, t), tile)
     return rows

@@ -42,7 +42,7 @@ LARGE = {
     86: Tile(128, 128, 32, 8, 8, 2),
     87: Tile(64, 128, 32, 8, 4, 3),
     89: Tile(128, 128, 32, 8, 8, 2),
-    90: Tile(128, 256, 64, 8, 8, 3),
+    90: Tile(128, 256, 64, 8, 8, 4, descriptors=True),
     100: Tile(128, 128, 64, 8, 8, 3),
     110: Tile(128, 128, 64, 8, 8, 3),
 }
@@ -63,7 +63,7 @@ WIDE = {4: Tile(32, 32, 32, 4, 4, 2)}
 """float32 tokens on any architecture, by size of an element."""
 
 INTERPRETER = Tile(32, 32, 32, 2, 4, 1)
-GATES = Tile(16, 32, 64, 1, 4, 3)
+GATES = Tile(16, 32, 256, 1, 4, 3)
 """The last linear: 16 rows are the fewest that a matrix instruction takes."""
 DEPTHWISE = (8, 128, 4)
 """Pixels, channels, warps."""
@@ -168,7 +168,7 @@ def _convolution(name: str, sources: int, taps: int, pool: int) -> list[Variant]
     }  # fmt: skip
     constexprs: dict[str, Constant] = {
         "SOURCES": sources, "SKIP": int(sources > 1), "TAPS": taps, "POOL": pool,
-        "PARTIAL": True, "EVEN_K": taps == 9, "UPCAST": False, "DESCRIPTORS": False,
+        "PARTIAL": True, "EVEN_K": taps == 9, "UPCAST": False, "DESCRIPTORS": False, "OVERLAP": False,
     }  # fmt: skip
     grid = "ceil(rows / BLOCK_M) * ceil(out_channels / BLOCK_N), splits"
     return _product(name, "kernel:conv_pool", run_time, constexprs, grid)
@@ -183,6 +183,7 @@ def _input_transform(name: str, sources: int) -> Variant:
         {
             "SOURCES": sources,
             "SKIP": int(sources > 1),
+            "OVERLAP": False,
             "BLOCK_P": block_p,
             "BLOCK_C": block_c,
         },
@@ -203,7 +204,7 @@ VARIANTS: tuple[Variant, ...] = (
         "kernel:pool_partials",
         {"partial": "*fp32", "bias": _HALF, **_integers("groups", "group_rows", "out_channels", "splits"),
          "out": _HALF},
-        {"BLOCK_N": ADD_AND_POOL[0]},
+        {"OVERLAP": False, "BLOCK_N": ADD_AND_POOL[0]},
         "groups, ceil(out_channels / BLOCK_N)",
         ADD_AND_POOL[1],
     ),
@@ -212,7 +213,7 @@ VARIANTS: tuple[Variant, ...] = (
         "kernel:depthwise",
         {"grid_map": _HALF, "weight": _HALF, "bias": _HALF, **_integers("pixels", "height", "width", "channels"),
          "out": _HALF},
-        {"BLOCK_P": DEPTHWISE[0], "BLOCK_C": DEPTHWISE[1]},
+        {"OVERLAP": False, "BLOCK_P": DEPTHWISE[0], "BLOCK_C": DEPTHWISE[1]},
         "ceil(pixels / BLOCK_P), ceil(channels / BLOCK_C)",
         DEPTHWISE[2],
     ),
@@ -222,14 +223,14 @@ VARIANTS: tuple[Variant, ...] = (
         "winograd_products",
         "winograd:multiply_points",
         {"transformed": _HALF, "weight": _HALF, **_integers("windows", "depth", "out_channels"), "products": _HALF},
-        {"EVEN_K": True, "UPCAST": False, "DESCRIPTORS": False},
+        {"EVEN_K": True, "UPCAST": False, "DESCRIPTORS": False, "OVERLAP": False},
         "ceil(windows / BLOCK_M) * ceil(out_channels / BLOCK_N), 16",
     ),
     _variant(
         "winograd_output",
         "winograd:transform_output",
         {"products": _HALF, "bias": _HALF, **_integers("windows", "out_channels"), "out": _HALF},
-        {"BLOCK_P": WINOGRAD_OUTPUT[0], "BLOCK_N": WINOGRAD_OUTPUT[1]},
+        {"OVERLAP": False, "BLOCK_P": WINOGRAD_OUTPUT[0], "BLOCK_N": WINOGRAD_OUTPUT[1]},
         "ceil(windows / BLOCK_P), ceil(out_channels / BLOCK_N)",
         WINOGRAD_OUTPUT[2],
     ),
@@ -238,7 +239,7 @@ VARIANTS: tuple[Variant, ...] = (
         "kernel:gates",
         {"pooled": _HALF, "weight": _HALF, "bias": _HALF, "feature": _HALF, **_integers("batch", "channels"),
          "mask": _HALF, "masked_feature": _HALF, "squared_mask": _HALF},
-        {"HAS_FEATURE": True, "UPCAST": False, "BLOCK_M": GATES.block_m, "BLOCK_N": GATES.block_n,
+        {"HAS_FEATURE": True, "UPCAST": False, "OVERLAP": False, "BLOCK_M": GATES.block_m, "BLOCK_N": GATES.block_n,
          "BLOCK_K": GATES.block_k},
         "ceil(batch / BLOCK_M), ceil(channels / BLOCK_N)",
         GATES.warps,

@@ -12,12 +12,23 @@ import triton.language as tl
 
 
 @triton.jit
+def await_previous_kernel():
+    """Lets the next kernel of the stream start, and waits until the one before has written everything.
+
+    For kernels that are launched with programmatic dependent launch (compute capability 9.0 and later): the launch of
+    one kernel then overlaps the end of another.
+    """
+    tl.extra.cuda.gdc_launch_dependents()
+    tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def conv_pool(
     token_0, token_1, token_2, token_3, weight, bias,
     batch, height, width, channels, out_channels, splits,
     out,
     SOURCES: tl.constexpr, SKIP: tl.constexpr, TAPS: tl.constexpr, POOL: tl.constexpr,
-    PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr, OVERLAP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """out (windows, N) = max over the window of ReLU(conv + bias); PARTIAL: out (splits, rows, N) fp32 sums.
@@ -25,6 +36,8 @@ def conv_pool(
     Grid: (row tiles · column tiles, splits). UPCAST multiplies in fp32 (the interpreter's bfloat16 product is wrong).
     DESCRIPTORS (needs EVEN_K): weight is a tensor descriptor of (taps·S·C, N), for compute capability 9.0 and later.
     """
+    if OVERLAP:
+        await_previous_kernel()
     AREA: tl.constexpr = POOL * POOL
     windows_x = width // POOL
     windows = (height // POOL) * windows_x
@@ -107,11 +120,15 @@ def _grouped(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 
 @triton.jit
-def pool_partials(partial, bias, groups, group_rows, out_channels, splits, out, BLOCK_N: tl.constexpr):
+def pool_partials(
+    partial, bias, groups, group_rows, out_channels, splits, out, OVERLAP: tl.constexpr, BLOCK_N: tl.constexpr
+):
     """partial (splits, groups·group_rows, N) fp32 → out (groups, N): sum of splits, bias, ReLU, max over a group.
 
     Grid: (groups, column tiles). A group is a pool window, or all positions of one image for the global max.
     """
+    if OVERLAP:
+        await_previous_kernel()
     group = tl.program_id(0)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     ok = column < out_channels
@@ -128,9 +145,12 @@ def pool_partials(partial, bias, groups, group_rows, out_channels, splits, out, 
 
 @triton.jit
 def depthwise(
-    grid_map, weight, bias, pixels, height, width, channels, out, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
-):
+    grid_map, weight, bias, pixels, height, width, channels, out,
+    OVERLAP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """grid_map (B·H·W, C) → out (B·H·W, C): depthwise 3×3, bias, ReLU; weight (9, C). Grid: (pixel, channel tiles)."""
+    if OVERLAP:
+        await_previous_kernel()
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     channel_ok = channel < channels
@@ -156,13 +176,15 @@ def gates(
     pooled, weight, bias, feature,
     batch, channels,
     mask, masked_feature, squared_mask,
-    HAS_FEATURE: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_FEATURE: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """mask = sigmoid(pooled · weight + bias), all (B, C); with a feature q also q⊙mask and mask⊙mask for matching.
 
     weight (C in, C out). Grid: (row tiles, column tiles). The products use the fp32 mask, before it is rounded.
     """
+    if OVERLAP:
+        await_previous_kernel()
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_ok = row < batch

@@ -95,8 +95,8 @@ def add_and_pool(partial: Tensor, bias: Tensor, out: Tensor) -> None:
     groups = out.numel() // columns
     block_n, warps = contract.ADD_AND_POOL
     kernel.pool_partials[(groups, triton.cdiv(columns, block_n))](
-        partial, bias, groups, rows // groups, columns, parts, out, BLOCK_N=block_n, num_warps=warps
-    )
+        partial, bias, groups, rows // groups, columns, parts, out, BLOCK_N=block_n, num_warps=warps, **_overlap(bias)
+    )  # fmt: skip
 
 
 def _convolve(
@@ -111,7 +111,7 @@ def _convolve(
         SOURCES=len(sources), SKIP=length - grid[0] * grid[1], TAPS=weight.shape[0], POOL=pool,
         PARTIAL=partial, EVEN_K=channels % tile.block_k == 0, UPCAST=_upcast(bias), DESCRIPTORS=described,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
-        num_warps=tile.warps, num_stages=tile.stages,
+        num_warps=tile.warps, num_stages=tile.stages, **_overlap(bias),
     )  # fmt: skip
 
 
@@ -123,27 +123,32 @@ def winograd_and_pool(
     return transform_output(products, bias, sources[0].shape[0])
 
 
-def transform_input(sources: Sequence[Tensor], grid: Grid) -> Tensor:
+def transform_input(
+    sources: Sequence[Tensor], grid: Grid, block: tuple[int, int, int] = contract.WINOGRAD_INPUT
+) -> Tensor:
     """Winograd's input transform: one or four (B, skip + H·W, C) → (16, B·windows, S·C)."""
     batch, length, channels = sources[0].shape
     windows = batch * (grid[0] // 2) * (grid[1] // 2)
     out = sources[0].new_empty(16, windows, len(sources) * channels)
-    block_p, block_c, warps = contract.WINOGRAD_INPUT
+    block_p, block_c, warps = block
     winograd.transform_input[(triton.cdiv(windows, block_p), triton.cdiv(channels, block_c), len(sources))](
         *_four(sources), batch, *grid, channels, out,
-        SOURCES=len(sources), SKIP=length - grid[0] * grid[1], BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps,
+        SOURCES=len(sources), SKIP=length - grid[0] * grid[1], BLOCK_P=block_p, BLOCK_C=block_c,
+        num_warps=warps, **_overlap(out),
     )  # fmt: skip
     return out
 
 
-def transform_output(products: Tensor, bias: Tensor, batch: int) -> Tensor:
+def transform_output(
+    products: Tensor, bias: Tensor, batch: int, block: tuple[int, int, int] = contract.WINOGRAD_OUTPUT
+) -> Tensor:
     """Winograd's output transform, bias, ReLU and max over the window: (16, B·windows, N) → (B, windows, N)."""
     windows, out_channels = products.shape[1:]
     out = bias.new_empty(batch, windows // batch, out_channels)
-    block_p, block_n, warps = contract.WINOGRAD_OUTPUT
+    block_p, block_n, warps = block
     winograd.transform_output[(triton.cdiv(windows, block_p), triton.cdiv(out_channels, block_n))](
         products, bias, windows, out_channels, out,
-        BLOCK_P=block_p, BLOCK_N=block_n, num_warps=warps,
+        BLOCK_P=block_p, BLOCK_N=block_n, num_warps=warps, **_overlap(bias),
     )  # fmt: skip
     return out
 
@@ -156,7 +161,7 @@ def multiply_points(transformed: Tensor, weight: Tensor, tile: Tile | None = Non
     windows, depth = transformed.shape[1:]
     out_channels = weight.shape[2]
     arch = device_architecture(weight)
-    tile = tile or contract.product_tile(arch, windows, weight.element_size())
+    tile = tile or contract.product_tile(arch, windows * (16 if windows >= 128 else 1), weight.element_size())
     dtype = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
     products = transformed.new_empty(16, windows, out_channels, dtype=dtype)
     tiles = triton.cdiv(windows, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
@@ -167,7 +172,7 @@ def multiply_points(transformed: Tensor, weight: Tensor, tile: Tile | None = Non
         a, b, windows, depth, out_channels, products,
         EVEN_K=depth % tile.block_k == 0, UPCAST=_upcast(weight), DESCRIPTORS=described,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
-        num_warps=tile.warps, num_stages=tile.stages,
+        num_warps=tile.warps, num_stages=tile.stages, **_overlap(weight),
     )  # fmt: skip
     return products
 
@@ -178,8 +183,9 @@ def depthwise(source: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tenso
     out = torch.empty_like(source)
     block_p, block_c, warps = contract.DEPTHWISE
     kernel.depthwise[(triton.cdiv(pixels, block_p), triton.cdiv(channels, block_c))](
-        source, weight, bias, pixels, *grid, channels, out, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps
-    )
+        source, weight, bias, pixels, *grid, channels, out,
+        BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps, **_overlap(bias),
+    )  # fmt: skip
     return out
 
 
@@ -194,7 +200,7 @@ def gates(
     kernel.gates[(triton.cdiv(batch, tile.block_m), triton.cdiv(channels, tile.block_n))](
         pooled, weight, bias, pooled if feature is None else feature, batch, channels, mask, *extra,
         HAS_FEATURE=feature is not None, UPCAST=_upcast(bias), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-        BLOCK_K=tile.block_k, num_warps=tile.warps, num_stages=tile.stages,
+        BLOCK_K=tile.block_k, num_warps=tile.warps, num_stages=tile.stages, **_overlap(bias),
     )  # fmt: skip
     return mask, extra[0], extra[1]
 
@@ -211,6 +217,12 @@ def _describable(tile: Tile, depth: int, columns: int) -> bool:
 def _descriptor(tensor: Tensor, block_rows: int, block_columns: int) -> TensorDescriptor:
     """All leading axes as rows."""
     return TensorDescriptor.from_tensor(tensor.flatten(0, -2), [block_rows, block_columns])
+
+
+def _overlap(tensor: Tensor) -> dict[str, bool]:
+    """Launch options and constant that let a kernel start while the one before it ends, where the device can."""
+    able = device_architecture(tensor) >= 90
+    return {"OVERLAP": True, "launch_pdl": True} if able else {"OVERLAP": False}
 
 
 def _upcast(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks,
 import triton
 import triton.language as tl
 
-from .kernel import _grouped
+from .kernel import _grouped, await_previous_kernel
 
 
 @triton.jit
@@ -20,9 +20,11 @@ def transform_input(
     token_0, token_1, token_2, token_3,
     batch, height, width, channels,
     out,
-    SOURCES: tl.constexpr, SKIP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    SOURCES: tl.constexpr, SKIP: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """out (16, P, S·C) = Bᵀ d B of every 4×4 input tile d. Grid: (window tiles, channel tiles, S)."""
+    if OVERLAP:
+        await_previous_kernel()
     windows_x = width // 2
     windows = (height // 2) * windows_x
     total = batch * windows
@@ -81,7 +83,7 @@ def multiply_points(
     transformed, weight,
     windows, depth, out_channels,
     products,
-    EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    EVEN_K: tl.constexpr, UPCAST: tl.constexpr, DESCRIPTORS: tl.constexpr, OVERLAP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """products (16, P, N) = transformed (16, P, depth) · weight (16, depth, N), point by point. Grid: (tiles, 16).
@@ -89,6 +91,8 @@ def multiply_points(
     DESCRIPTORS (needs EVEN_K): both operands come as tensor descriptors of (16·P, depth) and (16·depth, N), which the
     copy engine of compute capability 9.0 and later reads without addresses in registers.
     """
+    if OVERLAP:
+        await_previous_kernel()
     tiles_m = tl.cdiv(windows, BLOCK_M)
     tiles_n = tl.cdiv(out_channels, BLOCK_N)
     tile_m, tile_n = _grouped(tl.program_id(0), tiles_m, tiles_n, GROUP_M)
@@ -132,9 +136,11 @@ def multiply_points(
 @triton.jit
 def transform_output(
     products, bias, windows, out_channels, out,
-    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    OVERLAP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out (P, N) = max of the window Aᵀ m A + bias, then ReLU. Grid: (window tiles, column tiles)."""
+    if OVERLAP:
+        await_previous_kernel()
     window = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     ok = (window < windows)[:, None] & (column < out_channels)[None, :]
