@@ -6,6 +6,8 @@
 
 Both sums are inner products over t, so that S = (q̂⊙m) T̂ᵀ / sqrt((m⊙m)(T̂⊙T̂)ᵀ): two matrix products, and no masked
 copy of any target. Directional: only the query's mask acts; `mutual` (ours) uses m = m_q ⊙ m_t.
+The query keeps its whole norm in both: a pair that sees little in common cannot score high. Dividing by ‖m ⊙ q̂‖ too
+would give a pair with one common dimension ±1, and ranks far below the plain metric (tests/test_metrics.py).
 """
 
 from __future__ import annotations

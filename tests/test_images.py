@@ -1,0 +1,152 @@
+"""Pictures and boxes: every common form comes in, everything else is refused by name; the input is the formula's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dpm_edge.errors import ImageError
+from dpm_edge.images import as_bgr, clip_boxes, find_images, preprocess, read_image
+from dpm_edge.spec import Preprocessing
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (12, 10, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    cv2.imwrite(str(tmp_path / "colour.png"), COLOUR)
+    cv2.imwrite(str(tmp_path / "grey.png"), COLOUR[:, :, 0])
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([COLOUR, np.full((12, 10), 128, np.uint8)]))
+    cv2.imwrite(str(tmp_path / "deep.png"), COLOUR.astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "deep_grey.png"), COLOUR[:, :, 1].astype(np.uint16) * 257)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["colour", "alpha", "deep"])
+def test_colour_alpha_and_16_bit_pictures_are_the_same_picture(folder: Path, name: str) -> None:
+    image = read_image(folder / f"{name}.png")
+    assert image.dtype == np.uint8 and image.flags.c_contiguous
+    np.testing.assert_array_equal(image, COLOUR)
+
+
+@pytest.mark.parametrize(("name", "channel"), [("grey", 0), ("deep_grey", 1)])
+def test_grey_pictures_are_repeated(folder: Path, name: str, channel: int) -> None:
+    image = read_image(folder / f"{name}.png")
+    np.testing.assert_array_equal(image, np.repeat(COLOUR[:, :, channel : channel + 1], 3, axis=2))
+
+
+def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), RNG.integers(0, 256, (200, 100, 3), np.uint8))
+    read_image(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ImageError, match=r"a\.jpg.*ends too early \(3000 bytes\)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"GIF? no", "not a picture"), (b"\x80\x04.", "not a")])
+def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ImageError, match=words):
+        read_image(tmp_path / "x.png")
+
+
+def test_missing_file_and_missing_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "no.png")
+    with pytest.raises(ImageError, match="not a folder"):
+        find_images(tmp_path / "no")
+    with pytest.raises(ImageError, match="holds no picture"):
+        find_images(tmp_path)
+
+
+def test_pictures_below_a_folder_are_found_in_order(folder: Path) -> None:
+    (folder / "z").mkdir()
+    cv2.imwrite(str(folder / "z" / "LAST.JPG"), COLOUR)
+    (folder / "notes.txt").write_text("no picture")
+    names = [p.name for p in find_images(folder)]
+    assert names == ["alpha.png", "colour.png", "deep.png", "deep_grey.png", "grey.png", "LAST.JPG"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((5, 5, 2), np.uint8),
+        np.zeros((1, 5, 5, 3), np.uint8),
+        np.zeros(5, np.uint8),
+        np.zeros((5, 5, 3), np.float32),
+        np.zeros((5, 5, 3), np.int32),
+        [[1, 2], [3, 4]],
+    ],
+    ids=["empty", "two channels", "batch", "line", "float", "int32", "list"],
+)
+def test_arrays_that_are_no_pictures_are_refused(array: object) -> None:
+    with pytest.raises(ImageError, match="the door's frame"):
+        as_bgr(array, what="the door's frame")  # type: ignore[arg-type]
+
+
+def test_rgb_is_turned_and_unknown_orders_are_refused() -> None:
+    np.testing.assert_array_equal(as_bgr(COLOUR[:, :, ::-1], color="rgb"), COLOUR)
+    with pytest.raises(ImageError, match="'hsv'"):
+        as_bgr(COLOUR, color="hsv")
+
+
+def test_boxes_are_rounded_outward_and_clipped() -> None:
+    boxes = [[1.2, 2.7, 5.1, 6.0], [-4, -4, 3, 3], [8, 8, 99, 99], [0, 0, 10, 12]]
+    whole, unusable = clip_boxes(np.array(boxes), (12, 10, 3))
+    assert whole.tolist() == [[1, 2, 6, 6], [0, 0, 3, 3], [8, 8, 10, 12], [0, 0, 10, 12]]
+    assert whole.dtype == np.int64 and unusable == []
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([np.nan, 0, 5, 5], "not finite"),
+        ([0, 0, np.inf, 5], "not finite"),
+        ([3, 3, 3, 8], "empty"),
+        ([5, 5, 2, 8], "empty"),
+        ([10, 0, 15, 5], "outside the frame of 10×12"),
+        ([-9, -9, 0, 0], "outside"),
+    ],
+)
+def test_boxes_that_cannot_be_used_are_reported_by_row(box: list[float], reason: str) -> None:
+    whole, unusable = clip_boxes(np.array([[0, 0, 2, 2], box], float), (12, 10, 3))
+    assert [row for row, _ in unusable] == [1] and reason in unusable[0][1]
+    assert whole[1].tolist() == [0, 0, 0, 0]
+
+
+def test_no_boxes_and_wrong_shapes() -> None:
+    assert clip_boxes(np.zeros((0, 4)), (5, 5, 3))[0].shape == (0, 4)
+    with pytest.raises(ImageError, match=r"\(1, 5\)"):
+        clip_boxes(np.zeros((1, 5)), (5, 5, 3))
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "area", "bicubic"])
+def test_input_is_the_formulas(color: str, interpolation: str) -> None:
+    pre = Preprocessing(
+        height=32, width=16, color=color, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation=interpolation
+    )
+    images = [RNG.integers(0, 256, (50, 21, 3), np.uint8), RNG.integers(0, 256, (9, 70, 3), np.uint8)]
+    got = preprocess(images, pre)
+    flag = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}[interpolation]
+    for row, image in enumerate(images):
+        small = cv2.resize(image, (16, 32), interpolation=flag).astype(np.float64)
+        small = small[:, :, ::-1] if color == "rgb" else small
+        wanted = (small / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
+        np.testing.assert_allclose(got[row], wanted.transpose(2, 0, 1), atol=1e-5)
+    assert got.dtype == np.float32 and got.flags.c_contiguous
+
+
+def test_input_is_written_into_a_given_buffer() -> None:
+    pre = Preprocessing(height=32, width=16)
+    buffer = np.full((1, 3, 32, 16), np.nan, np.float32)
+    assert preprocess([COLOUR], pre, out=buffer) is buffer
+    np.testing.assert_array_equal(buffer, preprocess([COLOUR], pre))
+    with pytest.raises(ImageError, match=r"\(2, 3, 32, 16\) is wanted"):
+        preprocess([COLOUR, COLOUR], pre, out=buffer)
