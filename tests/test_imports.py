@@ -1,0 +1,190 @@
+"""Who may import whom, and what `import` may bring along: each room in a process of its own, the others blocked."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = (
+    "torch",
+    "torchvision",
+    "triton",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "open_clip",
+    "numba",
+    "pyarrow",
+    "matplotlib",
+    "cuda",
+    "pycuda",
+)
+
+
+def python(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT.parent, timeout=120
+    )
+
+
+def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where importing any of `blocked` fails."""
+    block = f"""
+        import sys
+        class Blocked:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in {blocked!r} or name in {blocked!r}:
+                    raise ImportError(f"{{name}} is blocked")
+        sys.meta_path.insert(0, Blocked())
+    """
+    return python(textwrap.dedent(block) + textwrap.dedent(script))
+
+
+@pytest.mark.parametrize(
+    "room",
+    ["dpm_edge", "dpm_edge.runtime", "dpm_edge.gallery", "dpm_edge.cli", "dpm_edge.demo.shipped", "dpm_edge.market"],
+)
+def test_light_rooms_import_with_every_heavy_library_blocked(room: str) -> None:
+    others = tuple(f"dpm_edge.{name}" for name in ("model", "build", "train", "kernels"))
+    result = without(HEAVY + others, f"import {room}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_public_names_are_there_with_every_heavy_library_blocked() -> None:
+    result = without(HEAVY, "from dpm_edge import Embeddings, Engine, Gallery, Matches")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "embed --help", "doctor", "train --help"])
+def test_commands_that_need_no_library_run_without(command: str) -> None:
+    result = without(HEAVY, f"from dpm_edge.cli import main; main({command.split()!r})")
+    assert result.returncode == 0, result.stderr
+
+
+def test_engine_without_its_library_names_the_extra(tmp_path: Path) -> None:
+    import tiny_engine
+
+    folder = tiny_engine.write_engine(tmp_path / "engine")
+    result = without(("onnxruntime",), f"from dpm_edge import Engine; Engine.load({str(folder)!r})")
+    assert "MissingLibrary" in result.stderr and "dpm-edge[cpu]" in result.stderr
+
+
+def test_an_embedding_process_holds_only_its_engines_library(tmp_path: Path) -> None:
+    import tiny_engine
+
+    folder = tiny_engine.write_engine(tmp_path / "engine")
+    script = f"""
+        import sys
+        import numpy as np
+        from dpm_edge import Engine, Gallery
+        with Engine.load({str(folder)!r}) as engine:
+            rows = engine.embed(np.zeros((2, 20, 10, 3), np.uint8))
+            gallery = Gallery.for_engine(engine)
+            gallery.add(rows, people=["a", "b"])
+            gallery.search(rows)
+    """
+    allowed = ("onnxruntime", "numba")
+    result = without(tuple(name for name in HEAVY if name not in allowed), script)
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_the_package_loads_neither_numpy_nor_opencv() -> None:
+    result = python("import sys, dpm_edge; print([m for m in ('numpy', 'cv2', 'click') if m in sys.modules])")
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_help_loads_neither_numpy_nor_opencv() -> None:
+    script = """
+        import sys
+        from dpm_edge.cli import main
+        try:
+            main(["--help"])
+        finally:
+            print([m for m in ("numpy", "cv2", "safetensors", "tqdm") if m in sys.modules])
+    """
+    result = python(script)
+    assert result.stdout.strip().endswith("[]"), result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("script", "seconds"), [("import dpm_edge", 1.0), ("from dpm_edge.cli import main", 1.5)])
+def test_start_is_quick(script: str, seconds: float) -> None:
+    """Generous, for a busy machine; `benchmarks/startup.py` measures the real figure."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        assert python(script).returncode == 0
+        best = min(best, time.perf_counter() - start)
+    assert best < seconds
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            package = [*([] if parts[0] == "dpm_edge" else ["dpm_edge"]), *parts]
+            above = package[: -node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def is_of(module: str, packages: tuple[str, ...]) -> bool:
+    """Whether a module is one of the packages or inside one."""
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def broken(folder: str, pattern: str, forbidden: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
+    """ "file imports module" for every import below `folder` that is forbidden and not in `but`."""
+    files = sorted((ROOT / folder).rglob(pattern))
+    assert files, f"no {pattern} below {folder}: is this test still about something?"
+    return [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files
+        for module in imports(path)
+        if is_of(module, forbidden) and not is_of(module, but)
+    ]
+
+
+def test_kernels_import_no_other_room() -> None:
+    assert broken("kernels", "*.py", ("dpm_edge",), but=("dpm_edge.kernels",)) == []
+
+
+def test_kernels_themselves_know_no_torch_and_contracts_know_nothing() -> None:
+    assert broken("kernels", "kernel*.py", ("torch",)) == []
+    assert broken("kernels", "contract.py", ("torch", "triton", "numpy")) == []
+
+
+def test_the_package_does_not_import_training() -> None:
+    found = broken("dpm_edge", "*.py", ("dpm_edge.train",))
+    wraps = ("dpm_edge/cli/train.py", "dpm_edge/cli/explain.py")
+    assert [line for line in found if not line.startswith(wraps)] == []
+
+
+def test_the_runtime_imports_no_torch_and_no_room_above_it() -> None:
+    rooms = ("model", "build", "train", "kernels", "gallery", "cli", "demo")
+    forbidden = ("torch", "triton", "onnx", *(f"dpm_edge.{room}" for room in rooms))
+    assert broken("dpm_edge/runtime", "*.py", forbidden) == []
+
+
+def test_the_gallery_imports_neither_torch_nor_a_room_above_it() -> None:
+    rooms = ("model", "build", "train", "cli", "demo")
+    assert broken("dpm_edge/gallery", "*.py", ("torch", "triton", "onnx", *(f"dpm_edge.{r}" for r in rooms))) == []
+
+
+def test_nothing_imports_tests_or_benchmarks() -> None:
+    for folder in ("dpm_edge", "kernels", "train"):
+        assert broken(folder, "*.py", ("tests", "benchmarks", "tiny_engine")) == []
