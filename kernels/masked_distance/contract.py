@@ -61,7 +61,7 @@ TILES: Mapping[tuple[str, int], Mapping[int, Tile]] = {
     ("large", 4): {0: Tile(32, 32, 32, 4, 2), 90: Tile(64, 64, 32, 4, 2), 100: Tile(64, 64, 32, 4, 2)},
 }
 """Entry 0 serves every architecture not named: it fits Orin (sm_87) without spills."""
-GRADIENT_TILE = Tile(64, 32, 32, 4, 2)
+GRADIENT_TILE = Tile(32, 32, 16, 4, 2)
 GRADIENT_BLOCK_D = 64
 """Columns of a gradient per program, each of which recomputes its similarities."""
 
