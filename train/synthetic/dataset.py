@@ -1,0 +1,184 @@
+"""Whole data sets of rendered people, in Market-1501's layout, with exact labels.
+
+    OUT/bounding_box_train/0001_c3s1_000007_00.jpg     person, camera, view
+    OUT/query/…, OUT/bounding_box_test/…               the last `test` people: one query for each camera
+    OUT/labels/0001.csv                                file, person, camera, occluder, visible, seed: one file a person
+    OUT/labels.csv                                     all of them
+
+Every picture follows from (seed, person, view) alone, whatever the number of workers. A person whose labels and
+pictures are there is left alone, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dpm_edge.env import cores
+from dpm_edge.errors import DataError
+from dpm_edge.files import write_whole
+from dpm_edge.progress import say, track
+from dpm_edge.train.synthetic import camera as c
+from dpm_edge.train.synthetic import scene
+
+COLUMNS = ("file", "person", "camera", "occluder", "visible", "seed")
+PASSERS_BY = 16
+"""Other people who walk in front; they are in no split."""
+LEAST_VISIBLE = 0.12
+"""A picture that shows less of the person is drawn again with another generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a data set is made of.
+
+    people, views: how many, and pictures of each. test: people of the query and gallery folders, the last ones; all of
+    them where it equals `people`. occluded: share of training and gallery pictures with something in front, and
+    `query_occluded` that of the queries. height, width: pixels of a picture. quality: JPEG, 1–100. seed: of all;
+    first: number of the first person, so that two sets of one seed can be kept apart.
+    """
+
+    people: int = 1000
+    views: int = 16
+    test: int = 100
+    occluded: float = 0.35
+    query_occluded: float = 0.5
+    height: int = 256
+    width: int = 128
+    quality: int = 85
+    seed: int = 1
+    first: int = 1
+
+    def __post_init__(self) -> None:
+        if self.people < 1 or self.views < 2 or not 0 <= self.test <= self.people:
+            raise DataError(f"{self.people} people, {self.test} of them for testing, {self.views} views: at least one "
+                            "person with two views, and no more test people than people, are wanted")  # fmt: skip
+        if min(self.height, self.width) < 32 or not 1 <= self.quality <= 100 or self.first < 1 or self.seed < 0:
+            raise DataError(f"size {self.height}×{self.width}, quality {self.quality}, first person {self.first}, seed "
+                            f"{self.seed}: 32 pixels or more, 1–100, 1 or more and 0 or more are wanted")  # fmt: skip
+        if not (0 <= self.occluded <= 1 and 0 <= self.query_occluded <= 1):
+            raise DataError(f"occluded shares {self.occluded} and {self.query_occluded} must lie in 0–1")
+
+
+def plan(settings: Settings, person: int) -> Iterator[tuple[str, int, int, bool]]:
+    """(folder, view, camera, is it a query) of each of a person's pictures."""
+    tested = person >= settings.first + settings.people - settings.test
+    order = np.random.default_rng([settings.seed, 4, person]).permutation(c.CAMERAS)
+    for view in range(settings.views):
+        camera = int(order[view % c.CAMERAS])
+        query = tested and settings.views > c.CAMERAS // 2 and view < min(c.CAMERAS, settings.views // 2)
+        yield ("query" if query else "bounding_box_test") if tested else "bounding_box_train", view, camera, query
+
+
+@lru_cache(maxsize=1)
+def _body() -> Any:
+    from dpm_edge.train.synthetic.body import load_body
+
+    return load_body()
+
+
+@lru_cache(maxsize=PASSERS_BY)
+def _someone(seed: int, number: int) -> tuple[Any, Any]:
+    from dpm_edge.train.synthetic.figure import dress
+    from dpm_edge.train.synthetic.person import draw_person
+
+    person = draw_person(seed, number)
+    return person, dress(_body(), person)
+
+
+def render_person(settings: Settings, person: int, out: Path) -> int:
+    """Render what is missing of one person; returns how many pictures were drawn."""
+    labels = out / "labels" / f"{person:04d}.csv"
+    planned = [
+        (f"{person:04d}_c{k + 1}s1_{view:06d}_00.jpg", folder, view, k, q)
+        for folder, view, k, q in plan(settings, person)
+    ]
+    if labels.is_file() and all(_whole(out / folder / name) for name, folder, *_ in planned):
+        return 0
+    from dpm_edge.train.synthetic.figure import dress
+    from dpm_edge.train.synthetic.person import draw_person
+    from dpm_edge.train.synthetic.picture import take
+
+    cv2.setNumThreads(1)
+    who = draw_person(settings.seed, person)
+    figure = dress(_body(), who)
+    rows = []
+    for name, folder, view, number, query in planned:
+        camera = c.draw_camera(settings.seed, number)
+        for attempt in range(20):
+            rng = np.random.default_rng([settings.seed, 5, person, view, attempt])
+            covered = rng.random() < (settings.query_occluded if query else settings.occluded)
+            kind = str(rng.choice(scene.KINDS)) if covered else ""
+            other = _someone(settings.seed + 1_000_003, int(rng.integers(PASSERS_BY))) if kind == "passer-by" else None
+            size = (settings.height, settings.width)
+            shot = take(_body(), (who, figure), camera, rng, size=size, site=settings.seed, occluder=kind, other=other)
+            if shot.visible >= LEAST_VISIBLE and (not kind or shot.visible < 0.97):
+                break
+        _, data = cv2.imencode(".jpg", shot.image, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])
+        write_whole(out / folder / name, data.tobytes())
+        rows.append((f"{folder}/{name}", person, number + 1, kind or "none", f"{shot.visible:.4f}", settings.seed))
+    write_whole(labels, _csv(rows))
+    return len(rows)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a JPEG is there to its last two bytes."""
+    return path.is_file() and path.read_bytes()[-2:] == b"\xff\xd9"
+
+
+def _csv(rows: list[tuple]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def render(settings: Settings, out: Path, *, workers: int = 0, quiet: bool = False) -> dict[str, int]:
+    """Render a data set, going on where an earlier run stopped. Returns the pictures in each folder.
+
+    Raises:
+        MissingLibrary: anny or numba is not installed.
+        OSError: the disk is full; what is whole stays.
+    """
+    for folder in ("bounding_box_train", "query", "bounding_box_test", "labels"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    _body()  # builds anny's cache once, before the workers would all build it
+    numbers = range(settings.first, settings.first + settings.people)
+    workers = min(workers or cores(), settings.people)
+    if workers == 1:
+        for person in track(numbers, what="people", quiet=quiet):
+            render_person(settings, person, out)
+    else:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+            waiting = [pool.submit(render_person, settings, person, out) for person in numbers]
+            for done in track(as_completed(waiting), what="people", total=len(waiting), quiet=quiet):
+                done.result()
+    rows = [row for number in numbers for row in _read(out / "labels" / f"{number:04d}.csv")]
+    write_whole(out / "labels.csv", _csv(rows))
+    counts = {f: sum(r[0].startswith(f) for r in rows) for f in ("bounding_box_train", "query", "bounding_box_test")}
+    if not quiet:
+        say(f"{out}: " + ", ".join(f"{n} in {f}" for f, n in counts.items()))
+    return counts
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _read(path: Path) -> list[tuple]:
+    with path.open(newline="") as file:
+        return [tuple(row) for row in list(csv.reader(file))[1:]]
