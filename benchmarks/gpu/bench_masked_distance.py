@@ -107,8 +107,28 @@ def check(device: str, quick: bool) -> list[Row]:
                 came = launch.scores(q, m, t, None, None, labels, epilogue="margin_logits")
                 logits = reference.with_margin(wanted, labels, contract.SCALE, contract.MARGIN)
                 rows.append(_row("margin logits", dtype, shape, came, logits, tolerance))
+                if n < 10_000:
+                    rows += _check_gradients(q, m, t, labels, tolerance)
             rows += _check_topk(q, m, t, scale, wanted, tolerance, quick)
     return rows
+
+
+def _check_gradients(q: Tensor, m: Tensor, t: Tensor, labels: Tensor, tolerance: float) -> list[Row]:
+    """Gradients of the margin logits against autograd of the reference in float64."""
+    from dpm_edge.kernels.masked_distance import op
+
+    inputs = [x.detach().clone().requires_grad_() for x in (q, m, t)]
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    out = op.margin_logits(*inputs, labels)
+    grad = torch.randn_like(out)
+    poison(q.device.type)
+    came = torch.autograd.grad(out, inputs, grad)
+    exact = reference.margin_logits(*wide, labels, contract.SCALE, contract.MARGIN)
+    wanted = torch.autograd.grad(exact, wide, grad.double())
+    shape = (*out.shape, q.shape[1])
+    return [
+        _row(f"gradient of {which}", t.dtype, shape, a, b, 3 * tolerance) for which, a, b in zip("qmw", came, wanted)
+    ]
 
 
 def _check_topk(
