@@ -96,6 +96,9 @@ class ModelSpec:
     """"cls": the post-LayerNorm class token, D = d. "concat": it and its projection, D = d + joint_dim."""
     joint_dim: int = 512
     """Size of CLIP's joint space."""
+    neck: str = "before"
+    """Which side of the BN neck retrieval uses: "before", as DPM and CLIP-ReID do, or "after", ours: prototypes and masks
+    are learned there, and features are centred, so that a mask does not weigh what all people have in common."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """How a crop becomes the input."""
     weights: WeightsCard = field(default_factory=WeightsCard)
@@ -113,6 +116,8 @@ class ModelSpec:
             raise SpecError(f"hmg is {self.hmg!r}; 'paper' or 'lite' is wanted")
         if self.feature not in ("cls", "concat"):
             raise SpecError(f"feature is {self.feature!r}; 'cls' or 'concat' is wanted")
+        if self.neck not in ("before", "after"):
+            raise SpecError(f"neck is {self.neck!r}; 'before' or 'after' is wanted")
         if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
             raise SpecError(f"mask_blocks {self.mask_blocks} must lie in 1..{self.layers}")
         if min(self.grid) < 4:
