@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ pytest.importorskip("triton", reason="Triton is not installed (extra [gpu])")
 
 from dpm_edge.kernels import aot
 from dpm_edge.kernels.resources import MULTIPROCESSORS, blocks_per_multiprocessor
-from dpm_edge.kernels.variant import ARCHITECTURES, Variant
+from dpm_edge.kernels.variant import Variant
 
 PRODUCTS = Variant(
     op="test",
@@ -35,21 +37,25 @@ PRODUCTS = Variant(
 )
 
 
-@pytest.fixture(autouse=True)
-def _compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiler, not the interpreter, and the small kernels' folder on the path."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip(reason="TRITON_INTERPRET=1 replaces the compiler by an interpreter")
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[Executor]:
+    """A process of its own, because here the interpreter takes the compiler's place (conftest.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "0")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # small_kernel
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield pool
 
 
-def compile_small(variant: Variant, sm: int, out: Path) -> dict[str, Any]:
-    return aot.compile_one(variant, sm, out)
+def compile_small(compiler: Executor, variant: Variant, sm: int, out: Path) -> dict[str, Any]:
+    return compiler.submit(aot.compile_one, variant, sm, out).result()
 
 
 @pytest.mark.parametrize(("sm", "instruction"), [(80, "HMMA"), (87, "HMMA"), (90, "HGMMA"), (110, "UTCHMMA")])
-def test_matrix_instructions_and_wide_loads_of_each_generation(tmp_path: Path, sm: int, instruction: str) -> None:
-    launch = compile_small(PRODUCTS, sm, tmp_path)
+def test_matrix_instructions_and_wide_loads_of_each_generation(
+    compiler: Executor, tmp_path: Path, sm: int, instruction: str
+) -> None:
+    launch = compile_small(compiler, PRODUCTS, sm, tmp_path)
     assert instruction in launch["matrix_instructions"]
     assert launch["widest_load_bytes"] == 16
     assert launch["block"] == [128, 1, 1]
@@ -61,8 +67,8 @@ def test_matrix_instructions_and_wide_loads_of_each_generation(tmp_path: Path, s
     assert (tmp_path / f"products_sm{sm}.cubin").read_bytes()[:4] == b"\x7fELF"
 
 
-def test_the_portable_ptx_is_old_and_of_the_base_architecture(tmp_path: Path) -> None:
-    launch = compile_small(PRODUCTS, 80, tmp_path)
+def test_the_portable_ptx_is_old_and_of_the_base_architecture(compiler: Executor, tmp_path: Path) -> None:
+    launch = compile_small(compiler, PRODUCTS, 80, tmp_path)
     assert (launch["ptx_target"], launch["ptx_version"]) == ("sm_80", "8.2")
 
 
@@ -81,14 +87,14 @@ def test_the_portable_ptx_is_old_and_of_the_base_architecture(tmp_path: Path) ->
     ],
 )
 def test_what_breaks_a_limit_is_refused_and_leaves_no_launch_file(
-    tmp_path: Path, change: dict[str, Any], sm: int, words: str
+    compiler: Executor, tmp_path: Path, change: dict[str, Any], sm: int, words: str
 ) -> None:
     with pytest.raises(aot.AotError, match=words):
-        compile_small(replace(PRODUCTS, tiles={}, **change), sm, tmp_path)
+        compile_small(compiler, replace(PRODUCTS, tiles={}, **change), sm, tmp_path)
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_a_kernel_without_matrix_instructions_may_not_claim_them(tmp_path: Path) -> None:
+def test_a_kernel_without_matrix_instructions_may_not_claim_them(compiler: Executor, tmp_path: Path) -> None:
     scale = Variant(
         op="test",
         name="scale",
@@ -102,22 +108,24 @@ def test_a_kernel_without_matrix_instructions_may_not_claim_them(tmp_path: Path)
         matrix=True,
     )
     with pytest.raises(aot.AotError, match="no tensor-core instruction"):
-        compile_small(scale, 80, tmp_path)
-    assert compile_small(replace(scale, matrix=False), 80, tmp_path)["occupancy"] == 1.0
+        compile_small(compiler, scale, 80, tmp_path)
+    assert compile_small(compiler, replace(scale, matrix=False), 80, tmp_path)["occupancy"] == 1.0
 
 
-def test_only_what_is_out_of_date_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the compiler's own processes
-    (first,) = aot.build([PRODUCTS], [80], tmp_path, jobs=1)
+def test_only_what_is_out_of_date_is_compiled(compiler: Executor, tmp_path: Path) -> None:
+    def build(*work: Any) -> list[dict[str, Any]]:
+        return compiler.submit(aot.build, *work, tmp_path, 1).result()
+
+    (first,) = build([PRODUCTS], [80])
     written = (tmp_path / "products_sm80.json").stat().st_mtime_ns
-    assert aot.build([PRODUCTS], [80], tmp_path, jobs=1) == [first]
+    assert build([PRODUCTS], [80]) == [first]
     assert (tmp_path / "products_sm80.json").stat().st_mtime_ns == written
-    (second,) = aot.build([replace(PRODUCTS, num_stages=2)], [80], tmp_path, jobs=1)
+    (second,) = build([replace(PRODUCTS, num_stages=2)], [80])
     assert second["num_stages"] == 2
     assert second["key"] != first["key"]
     with pytest.raises(aot.AotError, match="1 of 2 kernels refused:\nproducts_sm87: does not compile"):
         broken = replace(PRODUCTS, tiles={87: {"BLOCK_N": 48}})
-        aot.build([broken], [80, 87], tmp_path, jobs=1)
+        build([broken], [80, 87])
 
 
 def test_unknown_targets_and_repeated_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +193,10 @@ def test_occupancy_equals_nvidias_own_calculator(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_every_kernel_of_every_op_compiles_within_the_limits_of_every_target(tmp_path: Path) -> None:
-    out = Path(os.environ.get("DPM_KERNEL_CACHE") or tmp_path)
-    command = [sys.executable, "-m", "dpm_edge.kernels", "--out", str(out), "--arch", *map(str, ARCHITECTURES)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-6000:]
-    wanted = {(v.name, sm) for v in aot.all_variants() for sm in v.archs}
-    launches = [json.loads((out / f"{name}_sm{sm}.json").read_text()) for name, sm in wanted]
-    assert all(launch["local_instructions"] == 0 for launch in launches)
+def test_every_kernel_of_every_op_compiles_within_the_limits_of_every_target(compiled_kernels: Path) -> None:
+    wanted = {aot.launch_name(variant, sm) for variant in aot.all_variants() for sm in variant.archs}
+    assert len(wanted) > 100
+    for name in wanted:
+        launch = json.loads((compiled_kernels / f"{name}.json").read_text())
+        assert launch["local_instructions"] == 0, name
+        assert launch["shared_bytes"] <= MULTIPROCESSORS[launch["sm"]].shared_per_block, name

@@ -15,9 +15,6 @@ from dpm_edge.kernels import aot
 from dpm_edge.kernels.embed import write_sources
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHITECTURES = (80, 87)
-"""Enough to test: a PTX fallback and a Jetson; the library itself holds all targets."""
-
 needs_tools = pytest.mark.skipif(
     shutil.which("cmake") is None or shutil.which("ninja") is None or shutil.which("cc") is None,
     reason="needs cmake, ninja and a C compiler",
@@ -31,22 +28,11 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every kernel for two targets, from DPM_KERNEL_CACHE where it is up to date."""
-    pytest.importorskip("triton", reason="Triton is not installed (extra [gpu])")
-    cache = os.environ.get("DPM_KERNEL_CACHE")
-    out = Path(cache) / "csrc" if cache else tmp_path_factory.mktemp("kernels")
-    command = [sys.executable, "-m", "dpm_edge.kernels", "--out", out, "--arch", *map(str, ARCHITECTURES)]
-    run(*command, TRITON_INTERPRET="0")
-    return out
-
-
-@pytest.fixture(scope="module")
-def built(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(compiled_kernels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CMake build of the library, tests and example, without the plugin."""
     build = tmp_path_factory.mktemp("build")
     said = run(
-        *("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DDPM_KERNELS_DIR={compiled}"),
+        *("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DDPM_KERNELS_DIR={compiled_kernels}"),
         *(f"-DPython3_EXECUTABLE={sys.executable}", "-DTENSORRT_INCLUDE_DIR=", "-DCMAKE_C_FLAGS=-Werror"),
     )
     assert "TensorRT plugin: not built, needs NvInfer.h" in said
@@ -84,9 +70,9 @@ def test_the_library_needs_no_cuda_to_load_and_exports_its_header_alone(built: P
     not os.environ.get("DPM_TENSORRT_INCLUDE"),
     reason="DPM_TENSORRT_INCLUDE names no folder with NvInfer.h (TensorRT's headers are in no Python package)",
 )
-def test_the_plugin_builds_and_links_to_neither_tensorrt_nor_cuda(compiled: Path, tmp_path: Path) -> None:
+def test_the_plugin_builds_and_links_to_neither_tensorrt_nor_cuda(compiled_kernels: Path, tmp_path: Path) -> None:
     run(
-        *("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", f"-DDPM_KERNELS_DIR={compiled}"),
+        *("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", f"-DDPM_KERNELS_DIR={compiled_kernels}"),
         *(f"-DPython3_EXECUTABLE={sys.executable}", f"-DTENSORRT_INCLUDE_DIR={os.environ['DPM_TENSORRT_INCLUDE']}"),
     )
     run("cmake", "--build", tmp_path)
