@@ -28,8 +28,9 @@ def command(
 ) -> None:
     """Build an engine, match people with it, and write a picture of the matches. No network, no files of yours.
 
-    With --video, follow the people of a video (from --boxes, or found by OpenCV's HOG detector), recognise them when
-    they come back from behind something, and write the annotated video and the identities.
+    With --video, follow the people of a video, recognise them when they come back from behind something, and write the
+    annotated video and the identities. Boxes come from --boxes; without them, whatever moves before a camera that
+    stands still is taken for a person.
 
     \b
     Example:

@@ -32,7 +32,7 @@ def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:
         if not _is_of(folder, model):
             if not quiet:
                 say(f"building {folder} from the model that ships")
-            build(model, folder, backend="openvino", precision="fp32", force=True, progress=not quiet)
+            build(model, folder, backend="openvino", precision="fp32", progress=not quiet)
     return Engine.load(folder)
 
 

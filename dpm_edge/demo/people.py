@@ -1,4 +1,7 @@
-"""People in a frame without a boxes file: a detector of OpenCV's own, and tracks by overlap.
+"""People in a video without a boxes file: what moves before a camera that stands still, and tracks by overlap.
+
+OpenCV 5 has no people detector left (HOG went), so this uses its background model; whoever has a real detector gives
+its boxes instead.
 
 n detections · boxes (n, 4) float xyxy pixels
 """
@@ -18,31 +21,8 @@ SMALLEST = 40
 """Rows of pixels below which a detection is too small to recognise anybody."""
 
 
-def detector() -> tuple[Detector, str]:
-    """OpenCV's HOG people detector where this OpenCV has it (4.x); else whatever moves before a still background."""
-    if hasattr(cv2, "HOGDescriptor"):
-        return _hog(), "OpenCV's HOG people detector"
-    return _moving(), "what moves (this OpenCV has no HOG detector; the camera must stand still)"
-
-
-def _hog() -> Detector:
-    hog = getattr(cv2, "HOGDescriptor")()  # noqa: B009 (unknown to OpenCV 5's types)
-    hog.setSVMDetector(getattr(cv2, "HOGDescriptor_getDefaultPeopleDetector")())  # noqa: B009
-
-    def find(frame: NDArray[np.uint8]) -> Boxes:
-        scale = 2.0 if frame.shape[0] < 720 else 1.0
-        large = cv2.resize(frame, None, fx=scale, fy=scale) if scale != 1 else frame
-        found, weights = hog.detectMultiScale(large, winStride=(8, 8), scale=1.05)
-        if not len(found):
-            return np.zeros((0, 4))
-        good = np.asarray(weights).ravel() > 0.4
-        x, y, w, h = np.asarray(found, np.float64)[good].T / scale
-        return _apart(np.stack([x + 0.12 * w, y + 0.06 * h, x + 0.88 * w, y + 0.95 * h], axis=1))
-
-    return find
-
-
-def _moving() -> Detector:
+def moving() -> Detector:
+    """Whatever moves before a still background and is tall as a person is; needs the frames in their order."""
     still = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=32, detectShadows=True)
     close = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 13))
 
@@ -55,15 +35,6 @@ def _moving() -> Detector:
         return np.stack([x, y, x + w, y + h], axis=1)[tall]
 
     return find
-
-
-def _apart(boxes: Boxes) -> Boxes:
-    """Boxes without those that mostly repeat an earlier one."""
-    kept: list[int] = []
-    for i in range(len(boxes)):
-        if not kept or overlap(boxes[i : i + 1], boxes[kept]).max() < 0.4:
-            kept.append(i)
-    return boxes[kept]
 
 
 def overlap(a: Boxes, b: Boxes) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from dpm_edge.boxes import read_boxes
 from dpm_edge.demo import draw
 from dpm_edge.demo.engine import open_engine
 from dpm_edge.demo.identities import Identities
-from dpm_edge.demo.people import Tracker, detector
+from dpm_edge.demo.people import Tracker, moving
 from dpm_edge.errors import DataError, DpmError
 from dpm_edge.files import write_whole
 from dpm_edge.progress import say, track
@@ -109,10 +109,10 @@ def _given(path: Path) -> Finder:
 
 
 def _detected(fps: float, quiet: bool) -> Finder:
-    """People from OpenCV's detector, tracked by overlap."""
-    detect, words = detector()
+    """People by their movement, tracked by overlap."""
+    detect = moving()
     if not quiet:
-        say(f"no --boxes: people are found by {words}")
+        say("no --boxes: taking for people what moves, which needs a camera that stands still")
     tracker = Tracker(patience=max(1, round(fps * END_SECONDS / 2)))
 
     def find(number: int, frame: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.float64]]:

@@ -79,6 +79,30 @@ def test_samples_are_matched_printed_and_drawn(
     assert "in sight" in capsys.readouterr().out
 
 
+def test_engine_is_built_from_the_model_that_ships_and_used_again(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    from dpm_edge.build import pipeline, portable
+
+    def ship(name: str, seed: int) -> None:
+        graph = onnx.load(tiny_engine.write_onnx(tmp_path / "raw.onnx", seed))
+        portable.write(graph, tmp_path / name, tiny_engine.SPEC, f"{seed}" * 64)
+        monkeypatch.setattr("dpm_edge.demo.engine.MODEL", tmp_path / name)
+
+    monkeypatch.setattr(pipeline, "SAMPLES", samples)
+    ship("one.onnx", 1)
+    run_samples(tmp_path / "out", engine=None, as_json=True, quiet=True, samples=samples)
+    manifest = tmp_path / "out" / "engine" / "manifest.json"
+    first = manifest.stat().st_mtime_ns
+    run_samples(tmp_path / "out", engine=None, as_json=True, quiet=True, samples=samples)
+    assert manifest.stat().st_mtime_ns == first
+    ship("two.onnx", 2)
+    run_samples(tmp_path / "out", engine=None, as_json=True, quiet=True, samples=samples)
+    assert json.loads(manifest.read_text())["fingerprint"] == "2" * 64
+
+
 def test_chosen_queries_are_the_most_hidden_of_different_people(samples: Path) -> None:
     read = read_samples(samples)
     chosen = choose(read, np.arange(9), 4)
@@ -126,8 +150,8 @@ def test_what_is_no_video_is_refused(engine: Path, tmp_path: Path) -> None:
         )
 
 
-def test_detector_and_tracker_follow_what_moves() -> None:
-    find = people._moving()
+def test_movement_and_tracker_follow_what_moves() -> None:
+    find = people.moving()
     tracker = people.Tracker(patience=5)
     names = []
     for number in range(40):
