@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpm_edge.kernels.resources import MULTIPROCESSORS, blocks_per_multiprocessor, usage_of
+from dpm_edge.kernels.resources import MULTIPROCESSORS, Usage, blocks_per_multiprocessor, usage_of
 from dpm_edge.kernels.variant import ARCHITECTURES, Variant
 
 OPS = ("masked_distance", "mask_head", "crop_resize_normalize")
@@ -122,12 +122,14 @@ def compile_one(variant: Variant, sm: int, out: Path, key: str = "") -> dict[str
     launch.unlink(missing_ok=True)
     compiled = _compile(tiled, sm)
     cubin.write_bytes(compiled.asm["cubin"])
-    if usage_of(cubin).local_instructions:
+    usage = usage_of(cubin)
+    if usage.local_instructions:
         # ptxas sometimes aims at higher occupancy and spills with registers to spare: offer it all that fit.
         most = min(255, 65536 // (32 * tiled.num_warps) // 8 * 8)
         compiled = _compile(tiled, sm, maxnreg=most)
         cubin.write_bytes(compiled.asm["cubin"])
-    description = _describe(tiled, sm, compiled, cubin)
+        usage = usage_of(cubin)
+    description = _describe(tiled, sm, compiled, usage)
     (out / f"{name}.ptx").write_text(compiled.asm["ptx"])
     if problems := _problems(tiled, sm, description, compiled):
         raise AotError("; ".join(problems))
@@ -157,11 +159,10 @@ def _compile(variant: Variant, sm: int, maxnreg: int | None = None) -> Any:
         raise AotError(f"does not compile: {type(error).__name__}: {error}") from error
 
 
-def _describe(variant: Variant, sm: int, compiled: Any, cubin: Path) -> dict[str, Any]:
+def _describe(variant: Variant, sm: int, compiled: Any, usage: Usage) -> dict[str, Any]:
     import triton
 
     metadata, ptx = compiled.metadata, compiled.asm["ptx"]
-    usage = usage_of(cubin)
     columns = getattr(metadata, "tmem_size", 0) or 0
     warps = int(metadata.num_warps)
     blocks, limit = blocks_per_multiprocessor(
