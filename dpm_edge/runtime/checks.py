@@ -20,7 +20,7 @@ LIBRARY = {
     "tensorrt-rtx": "tensorrt-rtx-cu13",
 }
 """Backend → distribution whose version decides whether an engine opens."""
-DEVICES = {"openvino": ("CPU", "GPU", "NPU", "AUTO"), "onnxruntime": ("CPU", "CUDA")}
+DEVICES = {"openvino": ("CPU", "GPU", "NPU", "AUTO"), "onnxruntime": ("CPU",)}
 """Backend → devices that one may ask for."""
 GOLDEN_COSINE = 0.99
 """Least cosine between the golden crop's feature here and at build time, where the manifest keeps no other."""

@@ -40,7 +40,7 @@ class Engine:
 
         Args:
             folder: the directory that `dpm-edge build` wrote.
-            device: "CPU"; OpenVINO also "GPU", "NPU" or "AUTO"; ONNX Runtime also "CUDA".
+            device: "CPU"; OpenVINO also "GPU", "NPU" or "AUTO".
             threads: cores for one call; None leaves it to the library.
 
         Raises:

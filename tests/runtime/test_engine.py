@@ -219,6 +219,16 @@ def test_missing_library_names_the_extra(engine_dir: Path, monkeypatch: pytest.M
         Engine.load(engine_dir)
 
 
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_engine_without_tensorrt_names_the_extra(
+    engine_dir: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(engine_dir, backend=backend, device="NVIDIA Orin, sm_87")
+    monkeypatch.setattr("dpm_edge.env.version", lambda name: None)
+    with pytest.raises(MissingLibrary, match=r"pip install 'dpm-edge\[tensorrt\]'"):
+        Engine.load(engine_dir)
+
+
 def test_output_that_is_not_finite_is_an_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine._backend.run
 

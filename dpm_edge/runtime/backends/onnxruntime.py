@@ -13,23 +13,18 @@ from dpm_edge.errors import EngineError, MissingLibrary
 from dpm_edge.manifest import Manifest, rebuild_advice
 from dpm_edge.runtime.backends import Fill
 
-PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
-
 
 def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | None) -> OnnxRuntimeBackend:
-    """Open the session on `device` ("CPU" or "CUDA") with at most `threads` cores per call."""
+    """Open the session on the CPU with at most `threads` cores per call."""
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingLibrary("onnxruntime", "this engine", "pip install 'dpm-edge[cpu]'") from error
-    available = onnxruntime.get_available_providers()
-    if PROVIDERS.get(device) not in available:
-        raise EngineError(f"ONNX Runtime here has {', '.join(available)}; device {device!r} is not among them")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(folder / manifest.engine, options, providers=[PROVIDERS[device]])
+        session = onnxruntime.InferenceSession(folder / manifest.engine, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise EngineError(
             f"ONNX Runtime {onnxruntime.__version__} refuses {folder / manifest.engine}: "
