@@ -48,7 +48,7 @@ def command(
         exclude_same_camera=exclude_same_camera,
         query_cameras=cameras if exclude_same_camera else None,
     )
-    rows = _rows(asked, names, held, matches)
+    rows = _rows(asked, names, matches)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -75,7 +75,7 @@ def _open(path: Path) -> Gallery:
     from dpm_edge.tensorfile import kind_of
 
     if kind_of(path) != "embeddings":
-        return Gallery.load(path)
+        return Gallery.open(path)
     rows = Embeddings.load(path)
     gallery = Gallery(rows.fingerprint, rows.dimension)
     people, cameras = labels(rows)
@@ -83,7 +83,7 @@ def _open(path: Path) -> Gallery:
     return gallery
 
 
-def _rows(asked: Embeddings, names: list[str], held: Gallery, matches: Matches) -> list[dict]:
+def _rows(asked: Embeddings, names: list[str], matches: Matches) -> list[dict]:
     """JSON types: each query with its matches."""
     return [
         {
@@ -95,7 +95,7 @@ def _rows(asked: Embeddings, names: list[str], held: Gallery, matches: Matches) 
                     "similarity": round(float(matches.similarity[i, place]), 6),
                     "person": str(matches.people[i, place]),
                     "camera": str(matches.cameras[i, place]),
-                    "source": held.sources[row],
+                    "source": str(matches.sources[i, place]),
                 }
                 for place, row in enumerate(matches.rows[i])
                 if row >= 0

@@ -44,7 +44,11 @@ def run_samples(out: Path, *, engine: Path | None, as_json: bool, quiet: bool, s
         queries = embed_files(opened, people.query.paths, quiet=quiet)
         found = embed_files(opened, people.gallery.paths, quiet=quiet)
         gallery = Gallery.for_engine(opened)
-        gallery.add(found, people=people.gallery.people[found.rows], cameras=people.gallery.cameras[found.rows])
+        gallery.add(
+            found,
+            people=people.gallery.people[found.rows].tolist(),
+            cameras=people.gallery.cameras[found.rows].tolist(),
+        )
         scores = _scores(people, queries, found)
         shown = choose(people, queries.rows, SHOWN)
         if not shown:
@@ -58,7 +62,7 @@ def run_samples(out: Path, *, engine: Path | None, as_json: bool, quiet: bool, s
             for metric in HEADINGS
         }
         path = out / "matches.png"
-        _write_picture(path, people, some, gallery, matches, scores)
+        _write_picture(path, people, some, matches, scores)
         result = {
             "picture": str(path),
             "engine": str(opened.folder),
@@ -113,7 +117,6 @@ def _write_picture(
     path: Path,
     people: Samples,
     some: Embeddings,
-    gallery: Gallery,
     matches: dict[str, Matches],
     scores: dict[str, dict[str, Any]],
 ) -> None:
@@ -127,7 +130,7 @@ def _write_picture(
             found={
                 metric: [
                     Found(
-                        read_image(Path(gallery.sources[found.rows[i, place]])),
+                        read_image(Path(found.sources[i, place])),
                         float(found.similarity[i, place]),
                         found.people[i, place] == str(people.query.people[row]),
                     )

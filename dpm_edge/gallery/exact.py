@@ -23,9 +23,11 @@ from dpm_edge.images import chunks
 from dpm_edge.metrics import EPSILON, normalise, similarity
 
 FEW = 16
-"""Up to this many queries the loops are faster than the products: benchmarks/results/gallery-exact.json, "crossover"."""
+"""Up to this many queries the loops beat the products: "crossover" in benchmarks/results/gallery-exact.json."""
 QUERY_TILE = 256
 GALLERY_TILE = 2048
+COMPILE_FROM = 1 << 16
+"""Scores below which numpy alone answers: loading compiled loops would take longer."""
 SPARE = 16
 """Candidates beyond k, so that the border is usually clear at once."""
 
@@ -164,9 +166,10 @@ def _candidates(
     floor = (EPSILON * np.maximum(vectors.squares, EPSILON)).astype(np.float32)
     if masks is not None and masks.dtype == np.int8:
         floor = floor * np.float32(127**2)
-    if len(asked.qm) <= FEW and compiled():
+    fast = compiled() and len(asked.qm) * len(vectors) >= COMPILE_FROM
+    if fast and len(asked.qm) <= FEW:
         return _by_loops(asked, vectors.values, masks, floor, wide, hidden)
-    return _by_products(asked, vectors.values, masks, floor, wide, hidden)
+    return _by_products(asked, vectors.values, masks, floor, wide, hidden, fast)
 
 
 @cache
@@ -216,7 +219,7 @@ def _by_loops(
 
 
 def _by_products(
-    asked: _Asked, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray
+    asked: _Asked, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray, fast: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     allowed = np.flatnonzero(~hidden) if len(hidden) else None
     rows, s = _heaps(len(asked.qm), wide)
@@ -230,29 +233,29 @@ def _by_products(
         group = asked.group[which] if len(asked.group) else asked.group
         for some in chunks(len(asked.qm), QUERY_TILE):
             tile = asked.qm[some] @ t.T, asked.mm[some] @ tt.T, floor[which], here, group
-            _take(*tile, asked.own[some] if len(asked.own) else asked.own, rows[some], s[some])
+            own = asked.own[some] if len(asked.own) else asked.own
+            (_take_compiled if fast else _take)(*tile, own, rows[some], s[some])
     return rows, s
 
 
+def _take_compiled(
+    over: NDArray, under: NDArray, floor: NDArray, here: NDArray, group: NDArray, own: NDArray,
+    rows: NDArray, s: NDArray,
+) -> None:  # fmt: skip
+    """Let the best of a tile into the heaps (Q, wide), which are views; the queries are cut into a part a core."""
+    from dpm_edge.gallery import exact_numba
+
+    def work(part: slice) -> None:
+        exact_numba.select(over, under, floor, here, group, own, part.start, part.stop, s, rows)
+
+    list(_pool(os.getpid()).map(work, chunks(len(over), -(-len(over) // cores()))))
+
+
 def _take(
-    over: NDArray,
-    under: NDArray,
-    floor: NDArray,
-    here: NDArray,
-    group: NDArray,
-    own: NDArray,
-    rows: NDArray,
-    s: NDArray,
-) -> None:
-    """Let the best of a tile into the heaps (Q, wide), which are views."""
-    if compiled():
-        from dpm_edge.gallery import exact_numba
-
-        def work(part: slice) -> None:
-            exact_numba.select(over, under, floor, here, group, own, part.start, part.stop, s, rows)
-
-        list(_pool(os.getpid()).map(work, chunks(len(over), -(-len(over) // cores()))))
-        return
+    over: NDArray, under: NDArray, floor: NDArray, here: NDArray, group: NDArray, own: NDArray,
+    rows: NDArray, s: NDArray,
+) -> None:  # fmt: skip
+    """The same in numpy."""
     scores = over / np.sqrt(np.maximum(under, floor))
     if len(group):
         scores[own[:, None] == group] = -np.inf

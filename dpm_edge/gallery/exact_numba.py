@@ -39,7 +39,7 @@ def _float_of(x: Any) -> Any:
     """What `_float` compiles to for the type of x."""
 
     def half(x: Any) -> Any:
-        return _half(x)
+        return _half(x)  # type: ignore[call-arg]
 
     def number(x: Any) -> Any:
         return np.float32(x)

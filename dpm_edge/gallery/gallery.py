@@ -1,4 +1,4 @@
-"""Whom one has seen: features, masks and labels in memory, saved as one file.
+"""Whom one has seen: rows of one model's embeddings in a store, searched under each query's own mask.
 
 N rows · D feature dimensions · Q queries · k places
 """
@@ -10,92 +10,152 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from dpm_edge import tensorfile
 from dpm_edge.errors import GalleryError, nearest
+from dpm_edge.gallery import parquet, saved
+from dpm_edge.gallery.audit import Audit
+from dpm_edge.gallery.flusher import Flusher
+from dpm_edge.gallery.held import Held, named_cameras
+from dpm_edge.gallery.ids import Ids
 from dpm_edge.gallery.matches import Matches
-from dpm_edge.gallery.topk import Excluded, top_k
-from dpm_edge.metrics import METRICS
+from dpm_edge.gallery.memory import MemoryStore
+from dpm_edge.gallery.places import create_store, open_store
+from dpm_edge.gallery.rows import Rows, Where, payload_json
+from dpm_edge.gallery.store import Asked, Store, new_meta
+from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "int8")
+CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
+"""K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""
 
 
-class Gallery:
-    """Rows of one model's embeddings, each with a person, a camera, a time and a source.
+class Gallery(Held):
+    """Rows of one model's embeddings, each with a person, a camera, a time, a source and more.
 
-    One thread may add while none searches; any number may search at once.
+    One thread at a time is let in; searches in memory run on every core. Use it in a `with`, or `close` it.
     """
 
-    def __init__(self, fingerprint: str, dimension: int, dtype: str = "float32") -> None:
-        """An empty gallery for embeddings of model `fingerprint`, kept as float32 or (half the memory) float16.
+    def __init__(self, fingerprint: str, dimension: int, dtype: str = "float32", *, store: Store | None = None) -> None:
+        """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
+
+        store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
             GalleryError: the dtype is another.
         """
         if dtype not in DTYPES:
-            raise GalleryError(f"dtype {dtype!r} is unknown; 'float32' or 'float16' is wanted")
-        self.fingerprint = fingerprint
-        self.features: NDArray = np.zeros((0, dimension), dtype)
-        self.masks: NDArray = np.zeros((0, dimension), dtype)
-        self.people: NDArray[np.str_] = np.zeros(0, "<U1")
-        self.cameras: NDArray[np.str_] = np.zeros(0, "<U1")
-        self.timestamps: NDArray[np.float64] = np.zeros(0, np.float64)
-        self.sources: list[str] = []
+            raise GalleryError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)} is wanted")
+        super().__init__(store or MemoryStore(new_meta(fingerprint, dimension, True), dtype))
+        self._ids = Ids(self._store)
 
     @classmethod
     def for_engine(cls, engine: Engine, dtype: str = "float32") -> Gallery:
-        """An empty gallery for what this engine embeds."""
+        """An empty gallery in memory for what this engine embeds."""
         return cls(engine.fingerprint, engine.dimension, dtype)
 
-    def __len__(self) -> int:
-        return len(self.features)
+    @classmethod
+    def create(
+        cls, place: str | Path, fingerprint: str, dimension: int, *, masks: bool = True, flush_every: float = 1.0
+    ) -> Gallery:
+        """A new gallery in a folder, or at milvus://HOST:PORT/NAME or qdrant://HOST:PORT/NAME.
 
-    @property
-    def dimension(self) -> int:
-        """D, the length of a feature and of a mask."""
-        return self.features.shape[1]
+        Args:
+            place: the folder or address.
+            fingerprint: names the model, as `Engine.fingerprint`.
+            dimension: D.
+            masks: keep each row's mask too: twice the bytes, and the mutual metric.
+            flush_every: seconds after which an added row also survives power loss.
+
+        Raises:
+            GalleryError: the place is taken, is not understood, or does not answer.
+            MissingLibrary: the store's library is not installed.
+        """
+        return cls._over(create_store(place, new_meta(fingerprint, dimension, masks)), place, flush_every)
+
+    @classmethod
+    def open(cls, place: str | Path, *, flush_every: float = 1.0) -> Gallery:
+        """An existing gallery at a place as `create` takes it, or a file that `save` wrote, read into memory.
+
+        Raises:
+            GalleryError: it is not there, is held by another process, is damaged, or does not answer.
+            MissingLibrary: the store's library is not installed.
+        """
+        if "://" not in str(place) and Path(place).is_file():
+            return cls.load(place)
+        return cls._over(open_store(place), place, flush_every)
+
+    @classmethod
+    def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
+        gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
+        if "://" not in str(place):
+            gallery._audit = Audit(Path(place) / "audit.jsonl")
+            gallery._flusher = Flusher(gallery._flush_now, flush_every)
+        return gallery
 
     def add(
         self,
         embeddings: Embeddings,
         *,
-        people: Sequence[Any] | NDArray,
-        cameras: Sequence[Any] | NDArray | None = None,
-        timestamps: Sequence[float] | NDArray | None = None,
-    ) -> None:
+        people: Sequence[Any],
+        cameras: Sequence[Any] | None = None,
+        timestamps: Sequence[float] | None = None,
+        tracks: Sequence[Any] | None = None,
+        boxes: ArrayLike | None = None,
+        payloads: Sequence[dict[str, Any]] | None = None,
+        ids: Sequence[int] | None = None,
+    ) -> NDArray[np.int64]:
         """Append rows; all of them or, when something is wrong, none.
 
         Args:
-            embeddings: n rows of this gallery's model.
-            people: n names or ids, kept as text.
+            embeddings: n rows of this gallery's model; their sources and visibility are kept too.
+            people: n names or ids, kept as text; "" for nobody known.
             cameras: n names or ids, kept as text; empty without.
-            timestamps: n seconds; NaN without.
+            timestamps: n Unix seconds, in any order; NaN without.
+            tracks: n names of appearances, kept as text.
+            boxes: (n, 4) x0, y0, x1, y1 in pixels.
+            payloads: n dicts of JSON values.
+            ids: n whole numbers, 0 or more, new to the gallery; given by the gallery without.
+
+        Returns:
+            (n,) int64: the rows' ids.
 
         Raises:
-            GalleryError: the embeddings are another model's, or a label is missing.
+            GalleryError: the embeddings are another model's, a label is missing, too long or not finite, a mask leaves
+                0..1, or an id is there already.
         """
         self._check_model(embeddings)
         n = len(embeddings)
-        cameras = [""] * n if cameras is None else cameras
-        timestamps = [float("nan")] * n if timestamps is None else timestamps
-        for name, labels in (("people", people), ("cameras", cameras), ("timestamps", timestamps)):
-            if len(labels) != n:
-                raise GalleryError(
-                    f"{len(labels)} {name} for {n} rows; one each is wanted. Boxes that were skipped have no row: "
-                    f"pick labels with embeddings.rows"
-                )
-        dtype = self.features.dtype
-        self.features = np.concatenate([self.features, embeddings.features.astype(dtype)])
-        self.masks = np.concatenate([self.masks, embeddings.masks.astype(dtype)])
-        self.people = np.concatenate([self.people, _text(people)])
-        self.cameras = np.concatenate([self.cameras, _text(cameras)])
-        self.timestamps = np.concatenate([self.timestamps, np.asarray(timestamps, np.float64)])
-        self.sources += embeddings.sources or [""] * n
+        for payload in payloads or []:
+            payload_json(payload)
+        if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
+            raise GalleryError(f"masks reach {embeddings.masks.min()}..{embeddings.masks.max()}; 0..1 is wanted")
+        times = np.full(n, np.nan) if timestamps is None else np.asarray(timestamps, np.float64)
+        if np.isinf(times).any():
+            raise GalleryError("a timestamp is infinite; seconds are wanted, or NaN for unknown")
+        with self._lock:
+            names = self._ids.new(n) if ids is None else self._ids.given(ids)
+            rows = Rows(
+                ids=names,
+                features=normalise(embeddings.features.astype(np.float64)).astype(np.float32),
+                masks=embeddings.masks if self._store.meta["masks"] else None,
+                people=_text(people),
+                tracks=[""] * n if tracks is None else _text(tracks),
+                cameras=[""] * n if cameras is None else _text(cameras),
+                timestamps=times,
+                visibility=embeddings.visibility,
+                boxes=np.full((n, 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32),
+                sources=list(embeddings.sources) or [""] * n,
+                payloads=[{} for _ in range(n)] if payloads is None else list(payloads),
+            )
+            if n:
+                self._store.add(rows)
+                self._changed()
+        return names
 
     def search(
         self,
@@ -104,119 +164,144 @@ class Gallery:
         *,
         metric: str = "masked",
         camera: Any = None,
+        since: float | None = None,
+        until: float | None = None,
+        min_visibility: float | None = None,
         exclude_same_camera: bool = False,
-        query_cameras: Sequence[Any] | NDArray | None = None,
+        query_cameras: Sequence[Any] | None = None,
+        candidates: int | None = None,
     ) -> Matches:
-        """The k nearest rows of each query, exactly.
+        """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
             queries: Q rows of this gallery's model.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
-            camera: find only rows of this camera.
+            camera: find only rows of this camera, or of these when it is a list.
+            since: Unix seconds; find only rows from then on.
+            until: Unix seconds; find only rows before.
+            min_visibility: find only rows at least this visible.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
             query_cameras: Q names or ids.
+            candidates: rows that stores other than memory re-rank.
 
         Raises:
-            GalleryError: the queries are another model's, k is below 1, the metric is unknown, or cameras are missing.
+            GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
+                not kept, or cameras are missing.
         """
         self._check_model(queries)
         if metric not in METRICS:
             raise GalleryError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
+        if metric == "mutual" and not self._store.meta["masks"]:
+            raise GalleryError(
+                "metric 'mutual' wants the rows' masks, and this gallery was created without (masks=False)"
+            )
         if k < 1:
             raise GalleryError(f"k is {k}; 1 or more is wanted")
-        own: NDArray[np.str_] | None = None
+        own = None
         if exclude_same_camera:
             if query_cameras is None or len(query_cameras) != len(queries):
                 came = "none" if query_cameras is None else len(query_cameras)
                 raise GalleryError(f"exclude_same_camera wants query_cameras, {len(queries)} of them; {came} came")
             own = _text(query_cameras)
-        rows, similarity = top_k(
-            queries.features,
-            self.features,
-            k,
+        factor = self._store.meta.get("candidates_per_place", CANDIDATES_PER_PLACE)
+        asked = Asked(
+            features=normalise(queries.features.astype(np.float64)).astype(np.float32),
+            masks=queries.masks,
+            k=k,
             metric=metric,
-            query_masks=queries.masks,
-            target_masks=self.masks,
-            excluded=self._excluded(None if camera is None else str(camera), own),
+            where=Where(cameras=named_cameras(camera), since=since, until=until, min_visibility=min_visibility),
+            own_cameras=own,
+            candidates=candidates or max(factor * k, LEAST_CANDIDATES),
         )
-        return Matches(
-            rows=rows, similarity=similarity, people=_pick(self.people, rows), cameras=_pick(self.cameras, rows)
-        )
+        with self._lock:
+            ids, similarity = self._store.search(asked)
+            labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
+        return Matches.of(ids, similarity, labels)
 
-    def save(self, path: str | Path) -> None:
-        """One file, whole or not at all.
+    def rows(self, ids: Sequence[int] | NDArray | None = None, *, vectors: bool = True) -> Rows:
+        """Rows by id, in any order; every row, by rising id, without."""
+        with self._lock:
+            if ids is not None:
+                return self._store.get(np.asarray(ids, np.int64), vectors=vectors)
+            parts = list(self._store.scan(Where(), vectors=vectors))
+            return Rows.join(parts) if parts else self._store.get(np.zeros(0, np.int64), vectors=vectors)
+
+    def merge(self, other: Gallery) -> int:
+        """Add every row of another gallery of the same model, under new ids; how many.
 
         Raises:
+            GalleryError: it is another model's, or keeps no masks where this one does.
+        """
+        self._check_fingerprint(other.fingerprint, other.dimension)
+        return self._take_in(other.store.scan(Where(), vectors=True))
+
+    def export(self, path: str | Path) -> int:
+        """Write every row to one parquet file, whole; how many.
+
+        Raises:
+            MissingLibrary: pyarrow (the extra `parquet`) is not installed.
+            DpmError: the disk is full.
+        """
+        with self._lock:
+            return parquet.write(Path(path), self._store.scan(Where(), vectors=True), self._store.meta)
+
+    def import_(self, path: str | Path) -> int:
+        """Add every row of a file that `export` wrote, under new ids; how many.
+
+        Raises:
+            GalleryError: it is another model's, or is damaged.
+            MissingLibrary: pyarrow (the extra `parquet`) is not installed.
+        """
+        meta, parts = parquet.read(Path(path))
+        self._check_fingerprint(meta["fingerprint"], meta["dimension"])
+        return self._take_in(parts)
+
+    def snapshot(self, folder: str | Path) -> None:
+        """A copy of now in a new folder, that opens as a gallery; others may add meanwhile, and wait.
+
+        Raises:
+            GalleryError: the store is a server or memory, the folder exists, or the disk is full.
+        """
+        with self._lock:
+            self._store.snapshot(Path(folder))
+
+    def save(self, path: str | Path) -> None:
+        """A gallery in memory as one file, whole or not at all.
+
+        Raises:
+            GalleryError: the gallery is not in memory.
             DpmError: the disk is full or the folder cannot be written; an old file is left as it was.
         """
-        tensorfile.save(
-            Path(path),
-            "gallery",
-            {"features": self.features, "masks": self.masks, "timestamps": self.timestamps},
-            {"people": self.people.tolist(), "cameras": self.cameras.tolist(), "sources": self.sources},
-            {"fingerprint": self.fingerprint},
-        )
+        with self._lock:
+            saved.save(self._store, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Gallery:
-        """What `save` wrote.
+        """What `save` wrote, into memory.
 
         Raises:
             GalleryError: the file is missing, damaged or cut short, or holds something else.
         """
-        arrays, labels, facts = tensorfile.load(Path(path), "gallery", GalleryError)
-        try:
-            features = arrays["features"]
-            gallery = cls(facts["fingerprint"], features.shape[1], str(features.dtype))
-            gallery.features, gallery.masks, gallery.timestamps = features, arrays["masks"], arrays["timestamps"]
-            gallery.people, gallery.cameras = _text(labels["people"]), _text(labels["cameras"])
-            gallery.sources = [str(s) for s in labels["sources"]]
-        except (KeyError, IndexError) as error:
-            raise GalleryError(
-                f"{path} lacks something that a gallery has ({error}). Build the gallery again"
-            ) from error
-        columns = (gallery.masks, gallery.people, gallery.cameras, gallery.timestamps, gallery.sources)
-        if any(len(column) != len(features) for column in columns) or gallery.masks.shape != features.shape:
-            raise GalleryError(f"{path}: its arrays differ in length. Build the gallery again")
-        if not (np.isfinite(features).all() and np.isfinite(gallery.masks).all()):
-            raise GalleryError(f"{path} holds NaN or infinity. Build the gallery again")
-        return gallery
+        store = saved.load(Path(path))
+        return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
+
+    def _take_in(self, parts: Any) -> int:
+        added = 0
+        with self._lock:
+            for rows in parts:
+                if rows.masks is None and self._store.meta["masks"]:
+                    raise GalleryError("those rows have no masks, and this gallery keeps masks")
+                masks = rows.masks if self._store.meta["masks"] else None
+                changed = {**vars(rows), "ids": self._ids.new(len(rows)), "masks": masks}
+                self._store.add(Rows(**changed))
+                added += len(rows)
+            self._changed()
+        return added
 
     def _check_model(self, embeddings: Embeddings) -> None:
-        """Refuse embeddings of another model, whose features mean something else."""
-        if embeddings.fingerprint != self.fingerprint:
-            raise GalleryError(
-                f"these embeddings are of model {embeddings.fingerprint[:12]}; this gallery holds model "
-                f"{self.fingerprint[:12]}. Embed both with one engine"
-            )
-        if embeddings.dimension != self.dimension:
-            raise GalleryError(f"embeddings have {embeddings.dimension} dimensions; {self.dimension} is wanted")
-
-    def _excluded(self, camera: str | None, own: NDArray[np.str_] | None) -> Excluded:
-        """Which (query, row) pairs must not be found."""
-
-        def hide(queries: slice, rows: slice) -> NDArray[np.bool_] | None:
-            if camera is None and own is None:
-                return None
-            here = self.cameras[rows]
-            hidden = np.zeros((queries.stop - queries.start, len(here)), bool)
-            if camera is not None:
-                hidden |= here != camera
-            if own is not None:
-                hidden |= own[queries][:, None] == here
-            return hidden
-
-        return hide
+        self._check_fingerprint(embeddings.fingerprint, embeddings.dimension)
 
 
-def _text(labels: Sequence[Any] | NDArray) -> NDArray[np.str_]:
-    """Names or ids as an array of text."""
-    return np.array([str(label) for label in labels], dtype=np.str_) if len(labels) else np.zeros(0, "<U1")
-
-
-def _pick(labels: NDArray[np.str_], rows: NDArray[np.int64]) -> NDArray[np.str_]:
-    """The labels of rows (Q, k); empty text where the row is −1."""
-    if not len(labels):
-        return np.full(rows.shape, "", "<U1")
-    return np.where(rows >= 0, labels[rows], "")
+def _text(labels: Sequence[Any]) -> list[str]:
+    return [str(label) for label in labels]

@@ -5,12 +5,14 @@ Q queries · k places
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
+from dpm_edge.gallery.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,19 +26,27 @@ class Matches:
     """
 
     rows: NDArray[np.int64]
-    """(Q, k) int64: gallery rows; −1 where there were fewer than k candidates."""
+    """(Q, k) int64: ids of gallery rows; −1 where there were fewer than k candidates."""
     similarity: NDArray[np.float32]
-    """(Q, k) float32, falling; equal similarities in the gallery's order."""
+    """(Q, k) float32, falling; equal similarities by rising id."""
     people: NDArray[np.str_]
     """(Q, k) str: the person of each row."""
     cameras: NDArray[np.str_]
     """(Q, k) str: the camera of each row."""
+    sources: NDArray[np.object_]
+    """(Q, k) of str: where each row's picture is."""
+    timestamps: NDArray[np.float64]
+    """(Q, k) Unix seconds; NaN where unknown."""
+    visibility: NDArray[np.float32]
+    """(Q, k) of the rows; NaN where there is none."""
+    payloads: NDArray[np.object_]
+    """(Q, k) of dict: what was stored beside each row."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "similarity", "people", "cameras"):
-            shape = getattr(self, name).shape
+        for field in fields(self):
+            shape = getattr(self, field.name).shape
             if len(shape) != 2 or shape != self.rows.shape:
-                raise GalleryError(f"{name} have shape {shape}; {self.rows.shape}, (Q, k), is wanted")
+                raise GalleryError(f"{field.name} have shape {shape}; {self.rows.shape}, (Q, k), is wanted")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,3 +55,27 @@ class Matches:
     def found(self) -> NDArray[np.bool_]:
         """(Q, k) bool: places that a gallery row fills."""
         return self.rows >= 0
+
+    @classmethod
+    def of(cls, ids: NDArray[np.int64], similarity: NDArray[np.float32], labels: Rows) -> Matches:
+        """Ids (Q, k) with the labels of those rows, which come in any order and once each."""
+        order = np.argsort(labels.ids)
+        at = np.where(ids >= 0, np.searchsorted(labels.ids[order], ids), len(labels))
+        at = np.append(order, len(labels))[at]
+
+        def pick(column: Any, empty: Any, dtype: Any) -> NDArray:
+            values = np.empty(len(labels) + 1, object)
+            values[:-1], values[-1] = list(column), empty
+            picked = values[at]
+            return picked if dtype is object else picked.astype(dtype).reshape(ids.shape)
+
+        return cls(
+            rows=ids,
+            similarity=similarity,
+            people=pick(labels.people, "", np.str_),
+            cameras=pick(labels.cameras, "", np.str_),
+            sources=pick(labels.sources, "", object),
+            timestamps=pick(labels.timestamps, np.nan, np.float64),
+            visibility=pick(labels.visibility, np.nan, np.float32),
+            payloads=pick(labels.payloads, {}, object),
+        )

@@ -1,0 +1,161 @@
+"""What every store of gallery rows can do, and the two-stage search of those that hold an index.
+
+Q queries · N rows · D feature dimensions · k places · K candidates
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import GalleryError
+from dpm_edge.gallery import exact
+from dpm_edge.gallery.rows import Rows, Where
+
+FORMAT = 1
+"""Version of the schema: a store of a newer one is refused."""
+BATCH = 1000
+"""Rows that one scan step or one call to a server carries."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A search as a store gets it."""
+
+    features: NDArray[np.float32]
+    """(Q, D), L2-normalised."""
+    masks: NDArray[np.float32]
+    """(Q, D)."""
+    k: int
+    metric: str
+    where: Where
+    own_cameras: list[str] | None
+    """(Q,) a query finds no row of its own camera; None: it may."""
+    candidates: int
+    """K of the stores that re-rank; at least k."""
+
+
+class Store(ABC):
+    """Rows on some medium. Not safe for two threads at once, unless the store says so: the gallery holds a lock."""
+
+    meta: dict[str, Any]
+    """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
+
+    @abstractmethod
+    def add(self, rows: Rows) -> None:
+        """All rows, or none when it raises. Their ids are not there yet."""
+
+    @abstractmethod
+    def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids (Q, k) and similarities (Q, k), best first, equal ones by id; −1 and −inf where nothing is left."""
+
+    @abstractmethod
+    def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
+        """Those of the ids that are there, in any order."""
+
+    @abstractmethod
+    def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
+        """Every row that fits, by rising id, some at a time. Do not change the store meanwhile."""
+
+    @abstractmethod
+    def delete(self, ids: NDArray[np.int64]) -> None:
+        """Remove rows; ids that are not there do not matter."""
+
+    @abstractmethod
+    def count(self, where: Where) -> int:
+        """Rows that fit."""
+
+    @abstractmethod
+    def write_meta(self, meta: dict[str, Any]) -> None:
+        """Replace `meta`, durably."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Whatever was acknowledged is on the disk's platter when this returns."""
+
+    @abstractmethod
+    def compact(self) -> None:
+        """Deleted rows leave the medium, as far as this process decides it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush and let go."""
+
+    def snapshot(self, folder: Path) -> None:
+        """A copy of now that opens as a gallery of its own.
+
+        Raises:
+            GalleryError: the medium's own tools do that.
+        """
+        raise GalleryError(
+            f"{type(self).__name__} makes no snapshots: use the server's backup, or `export` to a parquet file"
+        )
+
+
+class CandidateStore(Store):
+    """A store with an inner-product index: K candidates by ⟨m⊙q, g⟩, then the exact metric with the query's mask.
+
+    Why that suffices: ‖m⊙g‖ varies far less over g than ⟨m⊙q, g⟩ does. How far is measured: `Gallery.check_recall`.
+    """
+
+    @abstractmethod
+    def candidates(
+        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
+    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
+        """For each vector, up to `count` rows with the highest inner products: ids (K,), features (K, D), masks."""
+
+    def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `Store.search`, exact among the candidates."""
+        count = len(asked.features)
+        ids = np.full((count, asked.k), -1, np.int64)
+        best = np.full((count, asked.k), -np.inf, np.float32)
+        own = np.array([""] * count if asked.own_cameras is None else asked.own_cameras, object)
+        for camera in sorted(set(own)):
+            where = asked.where if asked.own_cameras is None else replace(asked.where, not_camera=camera)
+            group = np.flatnonzero(own == camera)
+            q = asked.features[group] * (1 if asked.metric == "plain" else asked.masks[group])
+            found = self.candidates(q, max(asked.candidates, asked.k), where, masks=asked.metric == "mutual")
+            for i, (names, features, masks) in zip(group, found):
+                rows, s = exact.top_k(
+                    asked.features[i : i + 1],
+                    exact.Vectors(features, masks),
+                    asked.k,
+                    metric=asked.metric,
+                    query_masks=asked.masks[i : i + 1],
+                    names=names,
+                )
+                ids[i], best[i] = np.where(rows[0] >= 0, names[rows[0]] if len(names) else -1, -1), s[0]
+        return ids, best
+
+
+def check_meta(meta: dict[str, Any], place: str) -> dict[str, Any]:
+    """What a store's own description says, when it is a gallery's.
+
+    Raises:
+        GalleryError: it is something else, or of a newer version.
+    """
+    if meta.get("kind") != "dpm-edge gallery":
+        raise GalleryError(f"{place} is no gallery of dpm-edge. Create one: dpm-edge gallery create")
+    if int(meta.get("format", 0)) > FORMAT:
+        raise GalleryError(f"{place} is of format {meta['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+    missing = [key for key in ("fingerprint", "dimension", "masks") if key not in meta]
+    if missing:
+        raise GalleryError(f"{place} lacks {', '.join(missing)} in its description. Restore a snapshot")
+    return meta
+
+
+def new_meta(fingerprint: str, dimension: int, masks: bool) -> dict[str, Any]:
+    """The description of a new gallery."""
+    return {
+        "kind": "dpm-edge gallery",
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "dimension": dimension,
+        "masks": masks,
+    }

@@ -1,0 +1,39 @@
+"""What the gallery's tests share: random rows, and answers by the float64 formula, without the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge import Embeddings
+
+
+def rows(n: int, d: int = 12, seed: int = 0, fingerprint: str = "f") -> Embeddings:
+    """n random unit features with random masks."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((n, d))
+    return Embeddings(
+        features=features / np.linalg.norm(features, axis=1, keepdims=True),
+        masks=rng.random((n, d)),
+        visibility=rng.uniform(0.3, 1.2, n),
+        rows=np.arange(n),
+        fingerprint=fingerprint,
+        sources=[f"{i}.jpg" for i in range(n)],
+    )
+
+
+def scores(
+    q: NDArray, masks: NDArray, targets: NDArray, target_masks: NDArray | None, metric: str
+) -> NDArray[np.float64]:
+    """(Q, N) by the formula: Σ q̂ m t̂ / sqrt(max(Σ m² t̂², 1e-12)), with m = 1, m_q or m_q·m_t."""
+    q64, t64 = np.asarray(q, np.float64), np.asarray(targets, np.float64)
+    q64 = q64 / np.maximum(np.linalg.norm(q64, axis=1, keepdims=True), 1e-6)
+    t64 = t64 / np.maximum(np.linalg.norm(t64, axis=1, keepdims=True), 1e-6)
+    s = np.zeros((len(q64), len(t64)))
+    for i in range(len(q64)):
+        m: Any = np.ones_like(q64[i]) if metric == "plain" else np.asarray(masks[i], np.float64)
+        seen = m * t64 * (np.asarray(target_masks, np.float64) if metric == "mutual" else 1)
+        s[i] = seen @ q64[i] / np.sqrt(np.maximum((seen * seen).sum(1), 1e-12))
+    return s
