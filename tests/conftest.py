@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,16 @@ import tiny_engine
 from dpm_edge import Engine
 
 
-@pytest.fixture(params=["openvino", "onnxruntime"])
-def engine_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """An engine directory, of each CPU backend in turn."""
-    return tiny_engine.write_engine(tmp_path / "engine", request.param)
+@pytest.fixture(scope="session", params=["openvino", "onnxruntime"])
+def pristine_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine directory of each CPU backend in turn, written once; not to be changed."""
+    return tiny_engine.write_engine(tmp_path_factory.mktemp(request.param) / "engine", request.param)
+
+
+@pytest.fixture
+def engine_dir(pristine_engine: Path, tmp_path: Path) -> Path:
+    """An engine directory that a test may damage, of each CPU backend in turn."""
+    return Path(shutil.copytree(pristine_engine, tmp_path / "engine"))
 
 
 @pytest.fixture
