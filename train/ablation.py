@@ -1,6 +1,6 @@
 """The ablation table: what each part of the method is worth, everything else fixed.
 
-    python -m dpm_edge.train.ablation --data MARKET [--rendered DIR | --init CHECKPOINT] --out DIR --minutes M --parallel 4
+    python -m dpm_edge.train.ablation --data MARKET [--rendered DIR | --init FILE] --out DIR --minutes M
 
 Rows share one saliency file, one set of first weights, one number of steps and one set of covered queries. Several
 rows train at a time on one GPU; how many epochs fit is measured first. ablation.json is rewritten after every row.
@@ -42,6 +42,8 @@ ROWS: dict[str, list[str]] = {
 ENDS = ("baseline", "full")
 """Rows that are trained with three seeds."""
 DEFAULT = ("baseline", "full", "+SPT", "+HMG", "+HEM", "full, erasing for SPT", "full, from scratch")
+KEPT = ("epochs", "steps", "pictures_per_second", "summary", "summary_other_neck", "occlusion", "history")
+"""What ablation.json keeps of each run."""
 COST = {"full, alternating": 2.0}
 """Steps of a row that cost more than others'."""
 RESERVE = 0.86
@@ -104,9 +106,12 @@ def _synchronise(device: Any) -> None:
 
 
 def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> Path:
-    """Train SPS once for all rows, in a worker; returns the cache."""
+    """Train SPS once for all rows, in a worker; returns the cache, with a sheet of what SPT does with it beside it."""
+    import cv2
+
     from dpm_edge.train.config import override
     from dpm_edge.train.data import decode
+    from dpm_edge.train.preview import examples, sheet
     from dpm_edge.train.recipes import recipe as named
     from dpm_edge.train.run import device_of, training_people
     from dpm_edge.train.saliency import person_masks
@@ -116,7 +121,10 @@ def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> P
     out.mkdir(parents=True, exist_ok=True)
     device = device_of(config)
     train = decode(training_people(config, data).train, model_spec(config.model).preprocessing, quiet=True)
-    person_masks(config, train.to(device), out, device)
+    train = train.to(device)
+    masks = person_masks(config, train, out, device)
+    config.transfer.probability = 1.0
+    cv2.imwrite(str(out / "transfer.jpg"), sheet(examples(config, train, masks)[0]))
     return out / "saliency.safetensors"
 
 
@@ -245,7 +253,7 @@ def report(
         {
             "row": row,
             "seed": seed,
-            **{k: r[k] for k in ("epochs", "steps", "pictures_per_second", "occlusion", "history")},
+            **{k: r[k] for k in KEPT},
         }
         for (row, seed), r in found.items()
     ]

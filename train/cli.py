@@ -1,8 +1,12 @@
-"""`python -m dpm_edge.train.cli RECIPE --data DIR [--out DIR] [--json] [field=value …]`; `dpm-edge train` wraps it."""
+"""`python -m dpm_edge.train.cli RECIPE --data DIR [--out DIR] [--json] [field=value …]`; `dpm-edge train` wraps it.
+
+`preview`, `texts`, `ablation` and `statistics` in the recipe's place are the tools around training.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -36,8 +40,20 @@ def train(recipe: str, data: Path, out: Path, overrides: list[str], *, quiet: bo
     return fit(prepare(config, data, out, quiet=quiet))
 
 
+TOOLS = {
+    "preview": "dpm_edge.train.preview",
+    "texts": "dpm_edge.train.prompts",
+    "ablation": "dpm_edge.train.ablation",
+    "statistics": "dpm_edge.train.occlusion_statistics",
+}
+"""What `dpm-edge train` also does, by the word in a recipe's place."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, train, print. Returns the exit code."""
+    """Parse, train, print; or run one of the TOOLS. Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in TOOLS:
+        return importlib.import_module(TOOLS[arguments[0]]).main(arguments[1:])
     options = parser().parse_intermixed_args(arguments)
     out = options.out or Path("runs") / options.recipe
     try:

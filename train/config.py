@@ -33,6 +33,8 @@ class ModelConfig:
     """Mask generator: "paper", "lite" [R], or empty for the preset's own."""
     feature: str = "cls"
     """"cls" (f) or "concat" (f and f_p) [C]."""
+    neck: str = ""
+    """Side of the BN neck that retrieval uses: "before" [D][C], "after" [R], or empty for the preset's own."""
     camera: float = 0.0
     """Scale of the camera embedding (3.0 [D], 1.0 [C]); 0 leaves it out, and then an engine needs no camera."""
     drop_path: float = 0.0
@@ -109,6 +111,8 @@ class TransferConfig:
     """α1: smallest OIoU of an accepted pair after rolling [S]."""
     unrolled: float = 0.7
     """α2: smallest OIoU of an accepted pair before rolling [S]."""
+    smallest: float = 0.15
+    """Smallest share of the patches in a donor's person region [R]: else pictures with next to no person fit best."""
     share: float = 0.1
     """Candidates to draw from: this share of the batch size, the best ones [S]."""
 

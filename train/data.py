@@ -100,7 +100,7 @@ class IdentitySampler:
         self.rows = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
         if len(self.rows) < identities:
             raise DataError(
-                f"{len(self.rows)} training people, but a batch wants {identities}: set data.identities={len(self.rows)}"
+                f"{len(self.rows)} training people; a batch wants {identities}: set data.identities={len(self.rows)}"
             )
         self.identities, self.pictures, self.seed = identities, pictures, seed
         self.rounds = max(1, round(len(labels) / (len(self.rows) * pictures)))

@@ -24,6 +24,7 @@ from dpm_edge.errors import DataError
 from dpm_edge.evaluation import market_scores
 from dpm_edge.files import write_whole
 from dpm_edge.model.network import DPM
+from dpm_edge.spec import ModelSpec
 from dpm_edge.train import occluders
 from dpm_edge.train.data import Pictures, to_input
 
@@ -92,7 +93,7 @@ def occlusion_sets(
     """The covered queries of every kind and share above 0; bodies: pictures of people who are in no gallery.
 
     Covering takes milliseconds a picture: it is spread over `workers` processes (0: one per core), and `cache`, a file
-    that is written when it does not exist, saves it the next time. Raises DataError where the cache is of other queries.
+    that is written when it does not exist, saves it the next time. Raises DataError where the cache is of others.
     """
     cut = bodies.pixels[:: max(1, len(bodies) // MOST_BODIES)].cpu().permute(0, 2, 3, 1).contiguous().numpy()
     wanted = [(kind, share) for kind in occluders.kinds(cut) for share in shares if share > 0]
@@ -129,6 +130,11 @@ def occlusion_curves(
             {"kind": kind, "share": share, "metric": m, "rank1": s["rank1"], "mAP": s["mAP"]} for m, s in found.items()
         ]
     return rows
+
+
+def other_side(spec: ModelSpec) -> ModelSpec:
+    """The same model that retrieves on the other side of its BN neck."""
+    return spec.replace(neck="before" if spec.neck == "after" else "after")
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -203,14 +203,14 @@ def read_people(layout: str, root: Path) -> People:
 
 
 def visible_shares(folder: LabelledFolder, labels: Path) -> np.ndarray:
-    """(N,) share of each person that is visible, from a rendered set's labels.csv (columns name, visible).
+    """(N,) share of each person that is visible, from a rendered set's labels.csv (columns file, visible).
 
     Raises DataError where the file or a picture's row is missing.
     """
     if not labels.is_file():
         raise DataError(f"{labels} is missing: data.min_visible needs a rendered set's labels")
     with labels.open(newline="") as file:
-        shares = {Path(row["name"]).name: float(row["visible"]) for row in csv.DictReader(file)}
+        shares = {Path(row["file"]).name: float(row["visible"]) for row in csv.DictReader(file)}
     missing = [p.name for p in folder.paths if p.name not in shares]
     if missing:
         raise DataError(f"{labels} has no row for {len(missing)} pictures, such as {missing[0]}")

@@ -15,7 +15,7 @@ NOT_DECAYED = ("class_embedding", "positional_embedding", "camera_embedding")
 
 
 def freeze(net: DPM, config: OptimiserConfig, *, masked: bool, text: bool) -> None:
-    """Switch off the gradients of what this run does not train; an untrained mask generator is set to 0.5 everywhere."""
+    """Switch off the gradients of what is not trained; an untrained mask generator is set to 0.5 everywhere."""
     net.mask_generator.requires_grad_(masked)
     if not masked:
         nn.init.zeros_(net.mask_generator.linear.weight)

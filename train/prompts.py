@@ -87,7 +87,14 @@ def contrast(anchors: Tensor, others: Tensor, labels: Tensor) -> Tensor:
 
 
 def learn_prompts(
-    prompts: Prompts, features: Tensor, labels: Tensor, *, epochs: int = 120, batch: int = 64, lr: float = 3.5e-4, seed: int
+    prompts: Prompts,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int = 120,
+    batch: int = 64,
+    lr: float = 3.5e-4,
+    seed: int,
 ) -> Tensor:
     """Train on image features (n, J) computed once; returns T (C, J), on the features' device.
 

@@ -54,7 +54,7 @@ def _from_scratch(name: str) -> Config:
     """A small ViT without good first weights: AdamW at a high rate, strong augmentation, a long cosine."""
     return Config(
         recipe=name,
-        model=ModelConfig(preset="dpm-t", drop_path=0.05),
+        model=ModelConfig(preset="dpm-t", neck="after", drop_path=0.05),
         data=DataConfig(identities=32, pictures=4),
         augment=AugmentConfig(erase=0.0, scale=0.15, colour=0.25, grey=0.05, blur=0.1),
         transfer=TransferConfig(probability=0.5),
@@ -67,7 +67,7 @@ def _from_scratch(name: str) -> Config:
 
 
 def market_small() -> Config:
-    """dpm-s on Market-1501 people for one H100 and 20 minutes; start from rendered people with model.init=CHECKPOINT."""
+    """dpm-s on Market-1501 people, for one H100 and 20 minutes; start from rendered people: model.init=CHECKPOINT."""
     config = _from_scratch("market_small")
     config.model.preset = "dpm-s"
     config.optimiser.lr = 5e-4

@@ -12,7 +12,7 @@ from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.progress import say
 from dpm_edge.spec import WeightsCard
-from dpm_edge.train.evaluate import embed, evaluate, occlusion_curves, occlusion_sets, summary
+from dpm_edge.train.evaluate import embed, evaluate, occlusion_curves, occlusion_sets, other_side, summary
 from dpm_edge.train.run import Run
 from dpm_edge.train.state import RunLog
 
@@ -56,10 +56,18 @@ def finish(run: Run, speed: float) -> dict[str, Any]:
     """The results of a run: scores, occlusion curves, speed, machine; written to results.json."""
     config = run.config
     curves: list[dict[str, Any]] = []
+    other: dict[str, Any] = {}
     if config.evaluate.occlusion:
         cache = Path(config.evaluate.covered) if config.evaluate.covered else None
         sets = occlusion_sets(run.query, run.train, config.evaluate.shares, cache)
-        curves = occlusion_curves(run.judged, run.query, run.gallery, sets, config.evaluate.batch)
+        net = run.judged
+        curves = occlusion_curves(net, run.query, run.gallery, sets, config.evaluate.batch)
+        spec = net.spec
+        net.spec = other_side(spec)
+        other = {
+            f"{net.spec.neck} neck": summary(occlusion_curves(net, run.query, run.gallery, sets, config.evaluate.batch))
+        }
+        net.spec = spec
     results = {
         "recipe": config.recipe,
         "seed": config.seed,
@@ -69,6 +77,7 @@ def finish(run: Run, speed: float) -> dict[str, Any]:
         "history": run.history,
         "occlusion": curves,
         "summary": summary(curves) if curves else {},
+        "summary_other_neck": other,
         "config": config.to_dict(),
         "machine": machine_card(),
     }

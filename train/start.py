@@ -30,6 +30,7 @@ def model_spec(config: ModelConfig, cameras: int = 0) -> ModelSpec:
         stride=config.stride,
         hmg=config.hmg or preset.hmg,
         feature=config.feature,
+        neck=config.neck or preset.neck,
         cameras=cameras if config.camera else 0,
         camera_scale=config.camera or preset.camera_scale,
     )

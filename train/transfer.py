@@ -60,14 +60,16 @@ def rolled_columns(grids: Tensor) -> Tensor:
 def choose(masks: Tensor, config: TransferConfig, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Donor, roll and OIoU of every picture, each (B,).
 
-    Of a picture's B·w candidates (j, r) the best ⌊share·B⌋ by OIoU are kept; the very best, which is the picture itself,
-    is left out. One is drawn from those with OIoU ≥ α2 before and ≥ α1 after the roll; drawing uniformly among them is
-    what drawing again until one is accepted comes to. Where there is none, or with 1 − probability, donor is i itself.
+    Of a picture's B·w candidates (j, r) the best ⌊share·B⌋ by OIoU are kept; the very best, which is the picture
+    itself, is left out, and so are donors whose person region is too small to show anybody. One is drawn from those
+    with OIoU ≥ α2 before and ≥ α1 after the roll; drawing uniformly among them is what drawing again until one is
+    accepted comes to. Where there is none, or with 1 − probability, donor is i itself.
     """
     count, _, width = masks.shape
     itself = torch.arange(count, device=masks.device)
     share = overlaps(masks)
     share[itself, itself] = -1.0
+    share[:, masks.flatten(1).float().mean(1) < config.smallest] = -1.0
     best, place = share.reshape(count, -1).topk(max(1, int(config.share * count)), dim=1)
     donor, roll = place // width, place % width
     before = share[:, :, 0].gather(1, donor)

@@ -106,7 +106,9 @@ def test_no_true_match_is_dropped_where_the_set_has_no_cameras(tmp_path, layout,
 
 
 def test_partial_reid_with_names_instead_of_folders(tmp_path):
-    people = read_people("partial_reid", put(tmp_path, "partial_body_images/001_01.jpg", "whole_body_images/001_01.jpg"))
+    people = read_people(
+        "partial_reid", put(tmp_path, "partial_body_images/001_01.jpg", "whole_body_images/001_01.jpg")
+    )
     assert labels(people.query) == [(2, 1)] and labels(people.gallery) == [(2, 2)]
 
 
@@ -154,8 +156,8 @@ def test_an_unreadable_picture_is_left_out_and_named(tmp_path, capsys):
 def test_visible_shares_come_from_the_labels(tmp_path):
     folder = read_people("market", put(tmp_path, *MARKET)).train
     table = tmp_path / "labels.csv"
-    table.write_text("name,visible\n" + "".join(f"{p.name},0.{i + 1}\n" for i, p in enumerate(folder.paths)))
+    table.write_text("file,visible\n" + "".join(f"{p.name},0.{i + 1}\n" for i, p in enumerate(folder.paths)))
     assert visible_shares(folder, table).tolist() == [0.1, 0.2, 0.3]
-    table.write_text("name,visible\n")
+    table.write_text("file,visible\n")
     with pytest.raises(DataError, match="no row for 3 pictures"):
         visible_shares(folder, table)

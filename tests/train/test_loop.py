@@ -66,7 +66,7 @@ def test_killed_and_resumed_is_the_uninterrupted_run(market, small, tmp_path):
 
 def test_resuming_with_other_settings_is_refused_by_name(market, small, tmp_path):
     fit(prepare(override(small, ["schedule.epochs=1"]), market, tmp_path, quiet=True))
-    with pytest.raises(CheckpointError, match="optimiser.lr=0.5"):
+    with pytest.raises(CheckpointError, match=r"optimiser\.lr=0\.5"):
         fit(prepare(override(small, ["schedule.epochs=1", "optimiser.lr=0.5"]), market, tmp_path, quiet=True))
     (tmp_path / "resume.pt").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(CheckpointError, match="damaged"):
@@ -117,7 +117,7 @@ def test_nan_stops_the_run_and_leaves_the_batch(market, small, tmp_path):
     run = prepare(override(small, ["transfer.probability=0"]), market, tmp_path, quiet=True)
     with torch.no_grad():
         run.net.prototypes[0, 0] = float("nan")
-    with pytest.raises(LossIsNaN, match="nan-batch-1.pt"):
+    with pytest.raises(LossIsNaN, match=r"nan-batch-1\.pt"):
         fit(run)
     kept = torch.load(tmp_path / "nan-batch-1.pt", weights_only=True)
     assert kept["names"] == [run.train.names[r] for r in kept["rows"].tolist()]
@@ -143,9 +143,9 @@ def test_a_full_disk_keeps_the_last_state(market, small, tmp_path, monkeypatch):
 def test_the_paper_recipes_say_which_file_they_need(market, tmp_path):
     from dpm_edge.train.recipes import recipe
 
-    with pytest.raises(SpecError, match="loss.texts=FILE"):
+    with pytest.raises(SpecError, match=r"loss\.texts=FILE"):
         prepare(recipe("market"), market, tmp_path, quiet=True)
-    with pytest.raises(SpecError, match="model.clip=FILE"):
+    with pytest.raises(SpecError, match=r"model\.clip=FILE"):
         prepare(override(recipe("market"), ["loss.i2t=0", "loss.anchor=0"]), market, tmp_path, quiet=True)
 
 

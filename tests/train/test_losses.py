@@ -117,7 +117,7 @@ def test_anchors_vanish_where_prototypes_are_the_texts():
 def test_anchor_relations_is_the_divergence_of_two_softmaxes():
     draw = torch.Generator().manual_seed(4)
     w, t = torch.randn(5, 4, generator=draw), torch.randn(5, 4, generator=draw)
-    rows = lambda x: (F.normalize(x, dim=1) @ F.normalize(x, dim=1).T / 0.2).softmax(1)  # noqa: E731
+    rows = lambda x: (F.normalize(x, dim=1) @ F.normalize(x, dim=1).T / 0.2).softmax(1)
     p, q = rows(t), rows(w)
     wanted = (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(losses.anchor_relations(w, t, torch.arange(5), 0.2), wanted)

@@ -91,8 +91,8 @@ def test_texts_of_other_people_are_refused(market, small, tmp_path):
 
 def test_joint_features_are_clips_image_features(clip, tmp_path):
     """Our backbone with the small CLIP's weights gives open_clip's own image features on the same grid."""
-    from dpm_edge.model.network import DPM
     from dpm_edge.model.clip_weights import load_clip
+    from dpm_edge.model.network import DPM
     from dpm_edge.spec import ModelSpec, Preprocessing
     from dpm_edge.train.data import Pictures, to_input
 

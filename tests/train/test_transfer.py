@@ -31,7 +31,7 @@ def test_overlaps_are_the_shares_that_loops_count(batch):
 
 def test_what_is_chosen_fits_and_is_never_the_picture_itself(batch):
     _, masks = batch
-    config = TransferConfig(probability=1.0, rolled=0.6, unrolled=0.4, share=0.5)
+    config = TransferConfig(probability=1.0, rolled=0.6, unrolled=0.4, share=0.5, smallest=0.0)
     share = overlaps(masks)
     some = 0
     for seed in range(50):
@@ -50,7 +50,7 @@ def test_what_is_chosen_fits_and_is_never_the_picture_itself(batch):
 
 def test_every_accepted_candidate_is_drawn(batch):
     _, masks = batch
-    config = TransferConfig(probability=1.0, rolled=0.5, unrolled=0.0, share=0.8)
+    config = TransferConfig(probability=1.0, rolled=0.5, unrolled=0.0, share=0.8, smallest=0.0)
     seen = {tuple(int(x[0]) for x in choose(masks, config, torch.Generator().manual_seed(s))[:2]) for s in range(300)}
     share = overlaps(masks)
     best = sorted(((share[0, j, r].item(), j, r) for j in range(1, 7) for r in range(3)), reverse=True)[:5]
@@ -59,7 +59,7 @@ def test_every_accepted_candidate_is_drawn(batch):
 
 def test_pixels_are_the_rolled_person_inside_the_donors_region_and_the_donor_outside(batch):
     pixels, masks = batch
-    config = TransferConfig(probability=1.0, rolled=0.3, unrolled=0.0, share=0.8)
+    config = TransferConfig(probability=1.0, rolled=0.3, unrolled=0.0, share=0.8, smallest=0.0)
     done = transfer(pixels, masks, config, torch.Generator().manual_seed(3))
     assert done.mixed.any()
     for i in range(7):
@@ -79,3 +79,14 @@ def test_nothing_is_mixed_without_probability_or_without_a_fit(batch):
     for config in (TransferConfig(probability=0.0), TransferConfig(probability=1.0, rolled=1.01)):
         done = transfer(pixels, masks, config, torch.Generator().manual_seed(0))
         assert not done.mixed.any() and torch.equal(done.pixels, pixels)
+
+
+def test_pictures_with_next_to_no_person_are_nobodys_donors(batch):
+    _, masks = batch
+    masks = masks.clone()
+    masks[4] = False
+    masks[4, 0, 0] = True  # filled by every person who covers one patch: the best fit for many
+    for smallest, chosen in ((0.0, True), (0.2, False)):
+        config = TransferConfig(probability=1.0, rolled=0.5, unrolled=0.0, share=0.8, smallest=smallest)
+        donors = {int(d) for s in range(60) for d in choose(masks, config, torch.Generator().manual_seed(s))[0][:4]}
+        assert (4 in donors) == chosen
