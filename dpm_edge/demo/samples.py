@@ -15,6 +15,8 @@ from dpm_edge.market import LabelledFolder, query_and_gallery
 
 FOLDER = files("dpm_edge") / "assets" / "samples"
 LABELS = "labels.csv"
+LEAST_SHOWN = 0.35
+"""Share in sight from which somebody can judge a match by eye."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def read_samples(folder: Path) -> Samples:
 def choose(samples: Samples, rows: NDArray[np.int64], count: int) -> list[int]:
     """Positions in `rows` of the queries to show: three quarters the most hidden of different people, then whole ones.
 
-    `rows` are the query rows that were embedded. A query that no other camera saw is left out.
+    `rows` are the query rows that were embedded. A query that no other camera saw is left out. Queries with less than
+    LEAST_SHOWN in sight come only where there are too few others: a person reading the picture could not judge them.
     """
     people = samples.query.people[rows]
     cameras = samples.query.cameras[rows]
@@ -59,10 +62,11 @@ def choose(samples: Samples, rows: NDArray[np.int64], count: int) -> list[int]:
     answerable = [
         bool(((samples.gallery.people == p) & (samples.gallery.cameras != c)).any()) for p, c in zip(people, cameras)
     ]
-    order = [int(i) for i in np.argsort(visible, kind="stable") if answerable[i]]
-    hidden = _first_of_each(order, people, count - count // 4)
+    rising = [int(i) for i in np.argsort(visible, kind="stable") if answerable[i]]
+    readable = sorted(rising, key=lambda i: visible[i] < LEAST_SHOWN)
+    hidden = _first_of_each(readable, people, count - count // 4)
     taken = {people[i] for i in hidden}
-    whole = _first_of_each([i for i in reversed(order) if people[i] not in taken], people, count // 4)
+    whole = _first_of_each([i for i in reversed(rising) if people[i] not in taken], people, count // 4)
     return hidden + whole
 
 
