@@ -1,0 +1,229 @@
+"""How fast dpm-s runs on this CPU: INT8 and fp32 engines against the same network in eager torch, the same threads.
+
+    python benchmarks/cpu_engines.py --crops DIR [--checkpoint FILE] [--labelled DIR]
+        writes benchmarks/results/cpu-engines.json, about four minutes on two cores
+
+The physics first: INT8 is faster where the CPU multiplies int8 in one instruction (VNNI, AMX: four times the products
+of fp32 per cycle). With AVX2 alone three instructions do 32 products, against two for 16 in fp32: 1.33 times at the
+very most. The results say which of these instructions the CPU has.
+
+Each rival lives in a process of its own, so that no library's spinning threads slow another; rounds take turns, and
+medians are compared. A call is preprocessed crops in, features and masks out; `embed` takes boxes in a frame, and so
+adds everything around the call.
+Without --checkpoint the weights are random: times are the same, and nothing is said about accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpm_edge.env import machine_card
+from dpm_edge.images import find_images, preprocess, read_image
+from dpm_edge.progress import track
+from dpm_edge.spec import PRESETS
+
+RESULTS = Path(__file__).parent / "results" / "cpu-engines.json"
+ENGINES = (("openvino", "int8"), ("openvino", "fp32"), ("onnxruntime", "int8"), ("onnxruntime", "fp32"))
+INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+BATCHES = (1, 8)
+WARM_UP = 2
+WANTED_RATIO = 4.0
+WANTED_SHARE = 0.10
+
+
+def torch_call(checkpoint: Path, threads: int) -> Callable[[np.ndarray], Any]:
+    """The network in eager torch, float32, on preprocessed crops."""
+    import torch
+
+    from dpm_edge.model.checkpoint import load
+
+    torch.set_num_threads(threads)
+    net = load(checkpoint)
+
+    def call(inputs: np.ndarray) -> None:
+        with torch.inference_mode():
+            net(torch.from_numpy(inputs))
+
+    return call
+
+
+def library_call(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
+    """The engine's library alone, on preprocessed crops."""
+    from dpm_edge.manifest import Manifest
+    from dpm_edge.runtime.backends import open_backend
+
+    manifest = Manifest.read(folder)
+    backend = open_backend(manifest, folder, "CPU", threads)
+
+    def call(inputs: np.ndarray) -> None:
+        out = np.empty((2, len(inputs), manifest.spec.dimension), np.float32)
+        backend.run(len(inputs), lambda buffer: np.copyto(buffer, inputs), out[0], out[1])
+
+    return call
+
+
+def worker(pipe: Connection, kind: str, path: Path, threads: int, crops: list[np.ndarray]) -> None:
+    """Serve timed calls: receives a batch size, answers milliseconds; None answers with the peak memory and ends."""
+    if kind == "embed":
+        from dpm_edge import Engine
+
+        engine = Engine.load(path, threads=threads)
+        scene, boxes = frame(crops[:8])
+        calls = {n: partial(engine.embed, scene, boxes[:n]) for n in BATCHES}
+    else:
+        call = (torch_call if kind == "torch" else library_call)(path, threads)
+        calls = {n: partial(call, preprocess(crops[:n], PRESETS["dpm-s"].preprocessing)) for n in BATCHES}
+    while (batch := pipe.recv()) is not None:
+        start = time.perf_counter()
+        calls[batch]()
+        pipe.send((time.perf_counter() - start) * 1e3)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def frame(crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A 1920×1080 frame with the crops side by side, each 160×400 pixels, and their boxes (n, 4) float xyxy."""
+    import cv2
+
+    scene = np.full((1080, 1920, 3), 127, np.uint8)
+    boxes = []
+    for place, crop in enumerate(crops):
+        x, y = 40 + 230 * place, 300
+        scene[y : y + 400, x : x + 160] = cv2.resize(crop, (160, 400))
+        boxes.append((x, y, x + 160, y + 400))
+    return scene, np.array(boxes, np.float64)
+
+
+def measure(
+    rivals: dict[str, tuple[str, Path]], crops: list[np.ndarray], threads: int, rounds: int
+) -> tuple[dict[tuple[str, int], list[float]], dict[str, int]]:
+    """Milliseconds of every rival's calls by (rival, batch), taken in turns, and every process's peak memory in MiB."""
+    context = mp.get_context("spawn")
+    pipes, processes = {}, {}
+    for name, (kind, path) in rivals.items():
+        pipes[name], other = context.Pipe()
+        processes[name] = context.Process(target=worker, args=(other, kind, path, threads, crops), daemon=True)
+        processes[name].start()
+    taken: dict[tuple[str, int], list[float]] = {(name, batch): [] for batch in BATCHES for name in rivals}
+    for turn in track(range(rounds + WARM_UP), what="rounds"):
+        for (name, batch), times in taken.items():
+            pipes[name].send(batch)
+            milliseconds = pipes[name].recv()
+            if turn >= WARM_UP:
+                times.append(milliseconds)
+    memory = {}
+    for name, pipe in pipes.items():
+        pipe.send(None)
+        memory[name] = round(pipe.recv())
+        processes[name].join()
+    return taken, memory
+
+
+def summary(times: list[float], batch: int) -> dict[str, float]:
+    """Median, best and 90th percentile in milliseconds, and crops per second at the median."""
+    median = float(np.median(times))
+    return {
+        "median_ms": round(median, 2),
+        "best_ms": round(min(times), 2),
+        "p90_ms": round(float(np.percentile(times, 90)), 2),
+        "crops_per_second": round(1e3 * batch / median, 2),
+    }
+
+
+def int8_instructions() -> list[str]:
+    """Those of the CPU's flags that multiply int8 in one instruction."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    return [flag for flag in INT8_INSTRUCTIONS if flag in text.split()]
+
+
+def main() -> None:
+    """Build the engines, measure, write the results; the last line of stdout is the JSON's `targets`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crops", type=Path, required=True, help="folder of real crops to calibrate and time on")
+    parser.add_argument("--checkpoint", type=Path, help="a trained dpm-s; random weights without it")
+    parser.add_argument("--labelled", type=Path, help="Market-1501 layout, for the mAP that INT8 loses")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+
+    from dpm_edge.build import build
+    from dpm_edge.build.export import export
+    from dpm_edge.model.checkpoint import load
+
+    crops = [read_image(path) for path in find_images(arguments.crops)[:8]]
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = arguments.checkpoint or random_checkpoint(Path(scratch) / "random")
+        portable = Path(scratch) / "dpm-s.onnx"
+        export(load(checkpoint), portable)
+        rivals, accuracy = {"torch fp32": ("torch", checkpoint)}, {}
+        for backend, precision in ENGINES:
+            folder = Path(scratch) / f"{backend}-{precision}"
+            manifest = build(
+                portable,
+                folder,
+                backend=backend,
+                precision=precision,
+                calibrate=arguments.crops,
+                labelled=arguments.labelled if precision == "int8" else None,
+                force=True,
+            )
+            rivals[f"{backend} {precision}"] = ("call", folder)
+            rivals[f"{backend} {precision}, embed"] = ("embed", folder)
+            accuracy[f"{backend} {precision}"] = manifest.verification
+        load_before = os.getloadavg()[0]
+        taken, memory = measure(rivals, crops, arguments.threads, arguments.rounds)
+    table = {name: {f"batch {batch}": summary(taken[name, batch], batch) for batch in BATCHES} for name in rivals}
+    best = "openvino int8"
+    ratio = np.median(taken["torch fp32", 1]) / np.median(taken[best, 1])
+    share = 1 - np.median(taken[best, 8]) / np.median(taken[f"{best}, embed", 8])
+    targets = {
+        "int8_speedup_batch_1": {"wanted_at_least": WANTED_RATIO, "measured": round(float(ratio), 2)},
+        "share_around_the_call_batch_8": {"wanted_below": WANTED_SHARE, "measured": round(float(share), 4)},
+        "peak_memory_mib": {"wanted_below": 500, "measured": memory[f"{best}, embed"]},
+        "map_points_lost": {"wanted_at_most": 0.5, "measured": accuracy[best].get("labelled", {}).get("map_lost")},
+    }
+    results = {
+        "question": "dpm-s on a CPU: INT8 engine against eager torch fp32, same threads",
+        "command": "python benchmarks/cpu_engines.py --crops DIR [--checkpoint FILE] [--labelled DIR]",
+        "machine": machine_card(),
+        "int8_instructions": int8_instructions(),
+        "load_average_before": round(load_before, 2),
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "weights": "trained" if arguments.checkpoint else "random",
+        "targets": targets,
+        "milliseconds": table,
+        "peak_memory_mib": memory,
+        "accuracy": accuracy if arguments.checkpoint else None,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(targets))
+
+
+def random_checkpoint(path: Path) -> Path:
+    """dpm-s with random weights, seed 0."""
+    import torch
+
+    from dpm_edge.model import checkpoint
+    from dpm_edge.model.network import DPM
+
+    torch.manual_seed(0)
+    return checkpoint.save(DPM(PRESETS["dpm-s"]), path)
+
+
+if __name__ == "__main__":
+    main()
