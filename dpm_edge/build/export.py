@@ -50,6 +50,7 @@ def to_onnx(net: DPM) -> ModelProto:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             verbose=False,
         )
+    assert program is not None, "the dynamo exporter returns a program"
     model = program.model_proto
     _strip(model)
     portable.check_standard(model)
