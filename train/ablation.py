@@ -215,9 +215,7 @@ def ablate(
             cost = sum(COST.get(row, 1.0) for row, _ in todo)
             seconds = RESERVE * left * parallel / cost - SECONDS_PER_ROW
             epochs = max(1, int(seconds / (per_step * per_epoch)))
-            say(
-                f"{1000 * per_step:.1f} ms a step with {parallel} at a time: {epochs} epochs for each of {len(todo)} runs"
-            )
+            say(f"{1000 * per_step:.1f} ms a step, {parallel} at a time: {epochs} epochs for each of {len(todo)} runs")
         shared += [f"schedule.epochs={epochs}", f"evaluate.every={max(1, epochs // 4)}", "save_every=100000"]
         running: dict[Future, tuple[str, int]] = {
             pool.submit(train_row, recipe, data, job_folder(out, row, seed), [*shared, *ROWS[row], f"seed={seed}"]): (

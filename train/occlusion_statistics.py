@@ -108,7 +108,7 @@ def describe(values: dict[str, NDArray[np.float64]], reference: dict[str, NDArra
 
 
 def statistics(config: Config, data: Path, out: Path, batches: int = 8) -> dict[str, Any]:
-    """What the file holds: one entry per source of occlusions, and the visible background as the texture's reference."""
+    """What the file holds: one entry per source of occlusions, and what they were compared with."""
     device = device_of(config)
     config.transfer.probability = 1.0
     people = training_people(config, data)

@@ -120,7 +120,7 @@ def learn_prompts(
 
 @torch.inference_mode()
 def joint_features(net: DPM, pictures: Pictures, batch: int = 128) -> Tensor:
-    """f_p of every picture, (n, J) float32, on the network's device. Raises SpecError where the model has no projection."""
+    """f_p of every picture, (n, J) float32, on the network's device. Raises SpecError without a projection."""
     device = next(net.parameters()).device
     if net.backbone.proj is None:
         raise SpecError(f"{net.spec.name} has joint_dim 0: texts need a projection into CLIP's joint space")

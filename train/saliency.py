@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dpm_edge.errors import DataError
 from dpm_edge.files import write_whole
+from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
@@ -30,6 +31,9 @@ from dpm_edge.train.config import AugmentConfig, Config, SaliencyConfig
 from dpm_edge.train.data import IdentitySampler, Pictures, to_input
 from dpm_edge.train.optimisation import optimisers, rate, set_rate, step
 from dpm_edge.train.start import network
+
+HEAD = "head.safetensors"
+"""The file of the 1×1 convolution beside the network's checkpoint."""
 
 
 class SaliencyHead(nn.Module):
@@ -61,8 +65,10 @@ def saliency_losses(
     }
 
 
-def train_saliency(config: Config, pictures: Pictures, device: torch.device, quiet: bool = False) -> Tensor:
-    """Train SPS on the pictures and return each one's saliency, (N_pictures, h, w) float32 on the CPU."""
+def train_saliency(
+    config: Config, pictures: Pictures, device: torch.device, quiet: bool = False
+) -> tuple[DPM, SaliencyHead]:
+    """Train SPS on the pictures."""
     labels = pictures.labels()
     net = network(config.model, int(labels.max()) + 1, 0, config.seed).to(device)
     torch.manual_seed(config.seed)
@@ -98,7 +104,7 @@ def train_saliency(config: Config, pictures: Pictures, device: torch.device, qui
             step(stepper, sum(terms.values()), config.optimiser.clip)
         if not quiet:
             say("saliency " + " ".join(f"{k} {v.item():.3f}" for k, v in terms.items()) + f" s {saliency.mean():.3f}")
-    return saliency_of(net, head, pictures.pixels)
+    return net, head
 
 
 @torch.inference_mode()
@@ -110,6 +116,23 @@ def saliency_of(net: DPM, head: SaliencyHead, pixels: Tensor, batch: int = 256) 
         out = net.forward_train(to_input(part.to(head.score.weight.device), net.spec.preprocessing))
         found.append(head(out.tokens).view(-1, *net.spec.grid).cpu())
     return torch.cat(found)
+
+
+def save_saliency_model(path: Path, net: DPM, head: SaliencyHead) -> None:
+    """Keep SPS, for pictures of other people: a folder with a checkpoint of its network and its head."""
+    path.mkdir(parents=True, exist_ok=True)
+    net.prototypes = None
+    checkpoint.save(net, path / "network")
+    head_state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    write_whole(path / HEAD, to_safetensors(head_state))
+
+
+def load_saliency_model(path: Path) -> tuple[DPM, SaliencyHead]:
+    """What save_saliency_model kept, on the CPU. Raises CheckpointError where it is missing or damaged."""
+    net = checkpoint.load(path / "network")
+    head = SaliencyHead(net.spec.width, len(net.spec.mask_blocks))
+    checkpoint.load_strictly(head, checkpoint.read_safetensors(path / HEAD), source=str(path / HEAD))
+    return net, head
 
 
 def _fingerprint(pictures: Pictures, grid: tuple[int, int]) -> str:
@@ -147,7 +170,9 @@ def person_masks(config: Config, pictures: Pictures, out: Path, device: torch.de
     cache = Path(config.saliency.masks) if config.saliency.masks else out / "saliency.safetensors"
     grid = network_grid(config)
     if not config.saliency.masks and not cache.is_file():
-        save_saliency(cache, train_saliency(config, pictures, device, quiet), pictures)
+        net, head = train_saliency(config, pictures, device, quiet)
+        save_saliency_model(out / "saliency-model", net, head)
+        save_saliency(cache, saliency_of(net, head, pictures.pixels), pictures)
     saliency = load_saliency(cache, pictures, grid)  # also after writing it: a resumed run must see the same rounding
     return (saliency >= config.saliency.threshold).to(device)
 

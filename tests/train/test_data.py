@@ -95,7 +95,7 @@ def test_erasing_covers_one_box_of_the_published_size_in_about_half():
     for box in changed[erased]:
         rows, columns = box.any(1).nonzero().flatten(), box.any(0).nonzero().flatten()
         tall, wide = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
-        assert box.float().mean() > 0.9 * tall * wide / (64 * 32)  # a full box, but for noise that is 255 by chance
+        assert box.float().mean() > 0.9 * tall * wide / (64 * 32)  # full, but for noise that is 255
         assert tall * wide / (64 * 32) < 0.42
 
 
