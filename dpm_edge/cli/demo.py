@@ -14,7 +14,11 @@ from dpm_edge.cli.options import PATH, as_json, quiet
 @click.option("--engine", type=PATH, help="An engine to use; one is built from the model that ships if not given.")
 @click.option("--video", type=PATH, help="Follow people in this video instead.")
 @click.option("--boxes", type=PATH, help="Boxes of the video's people: CSV frame,id,x0,y0,x1,y1, or XML.")
-@click.option("--threshold", type=float, help="Least score to recognise a person in a video; 1 is the same feature.")
+@click.option(
+    "--threshold",
+    type=float,
+    help="Least score to recognise a person in a video (1: the same feature); found from the video if not given.",
+)
 @as_json
 @quiet
 def command(

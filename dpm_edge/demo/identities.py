@@ -4,6 +4,9 @@ A track's first crops are averaged, weighted by their visibility, into one featu
 against the finished tracks under the masked metric, people who are in the picture at that moment left out: nobody is
 in two places at once. Scores are shares of what the track scores against itself (the masked similarity of a feature
 with itself is below 1), so that 1 is the same feature. A track with too few crops is nobody: a detector's slip.
+
+How high a score must be to mean the same person depends on the model and the scene. People who are in the picture
+together are surely different, so their scores say what strangers score here: the threshold is high among those.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ from dpm_edge.runtime import Embeddings
 
 LEAST_CROPS = 3
 """A track is decided on at least this many crops."""
+STRANGERS, LEAST_STRANGERS = 0.95, 10
+"""The threshold is this quantile of strangers' scores, once there are so many of them."""
+FIRST_THRESHOLD = 0.9
+"""The threshold until then."""
 
 
 @dataclass
@@ -48,16 +55,27 @@ class Identities:
     """Decides who each track is. Times are in frames."""
 
     def __init__(
-        self, fingerprint: str, dimension: int, *, threshold: float, decide_after: int, end_after: int
+        self, fingerprint: str, dimension: int, *, threshold: float | None, decide_after: int, end_after: int
     ) -> None:
         """A track is decided after `decide_after` frames, or when it ends: unseen for `end_after` frames.
 
-        threshold: least score, 1 being the same feature, to be somebody who was seen before.
+        threshold: least score, 1 being the same feature, to be somebody who was seen before; None takes it from the
+        people who are seen together.
         """
         self._gallery = Gallery(fingerprint, dimension)
-        self._threshold, self._decide_after, self._end_after = threshold, decide_after, end_after
+        self._given, self._decide_after, self._end_after = threshold, decide_after, end_after
+        self._strangers: list[float] = []
         self.tracks: dict[str, Track] = {}
         self.people: list[str] = []
+
+    @property
+    def threshold(self) -> float:
+        """The least score, as things stand, to be somebody who was seen before."""
+        if self._given is not None:
+            return self._given
+        if len(self._strangers) < LEAST_STRANGERS:
+            return FIRST_THRESHOLD
+        return float(np.quantile(self._strangers, STRANGERS))
 
     def see(self, frame: int, names: list[str], embedded: Embeddings | None) -> None:
         """Tracks `names` stand in `frame`; `embedded` holds some of their crops, `rows` pointing into `names`."""
@@ -101,13 +119,18 @@ class Identities:
 
     def _decide(self, track: Track) -> None:
         """The nearest person who is not in the picture now, or somebody new."""
-        here = {t.person for t in self._open() if t is not track}
+        others = [t for t in self._open() if t is not track]
+        here = {t.person for t in others}
         mean = self._mean(track)
-        to_itself = similarity(mean.features, mean.features, query_masks=mean.masks)[0, 0]
+        to_itself = max(float(similarity(mean.features, mean.features, query_masks=mean.masks)[0, 0]), 1e-6)
+        for other in others:
+            if len(other.crops) >= LEAST_CROPS:
+                s = similarity(mean.features, self._mean(other).features, query_masks=mean.masks)
+                self._strangers.append(float(s[0, 0]) / to_itself)
         found = self._gallery.search(mean, max(1, len(self._gallery)))
-        for person, score in zip(found.people[0], found.similarity[0] / max(float(to_itself), 1e-6)):
+        for person, score in zip(found.people[0], found.similarity[0] / to_itself):
             if person and person not in here:
-                if score >= self._threshold:
+                if score >= self.threshold:
                     track.person, track.similarity = str(person), float(score)
                 break
         if track.person is None:

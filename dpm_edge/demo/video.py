@@ -22,8 +22,6 @@ from dpm_edge.files import write_whole
 from dpm_edge.progress import say, track
 from dpm_edge.video import Video
 
-THRESHOLD = 0.8
-"""Least score to be somebody who was seen before (1: the same feature), with the model that ships."""
 DECIDE_SECONDS, END_SECONDS, EMBEDS_A_SECOND = 1.5, 1.0, 4.0
 PALETTE = (
     (70, 110, 235), (80, 175, 60), (225, 135, 45), (190, 80, 190), (40, 190, 220),
@@ -54,13 +52,12 @@ def run_video(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DpmError(f"{out} cannot be written ({error.strerror}). Choose another folder: -o DIR") from error
-    least = THRESHOLD if threshold is None else threshold
     with Video(video) as frames, open_engine(out, engine, quiet=quiet) as opened:
         find = _given(boxes) if boxes else _detected(frames.fps, quiet)
         who = Identities(
             opened.fingerprint,
             opened.dimension,
-            threshold=least,
+            threshold=threshold,
             decide_after=round(DECIDE_SECONDS * frames.fps),
             end_after=round(END_SECONDS * frames.fps),
         )
@@ -81,7 +78,7 @@ def run_video(
             drawn.release()
         who.finish()
         short = frames.shortfall()
-        result = _result(video, path, frames, who, least, short)
+        result = _result(video, path, frames, who, short)
     if short:
         say(short)
     if not frames.read:
@@ -156,9 +153,7 @@ def _annotate(
     draw.text(frame, status, (10, frame.shape[0] - 8), color=draw.WHITE, size=0.5)
 
 
-def _result(
-    video: Path, path: Path, frames: Video, who: Identities, threshold: float, short: str | None
-) -> dict[str, Any]:
+def _result(video: Path, path: Path, frames: Video, who: Identities, short: str | None) -> dict[str, Any]:
     """JSON types: what was read, and every person's appearances in order."""
     tracks = sorted((t for t in who.tracks.values() if t.person), key=lambda t: t.first)
     return {
@@ -168,7 +163,7 @@ def _result(
         "frames_announced": frames.announced,
         "ended_early": short,
         "fps": frames.fps,
-        "threshold": threshold,
+        "threshold": round(who.threshold, 4),
         "people": [
             {
                 "person": person,

@@ -193,6 +193,17 @@ def test_nobody_is_in_two_places_at_once() -> None:
     assert who.tracks["c"].person == who.tracks["b"].person
 
 
+def test_threshold_comes_from_people_who_are_seen_together() -> None:
+    who = Identities("f", 3, threshold=None, decide_after=3, end_after=2)
+    assert who.threshold == 0.9
+    angle = np.radians(np.linspace(0, 40, 6))
+    crowd = [[float(np.cos(a)), float(np.sin(a)), 0.0] for a in angle]
+    for frame in range(5):
+        who.see(frame, list("abcdef"), rows(*crowd))
+    together = [np.cos(a - b) for a in angle for b in angle if a != b]
+    assert who.threshold == pytest.approx(np.quantile(together, 0.95), abs=0.01)
+
+
 def test_track_with_too_few_crops_is_nobody() -> None:
     who = Identities("f", 3, threshold=0.9, decide_after=3, end_after=2)
     who.see(0, ["slip"], rows([1.0, 0, 0]))
