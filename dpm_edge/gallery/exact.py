@@ -22,10 +22,10 @@ from dpm_edge.env import cores, installed
 from dpm_edge.images import chunks
 from dpm_edge.metrics import EPSILON, normalise, similarity
 
-FEW = 16
+FEW = 32
 """Up to this many queries the loops beat the products: "crossover" in benchmarks/results/gallery-exact.json."""
 QUERY_TILE = 256
-GALLERY_TILE = 2048
+GALLERY_TILE = 8192
 COMPILE_FROM = 1 << 16
 """Scores below which numpy alone answers: loading compiled loops would take longer."""
 SPARE = 16

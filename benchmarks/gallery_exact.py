@@ -1,0 +1,165 @@
+"""How near the exact masked search on a CPU comes to the machine's limits, with rivals in the same run.
+
+    python benchmarks/gallery_exact.py [--rows 100000] [-o benchmarks/results/gallery-exact.json]
+
+One query must read the gallery once: its limit is the read bandwidth, measured here by summing the same bytes with the
+same threads. Many queries must do two products: their limit is the rate of numpy's own product of the same size.
+Rounds of all contestants take turns, and the least time of each counts, since other programs only ever add to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from dpm_edge.env import cores, machine_card, version
+from dpm_edge.files import write_whole
+from dpm_edge.gallery import exact
+
+D, K = 768, 10
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def total(t: Any, start: int, stop: int) -> float:
+    """Read rows start..stop once."""
+    a = np.float32(0)
+    for n in range(start, stop):
+        for d in range(t.shape[1]):
+            a += t[n, d]
+    return a
+
+
+def read_once(t: np.ndarray, pool: ThreadPoolExecutor) -> None:
+    """Every byte, a part a thread."""
+    step = -(-len(t) // cores())
+    list(pool.map(lambda start: total(t, start, min(start + step, len(t))), range(0, len(t), step)))
+
+
+def two_products(q: np.ndarray, m: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The metric by numpy's two products, and a partial sort."""
+    s = ((q * m) @ t.T) / np.sqrt((m * m) @ (t * t).T)
+    return np.argpartition(-s, K, axis=1)[:, :K]
+
+
+def naive(q: np.ndarray, m: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The formula, one query at a time: a masked copy of the gallery each."""
+    found = []
+    for i in range(len(q)):
+        seen = t * m[i]
+        s = seen @ q[i] / np.linalg.norm(seen, axis=1)
+        found.append(np.argpartition(-s, K)[:K])
+    return np.array(found)
+
+
+def least(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Milliseconds of each contestant's best round; they take turns."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for _ in range(rounds + 1):
+        for name, work in contestants.items():
+            start = time.perf_counter()
+            work()
+            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
+    return {name: round(value, 3) for name, value in best.items()}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "results" / "gallery-exact.json")
+    asked = parser.parse_args()
+    n, rng = asked.rows, np.random.default_rng(0)
+    t = rng.standard_normal((n, D), np.float32)
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    q, m = rng.standard_normal((256, D)).astype(np.float32), rng.random((256, D), np.float32)
+    times = np.arange(n)
+    half = (times >= n // 4) & (times < n // 4 + n // 2)
+    hidden = ~half
+    scattered = rng.random(n) < 0.5
+    stores = {"float32": exact.Vectors(t), "float16": exact.Vectors(t.astype(np.float16))}
+    stores["int8"] = exact.Vectors(exact.quantise(t)[0])
+    pool = ThreadPoolExecutor(cores())
+    bytes_read = t.nbytes
+
+    def ours(count: int, store: str = "float32", hide: np.ndarray | None = None) -> Callable[[], Any]:
+        return lambda: exact.top_k(q[:count], stores[store], K, query_masks=m[:count], hidden=hide)
+
+    def forced(few: int, count: int) -> Callable[[], Any]:
+        def work() -> None:
+            kept, exact.FEW = exact.FEW, few
+            try:
+                ours(count)()
+            finally:
+                exact.FEW = kept
+
+        return work
+
+    found = exact.top_k(q[:4], stores["float32"], K, query_masks=m[:4])[0]
+    same = (np.sort(found, axis=1) == np.sort(naive(q[:4], m[:4], t), axis=1)).mean()
+    one = least(
+        {
+            "read the gallery once": lambda: read_once(t, pool),
+            "ours": ours(1),
+            "ours, time window of half": ours(1, hide=hidden),
+            "ours, random half": ours(1, hide=scattered),
+            "ours, float16": ours(1, "float16"),
+            "ours, int8": ours(1, "int8"),
+            "numpy, two products": lambda: two_products(q[:1], m[:1], t),
+            "numpy, naive": lambda: naive(q[:1], m[:1], t),
+        },
+        asked.rounds,
+    )
+    some = least(
+        {
+            "ours": ours(16),
+            "ours, float16": ours(16, "float16"),
+            "numpy, two products": lambda: two_products(q[:16], m[:16], t),
+        },
+        max(asked.rounds // 2, 3),
+    )
+    many = least(
+        {
+            "two products alone": lambda: [
+                (q @ t[a : a + 16384].T, m @ t[a : a + 16384].T) for a in range(0, n, 16384)
+            ],
+            "ours": ours(256),
+            "numpy, two products": lambda: two_products(q, m, t),
+        },
+        max(asked.rounds // 5, 2),
+    )
+    crossover = {}
+    for count in (2, 4, 8, 16, 24, 32, 64):
+        paths = {"loops": forced(10**6, count), "products": forced(0, count)}
+        crossover[count] = least(paths, max(asked.rounds // 3, 3))
+    result = {
+        "machine": {**machine_card(), "numba": version("numba")},
+        "what": {"rows": n, "dimension": D, "k": K, "threads": cores(), "unit": "ms, best round"},
+        "one query": {**one, "GB/s read": round(bytes_read / one["read the gallery once"] / 1e6, 1)},
+        "16 queries": some,
+        "256 queries": many,
+        "crossover": crossover,
+        "figures": {
+            "one query, share of the read bandwidth": round(one["read the gallery once"] / one["ours"], 3),
+            "one query, window of half over no filter": round(one["ours, time window of half"] / one["ours"], 3),
+            "one query, random half over no filter": round(one["ours, random half"] / one["ours"], 3),
+            "one query, times numpy's two products": round(one["numpy, two products"] / one["ours"], 2),
+            "16 queries, times numpy's two products": round(some["numpy, two products"] / some["ours"], 2),
+            "256 queries, share of the products' rate": round(many["two products alone"] / many["ours"], 3),
+        },
+        "same rows as the naive formula": float(same),
+    }
+    write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
+    print(json.dumps(result["figures"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
