@@ -148,7 +148,7 @@ def covered_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> Pa
 def table(found: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     """One line per row: mean and spread (standard deviation over seeds) of each summary score."""
     lines = []
-    for row in dict.fromkeys(row for row, _ in found):
+    for row in [name for name in ROWS if any(row == name for row, _ in found)]:
         runs = [r for (name, _), r in found.items() if name == row]
         line: dict[str, Any] = {"row": row, "seeds": len(runs), "epochs": runs[0]["epochs"]}
         for part in runs[0]["summary"]:

@@ -3,8 +3,9 @@
     dpm-edge explain CHECKPOINT DATA [-o DIR] [--queries 8] [--saliency SALIENCY_MODEL] [--share 0.3]
 
 DATA is a folder in Market-1501's layout. For each query: the picture, its saliency (if a saliency model is given),
-where each head of the last block looks, the best matches by the plain and by the masked metric, the most closed dimensions of
-the mask, and the rank of the first true match under both metrics. Pictures go to DIR, numbers to DIR/explain.json.
+where each head of the last block looks, the best matches by the plain and by the masked metric, the most closed
+dimensions of the mask, and the rank of the first true match under both metrics. Pictures
+go to DIR, numbers to DIR/explain.json.
 """
 
 from __future__ import annotations

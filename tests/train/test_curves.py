@@ -1,0 +1,99 @@
+"""The plots and the ablation's bookkeeping."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dpm_edge.errors import DataError, SpecError
+from dpm_edge.train import ablation, cli, curves
+
+
+def run_results(value: float) -> dict:
+    rows = [
+        {"kind": kind, "share": share, "metric": metric, "rank1": value, "mAP": value - 10 * share}
+        for kind, share in (("whole", 0.0), ("body", 0.3), ("texture", 0.3))
+        for metric in ("plain", "masked")
+    ]
+    return {"recipe": "market_tiny", "occlusion": rows, "epochs": 3, "summary": {"whole": {"plain_mAP": value}}}
+
+
+def test_curves_start_at_the_whole_queries_and_keep_seeds_apart(tmp_path):
+    held = {"runs": [{**run_results(v), "row": "full"} for v in (50.0, 60.0)]}
+    (tmp_path / "ablation.json").write_text(json.dumps(held))
+    found = curves.read_curves(tmp_path / "ablation.json")["full"]["mAP"]
+    assert found["body", "plain"] == {0.0: [50.0, 60.0], 0.3: [47.0, 57.0]}
+    assert cli.main(["curves", str(tmp_path / "ablation.json"), "--out", str(tmp_path / "plot.png")]) == 0
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_results_without_curves_say_how_to_get_them(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"recipe": "market_tiny", "occlusion": []}))
+    with pytest.raises(DataError, match="evaluate"):
+        curves.read_curves(tmp_path / "results.json")
+    assert cli.main(["curves", str(tmp_path / "nothing.json")]) == 1
+
+
+def test_the_table_has_means_and_spreads_over_seeds():
+    found = {("full", 0): run_results(50.0), ("full", 1): run_results(54.0), ("+SPT", 0): run_results(40.0)}
+    spt, full = ablation.table(found)
+    assert (full["row"], full["seeds"], full["whole_plain_mAP"]) == ("full", 2, 52.0)
+    assert full["whole_plain_mAP_spread"] == pytest.approx(2.83, abs=0.01)
+    assert spt["seeds"] == 1 and "whole_plain_mAP_spread" not in spt
+
+
+def test_every_row_runs_once_before_the_ends_run_again():
+    order = ablation.jobs(["baseline", "+SPT", "full"], 3)
+    assert order[:3] == [("baseline", 0), ("+SPT", 0), ("full", 0)]
+    assert sorted(order[3:]) == [("baseline", 1), ("baseline", 2), ("full", 1), ("full", 2)]
+
+
+def test_rows_differ_in_what_their_names_say(small):
+    from dpm_edge.train.config import override
+
+    made = {row: override(small, words) for row, words in ablation.ROWS.items()}
+    assert made["baseline"].transfer.probability == 0 and made["baseline"].augment.erase == 0.5
+    assert made["+SPT"].transfer.probability == 0.5 and made["+SPT"].augment.erase == 0
+    assert made["+HMG"].loss.masked and not made["+HEM"].loss.masked
+    assert made["+HEM"].loss.hem == 0.1 and made["+HMG"].loss.hem == 0
+    assert made["full, alternating"].optimiser.optimisation == "alternating"
+
+
+def test_an_unknown_row_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="baseline"):
+        ablation.ablate(
+            "market_tiny", tmp_path, tmp_path, [], minutes=1, parallel=1, rows=["base line"], seeds=1
+        )  # fmt: skip
+
+
+@pytest.mark.timeout(120)
+def test_an_ablation_of_two_rows_runs_through(market, tmp_path, monkeypatch, small):
+    """In this process rather than in workers, which would not know the tiny preset."""
+    from concurrent.futures import Future
+
+    from conftest import SMALL
+
+    class Here:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, what, *words):
+            future: Future = Future()
+            future.set_result(what(*words))
+            return future
+
+    monkeypatch.setattr(ablation, "ProcessPoolExecutor", Here)
+    words = [*SMALL, "evaluate.shares=0,0.3"]
+    words.remove("evaluate.occlusion=false")
+    options = {"minutes": 0.2, "parallel": 1, "rows": ["baseline", "full"], "seeds": 1, "epochs": 1}
+    result = ablation.ablate("market_tiny", market, tmp_path, words, **options)
+    assert [line["row"] for line in result["table"]] == ["baseline", "full"]
+    assert json.loads((tmp_path / "ablation.json").read_text())["table"] == result["table"]
+    assert (tmp_path / "transfer.jpg").is_file() and (tmp_path / "covered.safetensors").is_file()
