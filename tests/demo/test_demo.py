@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import cv2
@@ -101,6 +104,30 @@ def test_engine_is_built_from_the_model_that_ships_and_used_again(
     ship("two.onnx", 2)
     run_samples(tmp_path / "out", engine=None, as_json=True, quiet=True, samples=samples)
     assert json.loads(manifest.read_text())["fingerprint"] == "2" * 64
+
+
+def test_demo_needs_no_torch(samples: Path, tmp_path: Path) -> None:
+    """From the portable ONNX to the picture in a process where the training libraries cannot be imported."""
+    import onnx
+
+    from dpm_edge.build import portable
+
+    graph = onnx.load(tiny_engine.write_onnx(tmp_path / "raw.onnx"))
+    portable.write(graph, tmp_path / "model.onnx", tiny_engine.SPEC, "1" * 64)
+    script = f"""
+        import sys
+        from pathlib import Path
+        for name in ("torch", "torchvision", "triton", "open_clip", "onnxscript", "matplotlib", "pyarrow"):
+            sys.modules[name] = None
+        import dpm_edge.demo.engine, dpm_edge.demo.shipped, dpm_edge.build.pipeline
+        dpm_edge.demo.engine.MODEL = Path({str(tmp_path / "model.onnx")!r})
+        dpm_edge.build.pipeline.SAMPLES = dpm_edge.demo.shipped.FOLDER = Path({str(samples)!r})
+        from dpm_edge.cli import main
+        main(["demo", "-o", {str(tmp_path / "out")!r}])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rank-1" in done.stdout and (tmp_path / "out" / "matches.png").stat().st_size > 10_000
 
 
 def test_chosen_queries_are_the_most_hidden_of_different_people(samples: Path) -> None:
