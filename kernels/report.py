@@ -81,6 +81,13 @@ def _cell(kernel: dict[str, Any] | None) -> str:
     return f"{kernel['registers']} / {kernel['shared_bytes'] / KIB:.0f} / {kernel['occupancy']:.0%}"
 
 
+def _one_line_each(results: dict[str, Any]) -> str:
+    """JSON with every kernel on a line of its own."""
+    head = json.dumps({key: value for key, value in results.items() if key != "kernels"}, indent=1)
+    rows = ",\n".join(json.dumps(kernel) for kernel in results["kernels"])
+    return head.removesuffix("\n}") + f',\n "kernels": [\n{rows}\n ]\n}}\n'
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m dpm_edge.kernels.report", description=__doc__.split("\n")[0])
@@ -91,7 +98,7 @@ def main() -> int:
     results = collect(given.folder)
     for path in (given.results, given.table):
         path.parent.mkdir(parents=True, exist_ok=True)
-    given.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    given.results.write_text(_one_line_each(results), encoding="utf-8")
     given.table.write_text(table(results), encoding="utf-8")
     print(f"{len(results['kernels'])} kernels: {given.results}, {given.table}")
     return 0
