@@ -10,21 +10,22 @@ import click
     short_help="Pictures of what a network looks at (needs torch).",
     context_settings={"ignore_unknown_options": True},
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CHECKPOINT IMAGES [OPTIONS]...")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CHECKPOINT DATA [-o DIR] [OPTIONS]...")
 def command(arguments: tuple[str, ...]) -> None:
-    """Show what CHECKPOINT sees: saliency, masks and attention over pictures.
+    """Show what CHECKPOINT looks at, and what its mask changes, for some queries of the Market-1501 folder DATA.
+
+    -o DIR is `explained` if not given; --queries N shows N of them; --saliency FILE adds a saliency model's maps;
+    --share S covers that share of each query.
 
     \b
     Example:
-      dpm-edge explain runs/dpm-t/best.safetensors crops -o explained
+      dpm-edge explain runs/tiny/best.safetensors market -o explained
     """
     from dpm_edge.env import installed
-    from dpm_edge.errors import DpmError, MissingLibrary
+    from dpm_edge.errors import MissingLibrary
 
     if not installed("torch"):
         raise MissingLibrary("torch", "explaining a checkpoint", "pip install 'dpm-edge[train]'")
-    if not installed("dpm_edge.train.explain"):
-        raise DpmError("this version of dpm-edge brings no `explain`. Upgrade: pip install -U 'dpm-edge[train]'")
     from dpm_edge.train.explain import main
 
     raise SystemExit(main(list(arguments)))
