@@ -96,7 +96,7 @@ class ModelSpec:
     """"cls": the post-LayerNorm class token, D = d. "concat": it and its projection, D = d + joint_dim."""
     joint_dim: int = 512
     """Size of CLIP's joint space."""
-    neck: str = "before"
+    neck: str = "after"
     """Which side of the BN neck retrieval uses: "before", as DPM and CLIP-ReID do, or "after", ours: prototypes and masks
     are learned there, and features are centred, so that a mask does not weigh what all people have in common."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)

@@ -25,14 +25,20 @@ _NOT_IN_FINGERPRINT = ("name", "weights", "mask_mean")
 """Fields of the spec that do not change a single feature or mask."""
 
 
-def save(net: DPM, path: str | Path) -> Path:
+def save(net: DPM, path: str | Path, *, half: bool = False) -> Path:
     """Write `path`.safetensors and `path`.json (a suffix .safetensors or .json in `path` is ignored), each whole.
 
-    Everything in the network is kept, classifier prototypes included. Returns the path of the weights.
+    Everything in the network is kept, classifier prototypes included. `half` rounds the network's own
+    parameters to float16, in place, and stores them so: half the size. Returns the path of the weights.
     """
     weights = _stem(Path(path)).with_suffix(".safetensors")
     weights.parent.mkdir(parents=True, exist_ok=True)
+    if half:
+        for parameter in net.parameters():
+            parameter.data.copy_(parameter.data.half())
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}
+    if half:
+        state.update({name: tensor.detach().half().contiguous().cpu() for name, tensor in net.named_parameters()})
     card = {
         "format": FORMAT,
         "model": net.spec.to_dict(),
@@ -139,14 +145,15 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], *, source
 def fingerprint(net: DPM) -> str:
     """sha256 (hex) over the weights and the spec fields that decide what an engine computes.
 
-    Prototypes, neck, camera embedding, an unused joint projection, the model's name, its weights card and
+    Prototypes, a neck that retrieval does not use, camera embedding, an unused joint projection, the model's name, its weights card and
     `mask_mean` are left out: they change neither a feature nor a mask.
     """
     spec = {key: value for key, value in net.spec.to_dict().items() if key not in _NOT_IN_FINGERPRINT}
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     unused = {"backbone.camera_embedding"} | ({"backbone.proj"} if net.spec.feature == "cls" else set())
+    parts = ("backbone.", "mask_generator.") + (("neck.",) if net.spec.neck == "after" else ())
     for name, tensor in sorted(net.state_dict().items()):
-        served = name.startswith(("backbone.", "mask_generator.")) and not name.endswith("num_batches_tracked")
+        served = name.startswith(parts) and not name.endswith("num_batches_tracked")
         if served and name not in unused:
             array = tensor.detach().float().cpu().contiguous().numpy()
             digest.update(f"{name}{array.shape}".encode())
