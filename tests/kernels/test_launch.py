@@ -206,3 +206,23 @@ def test_the_real_bindings_have_every_name_that_is_used() -> None:
     assert len(used) >= 9
     assert not [name for name in used if not hasattr(driver, name)]
     driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES  # noqa: B018
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("capability", [(8, 0), (8, 7), (9, 0), (11, 0)])
+def test_every_compiled_kernel_launches_from_its_own_description(
+    compiled_kernels: Path, capability: tuple[int, int]
+) -> None:
+    driver = StandInDriver(capability)
+    with Kernels(compiled_kernels, driver=driver) as kernels:
+        for count, name in enumerate(kernels.names, start=1):
+            described = json.loads((compiled_kernels / f"{name}_sm{kernels.capability}.json").read_text())
+            values = {p["name"]: 1024 for p in described["parameters"][:-2]}
+            sizes = set(re.findall(r"\b[A-Za-z_]\w*", described["grid"])) - {"ceil", "min", "max"}
+            kernels.launch(name, {**values, **dict.fromkeys(sizes, 1024)})
+            *_, (_, *numbers, _, _) = driver.named("cuLaunchKernel")
+            assert numbers[3:7] == [*described["block"], described["shared_bytes"]]
+            assert len(driver.named("cuLaunchKernel")) == count
+            image = (compiled_kernels / f"{name}_sm{kernels.capability}.cubin").read_bytes()
+            assert driver.named("cuModuleLoadData")[-1] == (image,)
