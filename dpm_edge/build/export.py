@@ -38,6 +38,7 @@ def to_onnx(net: DPM) -> ModelProto:
     """
     net = copy.deepcopy(net).float().cpu().eval()
     _fold_batch_norm(net.mask_generator)
+    net.neck = _Scale(net.neck)
     pre = net.spec.preprocessing
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -64,6 +65,20 @@ def export(net: DPM, path: str | Path, *, half: bool = False) -> None:
         CheckpointError: an operator is not standard, or a weight is beyond float16.
     """
     portable.write(to_onnx(net), Path(path), net.spec, checkpoint.fingerprint(net), half=half)
+
+
+class _Scale(nn.Module):
+    """A BatchNorm1d in evaluation mode as one multiplication and one addition per dimension."""
+
+    def __init__(self, norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None, "the neck keeps running statistics"
+        factor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        self.register_buffer("factor", factor)
+        self.register_buffer("shift", norm.bias.detach() - norm.running_mean * factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor + self.shift
 
 
 def _fold_batch_norm(module: nn.Module) -> None:

@@ -43,10 +43,23 @@ def test_round_trip_is_bit_for_bit(tiny: ModelSpec, tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), net.state_dict().values()))
 
 
+def test_half_a_checkpoint_is_rounded_once(tiny: ModelSpec, tmp_path: Path) -> None:
+    net = DPM(tiny)
+    net.neck.running_var *= 1e6  # beyond float16: statistics are not rounded
+    whole = checkpoint.save(net, tmp_path / "whole")
+    half = checkpoint.save(net, tmp_path / "half", half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = checkpoint.load(half)
+    for name, tensor in checkpoint.load(whole).state_dict().items():
+        wanted = tensor.half().to(tensor.dtype) if name in dict(net.named_parameters()) else tensor
+        assert torch.equal(loaded.state_dict()[name], wanted), name
+
+
 def test_fingerprint_names_what_an_engine_computes(tiny: ModelSpec) -> None:
-    net = DPM(tiny, classes=4)
+    before = tiny.replace(neck="before")
+    net = DPM(before, classes=4)
     first = checkpoint.fingerprint(net)
-    net.spec = tiny.replace(name="renamed", mask_mean=0.9)
+    net.spec = before.replace(name="renamed", mask_mean=0.9)
     with torch.no_grad():
         net.prototypes += 1
         net.neck.weight += 1
@@ -55,6 +68,11 @@ def test_fingerprint_names_what_an_engine_computes(tiny: ModelSpec) -> None:
     with torch.no_grad():
         net.mask_generator.bn2.running_var += 1e-3
     assert checkpoint.fingerprint(net) != first
+    after = DPM(tiny)
+    second = checkpoint.fingerprint(after)
+    with torch.no_grad():
+        after.neck.weight += 1
+    assert checkpoint.fingerprint(after) != second, "retrieval after the neck computes with it"
     other = DPM(tiny)
     other.spec = tiny.replace(quick_gelu=True)
     assert checkpoint.fingerprint(other) != checkpoint.fingerprint(DPM(tiny))
