@@ -16,6 +16,8 @@ COMMANDS = {
     "inspect": "inspect",
     "embed": "embed",
     "match": "match",
+    "gallery": "gallery",
+    "calibrate": "calibrate",
     "eval": "evaluate",
     "doctor": "doctor",
     "train": "train",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from qdrant_client import QdrantClient
 
 from dpm_edge import Gallery
 from dpm_edge.gallery import edge, milvus, qdrant
@@ -38,6 +39,8 @@ def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if "DPM_MILVUS_URL" in os.environ:
         yield os.environ["DPM_MILVUS_URL"]
         return
+    if os.environ.get("DPM_TEST_MILVUS") != "1":
+        pytest.skip(reason="a Milvus server takes minutes: DPM_TEST_MILVUS=1 starts one, DPM_MILVUS_URL names one")
     python = ROOT / ".venv-milvus" / "bin" / "python"
     if not (python.parent / "milvus-server").exists():
         made = subprocess.run(
@@ -82,7 +85,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
             client = (
                 qdrant.connect(os.environ["DPM_QDRANT_URL"], None)
                 if "DPM_QDRANT_URL" in os.environ
-                else __import__("qdrant_client").QdrantClient(":memory:")
+                else QdrantClient(":memory:")
             )
             gallery = Gallery("f", dimension, store=qdrant.QdrantStore.create(client, name, meta))
         else:

@@ -1,0 +1,113 @@
+"""`dpm-edge calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpm_edge.cli.options import PATH, as_json, engine_options, metric, quiet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dpm_edge.gallery.calibration import Calibration
+
+
+@click.command("calibrate", short_help="Which similarity is a match, by visibility.")
+@click.argument("model", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="FILE.json; a plot FILE.png beside it with --plot.")
+@click.option(
+    "--fmr",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="False matches among strangers.",
+)
+@click.option("--bands", type=click.IntRange(1, 10), default=3, show_default=True, help="Bands of visibility.")
+@click.option("--plot", is_flag=True, help="Draw the similarities of every band (needs matplotlib).")
+@metric
+@engine_options
+@as_json
+@quiet
+def command(
+    model: Path,
+    data: Path,
+    out: Path,
+    fmr: float,
+    bands: int,
+    plot: bool,
+    metric: str,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the thresholds of MODEL on DATA, labelled pictures of people that it was not trained on.
+
+    DATA holds query/ and bounding_box_test/ with names like 0002_c1s1_000451_03.jpg. Pairs of one camera do not count.
+
+    \b
+    Example:
+      dpm-edge calibrate demo-out/engine market --fmr 0.001 -o calibration.json
+    """
+    import json
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from dpm_edge.cli.embedder import open_embedder
+    from dpm_edge.gallery.calibration import calibrate
+    from dpm_edge.market import query_and_gallery
+    from dpm_edge.metrics import similarity
+    from dpm_edge.runtime.folder import embed_files
+
+    query, gallery = query_and_gallery(data)
+    with open_embedder(model, device=device, threads=threads) as embedder:
+        q = embed_files(embedder, query.paths, quiet=quiet)
+        t = embed_files(embedder, gallery.paths, quiet=quiet)
+    s = similarity(q.features, t.features, metric=metric, query_masks=q.masks, target_masks=t.masks)
+    one = query.people[q.rows][:, None], gallery.people[t.rows][None]
+    other = query.cameras[q.rows][:, None] != gallery.cameras[t.rows][None]
+    counted = other & (one[1] > 0)  # 0 and −1 are Market-1501's distractors and junk
+    same = np.broadcast_to(one[0] == one[1], s.shape)
+    visibility = np.broadcast_to(q.visibility[:, None], s.shape)
+    pairs = s[counted], same[counted], visibility[counted]
+    found = calibrate(*pairs, fingerprint=q.fingerprint, metric=metric, false_match_rate=fmr, bands=bands)
+    found.save(out)
+    if plot:
+        _plot(out.with_suffix(".png"), found, *pairs)
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **asdict(found)}, indent=2))
+        return
+    click.echo(f"{'visibility':>10} {'threshold':>10} {'found':>7} {'false':>9} {'same':>7} {'strangers':>10}")
+    for band in found.bands:
+        note = "" if band.decides else "  too occluded to decide"
+        click.echo(
+            f"{band.low:>10.3f} {band.threshold:>10.4f} {band.true_match_rate:>7.3f} {band.false_match_rate:>9.2e} "
+            f"{band.same:>7} {band.different:>10}{note}"
+        )
+
+
+def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], visibility: NDArray[Any]) -> None:
+    """Histograms of both kinds of pairs in each band, with its threshold."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        from dpm_edge.errors import MissingLibrary
+
+        raise MissingLibrary("matplotlib", "--plot", "pip install matplotlib") from error
+    figure = Figure(figsize=(7, 2.2 * len(found.bands)), layout="constrained")
+    axes = figure.subplots(len(found.bands), 1, sharex=True, squeeze=False)[:, 0]
+    which = found.band_of(visibility)
+    for number, (band, ax) in enumerate(zip(found.bands, axes)):
+        for kind, name, colour in ((False, "strangers", "#b0413e"), (True, "one person", "#2b6cb0")):
+            ax.hist(s[(which == number) & (same == kind)], bins=60, density=True, alpha=0.6, label=name, color=colour)
+        ax.axvline(band.threshold, color="black", lw=1)
+        ax.set_title(f"visibility from {band.low:.2f}: threshold {band.threshold:.3f}", fontsize=9)
+        ax.set_yticks([])
+    axes[0].legend(fontsize=8)
+    axes[-1].set_xlabel("similarity")
+    figure.savefig(path, dpi=120)

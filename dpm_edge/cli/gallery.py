@@ -1,0 +1,315 @@
+"""`dpm-edge gallery`: a gallery in a folder, or at milvus://HOST:PORT/NAME or qdrant://HOST:PORT/NAME."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpm_edge.cli.options import PATH, as_json, metric, quiet
+
+if TYPE_CHECKING:
+    from dpm_edge.gallery import Matches
+    from dpm_edge.runtime import Embeddings
+
+PLACE = click.argument("place")
+
+
+@click.group("gallery", short_help="Keep, search and forget whom one has seen.")
+def command() -> None:
+    """Keep embeddings in a gallery: PLACE is a folder, milvus://HOST:PORT/NAME or qdrant://HOST:PORT/NAME.
+
+    \b
+    Example:
+      dpm-edge gallery create seen --model crops.safetensors
+      dpm-edge gallery add seen crops.safetensors
+      dpm-edge gallery search seen query.safetensors -k 5
+    """
+
+
+def _say(result: dict[str, Any], as_json: bool) -> None:
+    """A result as JSON, or as one line for each fact."""
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    for name, value in result.items():
+        click.echo(f"{name.replace('_', ' '):<14} {value}")
+
+
+@command.command("create")
+@PLACE
+@click.option("--model", type=PATH, required=True, help="An engine directory, or a file that `embed` wrote.")
+@click.option("--no-masks", is_flag=True, help="Keep features only: half the bytes, no metric `mutual`.")
+@as_json
+def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
+    """A new, empty gallery for one model.
+
+    \b
+    Example:
+      dpm-edge gallery create seen --model demo-out/engine
+    """
+    from dpm_edge.gallery import Gallery
+    from dpm_edge.manifest import Manifest
+    from dpm_edge.runtime import Embeddings
+
+    if model.is_dir():
+        manifest = Manifest.read(model)
+        fingerprint, dimension = manifest.fingerprint, manifest.spec.dimension
+    else:
+        rows = Embeddings.load(model)
+        fingerprint, dimension = rows.fingerprint, rows.dimension
+    with Gallery.create(place, fingerprint, dimension, masks=not no_masks):
+        pass
+    _say({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
+
+
+@command.command("add")
+@PLACE
+@click.argument("embeddings", type=PATH)
+@click.option("--camera", help="The camera of all rows; else the one that Market-1501's file names give.")
+@click.option("--since", type=float, help="Unix seconds of all rows.")
+@as_json
+@quiet
+def add(place: str, embeddings: Path, camera: str | None, since: float | None, as_json: bool, quiet: bool) -> None:
+    """Add the rows of a file that `embed` wrote, or of a .parquet that `export` wrote.
+
+    \b
+    Example:
+      dpm-edge gallery add seen crops.safetensors --camera gate-3
+    """
+    from dpm_edge.cli.match import labels
+    from dpm_edge.gallery import Gallery
+    from dpm_edge.images import chunks
+    from dpm_edge.progress import track
+    from dpm_edge.runtime import Embeddings
+
+    with Gallery.open(place) as gallery:
+        if embeddings.suffix == ".parquet":
+            added = gallery.import_(embeddings)
+        else:
+            rows = Embeddings.load(embeddings)
+            people, cameras = labels(rows)
+            added = len(rows)
+            parts = list(chunks(len(rows), 1000))
+            for part in track(parts, what="adding", total=len(parts), quiet=quiet):
+                n = part.stop - part.start
+                gallery.add(
+                    rows.take(part),
+                    people=people[part],
+                    cameras=[camera] * n if camera is not None else cameras[part],
+                    timestamps=None if since is None else [since] * n,
+                )
+        _say({"added": added, "rows": len(gallery)}, as_json)
+
+
+@command.command("search")
+@PLACE
+@click.argument("queries", type=PATH)
+@click.option("-k", "--top", type=click.IntRange(1), default=5, show_default=True, help="Places for each query.")
+@metric
+@click.option("--camera", multiple=True, help="Find only rows of this camera; may be given again.")
+@click.option("--since", type=float, help="Unix seconds; find only rows from then on.")
+@click.option("--until", type=float, help="Unix seconds; find only rows before.")
+@click.option("--min-visibility", type=float, help="Find only rows at least this visible.")
+@click.option("--calibration", type=PATH, help="A file that `calibrate` wrote: adds a probability and a decision.")
+@as_json
+def search(
+    place: str,
+    queries: Path,
+    top: int,
+    metric: str,
+    camera: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    min_visibility: float | None,
+    calibration: Path | None,
+    as_json: bool,
+) -> None:
+    """The nearest rows for each row of QUERIES, a file that `embed` wrote.
+
+    \b
+    Example:
+      dpm-edge gallery search seen query.safetensors -k 5 --since 1700000000 --calibration calibration.json
+    """
+    from dpm_edge.gallery import Gallery
+    from dpm_edge.runtime import Embeddings
+
+    asked = Embeddings.load(queries)
+    with Gallery.open(place) as gallery:
+        matches = gallery.search(
+            asked,
+            top,
+            metric=metric,
+            camera=list(camera) or None,
+            since=since,
+            until=until,
+            min_visibility=min_visibility,
+        )
+    found = _found(asked, matches, calibration)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        click.echo(f"{one['query']}  visibility {one['visibility']:.2f}")
+        for place_number, match in enumerate(one["matches"], start=1):
+            extra = f"  {match['probability']:.3f} {match['decision']}" if calibration else ""
+            line = f"{match['similarity']:.4f}  {match['person']}  {match['camera']}  {match['source']}"
+            click.echo(f"  {place_number:>2}  {line}{extra}")
+
+
+def _found(asked: Embeddings, matches: Matches, calibration: Path | None) -> list[dict[str, Any]]:
+    """JSON types: each query with its matches."""
+    from dpm_edge.errors import DataError
+    from dpm_edge.gallery.calibration import Calibration
+
+    known = Calibration.load(calibration) if calibration else None
+    if known is not None and known.fingerprint != asked.fingerprint:
+        raise DataError(
+            f"{calibration} is of model {known.fingerprint[:12]}; these queries are of {asked.fingerprint[:12]}. "
+            f"Calibrate this model"
+        )
+    result = []
+    for i in range(len(asked)):
+        rows = []
+        for j in range(matches.rows.shape[1]):
+            if matches.rows[i, j] < 0:
+                continue
+            s, when = float(matches.similarity[i, j]), float(matches.timestamps[i, j])
+            row: dict[str, Any] = {
+                "row": int(matches.rows[i, j]),
+                "similarity": round(s, 6),
+                "person": str(matches.people[i, j]),
+                "camera": str(matches.cameras[i, j]),
+                "timestamp": None if when != when else when,
+                "source": str(matches.sources[i, j]),
+                "payload": matches.payloads[i, j],
+            }
+            if known is not None:
+                row["probability"] = round(float(known.probability(s, asked.visibility[i])), 4)
+                row["decision"] = str(known.decide(s, asked.visibility[i]))
+            rows.append(row)
+        name = asked.sources[i] if asked.sources else f"row {asked.rows[i]}"
+        result.append({"query": name, "visibility": round(float(asked.visibility[i]), 4), "matches": rows})
+    return result
+
+
+@command.command("forget")
+@PLACE
+@click.argument("person")
+@as_json
+def forget(place: str, person: str, as_json: bool) -> None:
+    """Remove a person's rows, and their bytes from the disk.
+
+    \b
+    Example:
+      dpm-edge gallery forget seen 0002
+    """
+    from dpm_edge.gallery import Gallery
+
+    with Gallery.open(place) as gallery:
+        _say({"forgotten": gallery.forget(person), "rows": len(gallery)}, as_json)
+
+
+@command.command("expire")
+@PLACE
+@click.option("--older-than", type=float, help="Seconds; without it, each camera's own retention acts.")
+@click.option("--camera", help="Only rows of this camera.")
+@click.option("--retain", type=float, help="Remember so many seconds as the retention of --camera.")
+@as_json
+def expire(place: str, older_than: float | None, camera: str | None, retain: float | None, as_json: bool) -> None:
+    """Remove rows that are older than they may be kept.
+
+    \b
+    Example:
+      dpm-edge gallery expire seen --camera gate-3 --retain 604800
+    """
+    from dpm_edge.gallery import Gallery
+
+    if retain is not None and camera is None:
+        raise click.UsageError("--retain wants --camera")
+    with Gallery.open(place) as gallery:
+        if retain is not None:
+            gallery.retain(camera, retain)
+        _say({"expired": gallery.expire(older_than, camera=camera), "rows": len(gallery)}, as_json)
+
+
+@command.command("stats")
+@PLACE
+@as_json
+def stats(place: str, as_json: bool) -> None:
+    """Rows, people, cameras, and what the gallery says of itself.
+
+    \b
+    Example:
+      dpm-edge gallery stats seen --json
+    """
+    from collections import Counter
+
+    from dpm_edge.gallery import Gallery
+    from dpm_edge.gallery.rows import Where
+
+    people: set[str] = set()
+    cameras: Counter[str] = Counter()
+    times: list[float] = []
+    with Gallery.open(place) as gallery:
+        for rows in gallery.store.scan(Where(), vectors=False):
+            people.update(rows.people)
+            cameras.update(rows.cameras)
+            known = rows.timestamps[rows.timestamps == rows.timestamps]
+            times = [min([*times, *known.tolist()]), max([*times, *known.tolist()])] if len(known) else times
+        about = gallery.describe()
+    result = {
+        "rows": sum(cameras.values()),
+        "people": len(people),
+        "cameras": dict(cameras),
+        "first": times[0] if times else None,
+        "last": times[-1] if times else None,
+    }
+    _say({**result, **about}, as_json)
+
+
+@command.command("check-recall")
+@PLACE
+@click.option("--target", type=click.FloatRange(0, 1), default=0.99, show_default=True)
+@click.option("-k", "--top", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--sample", type=click.IntRange(1), default=50, show_default=True, help="Own rows to ask with.")
+@click.option("--keep", is_flag=True, help="Use what was found in every later search.")
+@as_json
+def check_recall(place: str, target: float, top: int, sample: int, keep: bool, as_json: bool) -> None:
+    """How many candidates reach a recall against brute force, on the gallery's own rows.
+
+    \b
+    Example:
+      dpm-edge gallery check-recall seen --target 0.99 --keep
+    """
+    from dpm_edge.gallery import Gallery
+    from dpm_edge.gallery.recall import check_recall as check
+
+    with Gallery.open(place) as gallery:
+        result = check(gallery, k=top, target=target, sample=sample, keep=keep)
+    if not as_json:
+        for row in result.pop("measured"):
+            click.echo(f"{row['candidates']:>6} candidates  recall {row['recall']:.4f}  {row['ms']:.1f} ms")
+    _say(result, as_json)
+
+
+@command.command("snapshot")
+@PLACE
+@click.argument("folder", type=PATH)
+def snapshot(place: str, folder: Path) -> None:
+    """Copy a gallery to a new folder, which opens as a gallery; a .parquet name exports any gallery to one file.
+
+    \b
+    Example:
+      dpm-edge gallery snapshot seen seen-monday
+    """
+    from dpm_edge.gallery import Gallery
+
+    with Gallery.open(place) as gallery:
+        if folder.suffix == ".parquet":
+            gallery.export(folder)
+        else:
+            gallery.snapshot(folder)
+        click.echo(f"{folder}: {len(gallery)} rows")

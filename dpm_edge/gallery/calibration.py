@@ -1,0 +1,166 @@
+"""What a similarity means: thresholds at a chosen false-match rate and probabilities, by visibility of the query.
+
+P pairs · B bands of visibility
+
+Measured on labelled pictures of other people than the model was trained on. The fewer of a person one sees, the wider
+strangers' similarities spread, so that one threshold for all would hand out more false matches to the hidden.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dpm_edge.errors import DataError
+from dpm_edge.files import write_whole
+
+FORMAT = 1
+SAME, DIFFERENT, UNDECIDED = "same", "different", "too occluded to decide"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Queries of one range of visibility."""
+
+    low: float
+    """Visibility from which the band starts; the first starts at −inf in effect."""
+    threshold: float
+    """Least similarity that is a match: strangers reach it at the false-match rate."""
+    true_match_rate: float
+    """Share of pairs of one person that reach it."""
+    false_match_rate: float
+    """Share of pairs of strangers that did reach it here."""
+    slope: float
+    offset: float
+    """P(same) = 1 / (1 + exp(−(slope · similarity + offset))), as if both were equally frequent."""
+    decides: bool
+    """Whether the true-match rate is worth an answer; if not, the answer is "too occluded to decide"."""
+    same: int
+    different: int
+    """Pairs that this rests on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Bands of rising visibility, for one model and one metric."""
+
+    fingerprint: str
+    metric: str
+    wanted_false_match_rate: float
+    bands: list[Band]
+    format: int = FORMAT
+
+    def band_of(self, visibility: ArrayLike) -> NDArray[np.int64]:
+        """The band of each visibility."""
+        lows = [band.low for band in self.bands[1:]]
+        return np.searchsorted(lows, np.asarray(visibility), side="right")
+
+    def decide(self, similarity: ArrayLike, visibility: ArrayLike) -> NDArray[np.str_]:
+        """ "same", "different" or "too occluded to decide", for similarities and queries' visibilities of one shape."""
+        at = self.band_of(visibility)
+        reached = np.asarray(similarity) >= np.array([band.threshold for band in self.bands])[at]
+        decides = np.array([band.decides for band in self.bands])[at]
+        return np.where(decides, np.where(reached, SAME, DIFFERENT), UNDECIDED)
+
+    def probability(self, similarity: ArrayLike, visibility: ArrayLike) -> NDArray[np.float64]:
+        """P(same) of each, when a match and a stranger are equally likely beforehand."""
+        at = self.band_of(visibility)
+        slope = np.array([band.slope for band in self.bands])[at]
+        offset = np.array([band.offset for band in self.bands])[at]
+        return 1 / (1 + np.exp(-np.clip(slope * np.asarray(similarity) + offset, -50, 50)))
+
+    def save(self, path: Path) -> None:
+        """As JSON, whole."""
+        write_whole(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """What `save` wrote.
+
+        Raises:
+            DataError: the file is missing, of a newer format, or is something else.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["format"] > FORMAT:
+                raise DataError(f"{path} is of format {data['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+            return cls(**{**data, "bands": [Band(**band) for band in data["bands"]]})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is no calibration ({error}). Make one: dpm-edge calibrate") from error
+
+
+def calibrate(
+    similarity: NDArray, same: NDArray[np.bool_], visibility: NDArray, *,
+    fingerprint: str, metric: str = "masked", false_match_rate: float = 1e-3, bands: int = 3, least_true: float = 0.05,
+) -> Calibration:  # fmt: skip
+    """Thresholds from labelled pairs.
+
+    Args:
+        similarity: (P,) float.
+        same: (P,) bool, whether it is one person.
+        visibility: (P,) float, of the pair's query.
+        fingerprint: the model's.
+        metric: the one that made the similarities.
+        false_match_rate: in 0..1, wanted among strangers.
+        bands: how many, of equally many pairs.
+        least_true: true-match rate below which a band decides nothing.
+
+    Raises:
+        DataError: there are too few pairs in a band: strangers must number 1 / false_match_rate at least.
+    """
+    edges = np.quantile(visibility, np.arange(1, bands) / bands)
+    which = np.searchsorted(edges, visibility, side="right")
+    made = []
+    for number in range(bands):
+        here = which == number
+        matches, strangers = similarity[here & same], similarity[here & ~same]
+        if len(strangers) * false_match_rate < 1 or len(matches) < 2:
+            raise DataError(
+                f"band {number + 1} of {bands} has {len(strangers)} pairs of strangers and {len(matches)} of one "
+                f"person; {int(np.ceil(1 / false_match_rate))} and 2 at least are wanted for a false-match rate of "
+                f"{false_match_rate:g}. Label more pictures, or ask for a higher rate or fewer bands"
+            )
+        allowed = int(np.floor(false_match_rate * len(strangers)))
+        threshold = float(np.nextafter(np.sort(strangers)[-allowed - 1], np.inf))
+        slope, offset = _logistic(matches, strangers)
+        true = float((matches >= threshold).mean())
+        made.append(
+            Band(
+                low=float(edges[number - 1]) if number else 0.0,
+                threshold=threshold,
+                true_match_rate=true,
+                false_match_rate=float((strangers >= threshold).mean()),
+                slope=slope,
+                offset=offset,
+                decides=true >= least_true,
+                same=len(matches),
+                different=len(strangers),
+            )
+        )
+    return Calibration(fingerprint=fingerprint, metric=metric, wanted_false_match_rate=false_match_rate, bands=made)
+
+
+def _logistic(matches: NDArray, strangers: NDArray) -> tuple[float, float]:
+    """Slope and offset of a logistic fit with both classes weighted alike, by Newton's steps.
+
+    Targets are drawn in from 0 and 1 (Platt 1999), so that classes that never overlap give a finite slope too.
+    """
+    s = np.concatenate([matches, strangers]).astype(np.float64)
+    x = np.stack([s - s.mean(), np.ones_like(s)])
+    wanted = np.r_[np.full(len(matches), 1 - 1 / (len(matches) + 2)), np.full(len(strangers), 1 / (len(strangers) + 2))]
+    weight = np.r_[np.full(len(matches), 0.5 / len(matches)), np.full(len(strangers), 0.5 / len(strangers))]
+    w = np.array([1.0, 0.0])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(w @ x, -50, 50)))
+        gradient = x @ (weight * (p - wanted)) + np.array([1e-6, 0]) * w
+        hessian = (x * (weight * p * (1 - p))) @ x.T + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        step *= min(1.0, 20 / max(np.abs(step).max(), 1e-12))
+        w = w - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(w[0]), float(w[1] - w[0] * s.mean())

@@ -1,0 +1,117 @@
+"""How many re-ranked candidates a gallery needs: recall against brute force, on the gallery's own rows.
+
+Q queries · k places · K candidates
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import GalleryError
+from dpm_edge.gallery import exact
+from dpm_edge.gallery.gallery import Gallery
+from dpm_edge.gallery.rows import Where
+from dpm_edge.runtime.embeddings import Embeddings
+
+FACTORS = (1, 2, 5, 10, 20, 50, 100)
+"""K as multiples of k that are tried, rising."""
+
+
+def check_recall(
+    gallery: Gallery, *, queries: Embeddings | None = None, k: int = 10, target: float = 0.99, sample: int = 50,
+    keep: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Recall@k of candidates and re-ranking under the masked metric, for rising K, until the target is reached.
+
+    Args:
+        gallery: with masks, unless queries are given.
+        queries: Q rows to ask with; `sample` of the gallery's own rows without, which then do not count as found.
+        k: places.
+        target: recall that is wanted, in 0..1.
+        sample: own rows to ask with.
+        keep: use the found factor in every later search of this gallery.
+
+    Returns:
+        rows, k, target, the measured list (candidates, recall, ms per query), and candidates: the least K that reaches
+        the target, None where none of FACTORS does.
+
+    Raises:
+        GalleryError: the gallery is empty, or keeps no masks and no queries were given.
+    """
+    own = queries is None
+    asked, names = (queries, None) if queries is not None else _own_rows(gallery, sample)
+    truth = brute_force(gallery, asked, k + own)
+    measured: list[dict[str, float]] = []
+    chosen = None
+    for factor in FACTORS:
+        start = time.perf_counter()
+        found = gallery.search(asked, k + own, candidates=factor * k + own).rows
+        spent = time.perf_counter() - start
+        recall = float(
+            np.mean([_share(f, t, None if names is None else names[i]) for i, (f, t) in enumerate(zip(found, truth))])
+        )
+        measured.append(
+            {"candidates": factor * k, "recall": round(recall, 5), "ms": round(1e3 * spent / len(asked), 3)}
+        )
+        if recall >= target:
+            chosen = factor
+            break
+        if factor * k >= len(gallery):
+            break
+    if keep and chosen is not None:
+        gallery.describe(candidates_per_place=chosen, candidates_checked={"target": target, "rows": len(gallery)})
+    return {
+        "rows": len(gallery),
+        "queries": len(asked),
+        "k": k,
+        "target": target,
+        "measured": measured,
+        "candidates": None if chosen is None else chosen * k,
+        "kept": bool(keep and chosen is not None),
+    }
+
+
+def brute_force(gallery: Gallery, queries: Embeddings, k: int) -> NDArray[np.int64]:
+    """The exact answer of any store under the masked metric, by reading all of it: ids (Q, k), −1 for no row."""
+    ids = np.full((len(queries), k), -1, np.int64)
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    for part in gallery.store.scan(Where(), vectors=True):
+        assert part.features is not None, "whole rows were asked for"
+        rows, s = exact.top_k(
+            queries.features, exact.Vectors(part.features), k, query_masks=queries.masks, names=part.ids
+        )
+        both = np.concatenate([ids, np.where(rows >= 0, part.ids[rows], -1)], axis=1)
+        scores = np.concatenate([best, s], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        ids, best = np.take_along_axis(both, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    return ids
+
+
+def _own_rows(gallery: Gallery, sample: int) -> tuple[Embeddings, NDArray[np.int64]]:
+    """Rows of the gallery as queries, evenly spread, and their ids."""
+    ids = np.concatenate([np.zeros(0, np.int64), *(part.ids for part in gallery.store.scan(Where(), vectors=False))])
+    if not len(ids):
+        raise GalleryError("the gallery is empty: there is nothing to check recall on")
+    chosen = ids[:: max(1, math.ceil(len(ids) / sample))]
+    held = gallery.rows(chosen)
+    if held.masks is None or held.features is None:
+        raise GalleryError("the gallery keeps no masks: give queries to check recall with")
+    queries = Embeddings(
+        features=held.features,
+        masks=held.masks,
+        visibility=held.visibility,
+        rows=np.arange(len(held)),
+        fingerprint=gallery.fingerprint,
+    )
+    return queries, held.ids
+
+
+def _share(found: NDArray[np.int64], truth: NDArray[np.int64], own: int | None) -> float:
+    """Share of the true places that were found; the query's own row aside."""
+    wanted = set(truth[truth >= 0].tolist()) - {own}
+    return len(wanted & set(found.tolist())) / len(wanted) if wanted else 1.0
