@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PARTS = ("check", "timings", "sweep")
 SECTIONS = ("masked_distance", "mask_head", "crop", "network")
 
 
@@ -98,8 +99,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=HERE.parent / "results")
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--sweep", action="store_true", help="also time tables of tile configurations")
-    parser.add_argument("--no-timings", action="store_true", help="correctness only")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=["check", "timings"], help="sweep: tables of tiles"
+    )
+    parser.add_argument("--merge", action="store_true", help="keep the other parts of an earlier result in --out")
     args = parser.parse_args()
     sys.path.insert(0, str(HERE))
 
@@ -115,9 +118,10 @@ def main() -> int:
     path = args.out / f"gpu-{label}.json"
     report: dict[str, Any] = {"command": "benchmarks/gpu/run", "card": card, "ceilings": ceilings(device)}
     print(json.dumps(report, indent=1), flush=True)
-    for part in ("check", "timings", "sweep"):
-        if (part == "sweep" and not args.sweep) or (part == "timings" and args.no_timings):
-            continue
+    if args.merge and path.is_file():
+        earlier = json.loads(path.read_text())
+        report = {**{part: earlier[part] for part in PARTS if part in earlier}, **report}
+    for part in (p for p in PARTS if p in args.parts):
         for name in args.only:
             rows = run_section(name, part, device, quick, report["ceilings"])
             report.setdefault(part, {})[name] = rows
