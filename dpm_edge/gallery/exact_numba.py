@@ -78,19 +78,24 @@ def _keep(score: float, row: int, s_K: Any, rows_K: Any) -> None:
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _two(row_D: Any, mask_D: Any, qm_D: Any, mm_D: Any) -> Any:
-    """qm·x and mm·x² of a row, read once; of the row times its mask where there is one (length 0: none)."""
+def _two(row_D: Any, qm_D: Any, mm_D: Any) -> Any:
+    """qm·x and mm·x² of a row, read once."""
     over, under = np.float32(0), np.float32(0)
-    if len(mask_D):
-        for d in range(len(qm_D)):
-            x = _float(row_D[d]) * _float(mask_D[d])
-            over += qm_D[d] * x
-            under += mm_D[d] * (x * x)
-    else:
-        for d in range(len(qm_D)):
-            x = _float(row_D[d])
-            over += qm_D[d] * x
-            under += mm_D[d] * (x * x)
+    for d in range(len(qm_D)):
+        x = _float(row_D[d])
+        over += qm_D[d] * x
+        under += mm_D[d] * (x * x)
+    return over, under
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _two_masked(row_D: Any, mask_D: Any, qm_D: Any, mm_D: Any) -> Any:
+    """The same of a row times its mask."""
+    over, under = np.float32(0), np.float32(0)
+    for d in range(len(qm_D)):
+        x = _float(row_D[d]) * _float(mask_D[d])
+        over += qm_D[d] * x
+        under += mm_D[d] * (x * x)
     return over, under
 
 
@@ -108,13 +113,16 @@ def scan_one(
     rows_K: Any,
 ) -> None:
     """Rows start..stop for one query, into its heap. hidden_N has length 0 where every row may be found."""
-    none = masks_ND[0:0].ravel()
+    masked = len(masks_ND) > 0
     for at in range(start, stop, RUN):
         end = min(at + RUN, stop)
         if len(hidden_N) and hidden_N[at:end].all():
             continue
         for n in range(at, end):
-            over, under = _two(t_ND[n], masks_ND[n] if len(masks_ND) else none, qm_D, mm_D)
+            if masked:
+                over, under = _two_masked(t_ND[n], masks_ND[n], qm_D, mm_D)
+            else:
+                over, under = _two(t_ND[n], qm_D, mm_D)
             s = over / np.sqrt(max(under, floor_N[n]))
             if s > s_K[0] and not (len(hidden_N) and hidden_N[n]):
                 _keep(s, n, s_K, rows_K)
