@@ -79,7 +79,7 @@ def measure(recipe: str, data: Path, out: Path, overrides: list[str], steps: int
     import torch
 
     from dpm_edge.train.config import override
-    from dpm_edge.train.loop import train_step
+    from dpm_edge.train.loop import train_step, wait_for_gpu
     from dpm_edge.train.recipes import recipe as named
     from dpm_edge.train.run import prepare
 
@@ -90,19 +90,12 @@ def measure(recipe: str, data: Path, out: Path, overrides: list[str], steps: int
     begin = 0.0
     for number, rows in enumerate(batches[: 2 * steps].to(run.device)):
         if number == steps:
-            _synchronise(run.device)
+            wait_for_gpu(run.device)
             begin = time.perf_counter()
         train_step(run, rows, 0.0)
         run.step += 1
-    _synchronise(run.device)
+    wait_for_gpu(run.device)
     return (time.perf_counter() - begin) / steps, run.sampler.batches
-
-
-def _synchronise(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> Path:

@@ -6,6 +6,8 @@ B pictures · H×W. Pixels are float32 0..255, (B, 3, H, W). Sources: flip, pad 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,7 +84,7 @@ def _erase(pixels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
     """Random erasing with pixel noise: one box of 2–40 % of the area, aspect 0.3–3.33, in some pictures."""
     count, _, height, width = pixels.shape
     area = uniform(count, *ERASED_AREA, draw) * height * width
-    aspect = torch.exp(uniform(count, *(float(torch.tensor(a).log()) for a in ERASED_ASPECT), draw))
+    aspect = torch.exp(uniform(count, math.log(ERASED_ASPECT[0]), math.log(ERASED_ASPECT[1]), draw))
     tall = (area * aspect).sqrt().round().clamp(1, height - 1)
     wide = (area / aspect).sqrt().round().clamp(1, width - 1)
     top = (uniform(count, 0, 1, draw) * (height - tall + 1)).floor()

@@ -1,6 +1,6 @@
 """`python -m dpm_edge.train.cli RECIPE --data DIR [--out DIR] [--json] [field=value …]`; `dpm-edge train` wraps it.
 
-`preview`, `texts`, `ablation`, `statistics` and `curves` in the recipe's place are the tools around training.
+`preview`, `texts`, `ablation`, `statistics`, `curves` and `scores` in the recipe's place are the tools around training.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ TOOLS = {
     "ablation": "dpm_edge.train.ablation",
     "statistics": "dpm_edge.train.occlusion_statistics",
     "curves": "dpm_edge.train.curves",
+    "scores": "dpm_edge.train.scores",
 }
 """What `dpm-edge train` also does, by the word in a recipe's place."""
 

@@ -1,5 +1,4 @@
 """What a training run may be told: keyword-only dataclasses, one section per concern.
-
 A field is named on the command line by its section and name, `optimiser.lr=3e-4`. Fields marked [R] are this project's
 reading where the papers leave a choice open; [D] is DPM (arXiv 2207.09046), [S] SPT (AAAI 2024), [C] CLIP-ReID
 (arXiv 2211.13977), [P] DPM++ (arXiv 2605.06637).
@@ -13,7 +12,6 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dpm_edge.errors import SpecError, nearest
@@ -296,8 +294,3 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     except (KeyError, ValueError) as error:
         kind = hint.__name__ if isinstance(hint, (type, types.GenericAlias)) else str(hint)
         raise SpecError(f"{name}={text}: {text!r} is no {kind}") from error
-
-
-def save(config: Config, path: Path) -> None:
-    """Write config as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")

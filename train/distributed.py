@@ -13,7 +13,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -49,7 +49,7 @@ class Processes:
         """The output of the global batch, every tensor (b, …) → (B, …), differentiable; `tokens` stay local."""
         if self.world == 1:
             return out
-        changed = {
+        changed: dict[str, Any] = {
             f.name: torch.cat(collective.all_gather(value.contiguous()))
             for f in dataclasses.fields(out)
             if isinstance(value := getattr(out, f.name), Tensor)
@@ -113,10 +113,14 @@ class GlobalBatchNorm(nn.Module):
     Shares parameters, buffers and their names with the batch norm that it stands in for.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
-        self.eps, self.momentum = norm.eps, norm.momentum
+        self.eps, self.momentum = norm.eps, float(norm.momentum or 0.1)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(norm, name))
 

@@ -44,7 +44,7 @@ def heat(pixels: Tensor, weights: Tensor) -> NDArray[np.uint8]:
     low, high = weights.min(), weights.max()
     scaled = ((weights - low) / (high - low).clamp(min=1e-9)).cpu().numpy().astype(np.float32)
     colours = cv2.applyColorMap((cv2.resize(scaled, CELL[::-1]) * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_JET)
-    return cv2.addWeighted(picture(pixels), 0.5, colours, 0.5, 0)
+    return np.asarray(cv2.addWeighted(picture(pixels), 0.5, colours, 0.5, 0), np.uint8)
 
 
 @torch.inference_mode()

@@ -39,8 +39,8 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _table(rows: list[tuple[Path, int, int]]) -> LabelledFolder:
-    paths, people, cameras = ([r[i] for r in rows] for i in range(3))
-    return LabelledFolder(paths, np.array(people, np.int64), np.array(cameras, np.int64))
+    people, cameras = (np.array([row[i] for row in rows], np.int64) for i in (1, 2))
+    return LabelledFolder([path for path, _, _ in rows], people, cameras)
 
 
 def _market(root: Path) -> People:

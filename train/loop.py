@@ -44,6 +44,7 @@ def fit(run: Run) -> dict[str, Any]:
     if not run.processes.first:
         return {}
     results = report.finish(run, watch.speed())
+    assert log is not None
     log.close()
     return results
 
@@ -88,3 +89,9 @@ def autocast(run: Run) -> torch.autocast:
     """bfloat16 on a GPU if the config says so."""
     enabled = run.device.type == "cuda" and run.config.optimiser.bf16
     return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)
+
+
+def wait_for_gpu(device: torch.device) -> None:
+    """Until all that was launched is done; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

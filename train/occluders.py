@@ -148,7 +148,8 @@ def _fitted(
     aspect: float,
 ) -> Placed:
     """The stamp at the size that covers `share`, by bisection on a coarser grid."""
-    coarse = cv2.resize(alpha, (width // SEARCH, height // SEARCH), interpolation=cv2.INTER_AREA)
+    cells = (width // SEARCH, height // SEARCH)
+    coarse = np.asarray(cv2.resize(alpha, cells, interpolation=cv2.INTER_AREA), np.float32)
 
     def placed(size: float, mask: NDArray[np.float32], tall: int, wide: int) -> Placed:
         sides = max(2, round(tall * size * aspect)), max(2, round(wide * size / aspect))

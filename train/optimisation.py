@@ -35,7 +35,8 @@ def freeze(net: DPM, config: OptimiserConfig, *, masked: bool, text: bool) -> No
 
 def optimisers(net: DPM, config: OptimiserConfig) -> list[torch.optim.AdamW]:
     """One AdamW for all, or [the rest, the mask generator] for alternating optimisation."""
-    mask, rest = [], []
+    mask: list[dict] = []
+    rest: list[dict] = []
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.dim() > 1 and not name.endswith(NOT_DECAYED) else 0.0

@@ -60,7 +60,8 @@ def examples(config: Config, train: Pictures, masks: Tensor, batches: int = 1) -
 def picture(pixels: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) RGB → a cell of the sheet, BGR."""
     image = pixels.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()[:, :, ::-1]
-    return cv2.resize(np.ascontiguousarray(image), CELL[::-1], interpolation=cv2.INTER_AREA)
+    small = cv2.resize(np.ascontiguousarray(image), CELL[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
 
 
 def shaded(pixels: Tensor, mask: Tensor) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Run:
     @property
     def judged(self) -> DPM:
         """The network that is evaluated and kept: the averaged one if there is one."""
-        return self.average.module if self.average is not None else self.net
+        return cast(DPM, self.average.module) if self.average is not None else self.net
 
 
 def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Run:

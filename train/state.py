@@ -16,7 +16,6 @@ import torch
 
 from dpm_edge.errors import CheckpointError, DataError
 from dpm_edge.files import write_whole
-from dpm_edge.train import config as configs
 from dpm_edge.train.config import Config
 
 RESUME = "resume.pt"
@@ -69,7 +68,7 @@ class RunLog:
 
     def __init__(self, out: Path, config: Config, *, keep_steps: int, tensorboard: bool = True) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        configs.save(config, out / "config.json")
+        (out / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
         self.path = out / "log.jsonl"
         kept = []
         if keep_steps and self.path.is_file():

@@ -80,7 +80,9 @@ class Watch:
     def stop_at_nan(self) -> None:
         """Raise LossIsNaN for the first step since the last look whose loss is not finite; its batch is saved."""
         seen, self.unseen = self.unseen, []
-        if not seen or bool(torch.isfinite(torch.stack([sum(terms.values()) for _, terms, _ in seen])).all()):
+        if not seen or bool(
+            torch.isfinite(torch.stack([torch.stack(list(terms.values())).sum() for _, terms, _ in seen])).all()
+        ):
             return
         step, terms, rows = next(s for s in seen if not math.isfinite(float(sum(s[1].values()))))
         run = self.run

@@ -23,7 +23,7 @@ def test_a_command_names_what_exists(command):
     if words[0] in cli.TOOLS:
         words = words[1:]
     named = [w for w in words if w in RECIPES]
-    assert named or words[0].endswith(".json") or "--init" in words
+    assert named or words[0].endswith((".json", "best")) or "--init" in words
     override(
         recipe(named[0] if named else "market_tiny"), [w for w in words if re.fullmatch(r"[a-z_]+\.[a-z_]+=.*", w)]
     )

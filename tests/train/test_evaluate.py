@@ -87,3 +87,18 @@ def test_the_histogram_finds_equal_pictures(parts):
 
     moved = replace(gallery, cameras=gallery.cameras + 100)
     assert histogram_scores(moved, gallery)["rank1"] == 100.0
+
+
+def test_scores_of_a_checkpoint_come_with_the_floor_and_both_sides_of_the_neck(market, tmp_path, capsys):
+    import json
+
+    from dpm_edge.model import checkpoint
+    from dpm_edge.train import cli
+
+    checkpoint.save(DPM(TINY.replace(height=64, width_px=32)), tmp_path / "net")
+    words = ["scores", str(tmp_path / "net"), "--data", str(market), "--out", str(tmp_path / "scores.json")]
+    assert cli.main(words) == 0
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert {"before neck", "after neck", "histogram", "machine"} <= set(found)
+    assert found["pictures"] == {"query": 24, "gallery": 24}
+    assert "colour histogram" in capsys.readouterr().out

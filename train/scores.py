@@ -1,0 +1,72 @@
+"""Score a checkpoint on a data set: whole and covered queries, both metrics, beside a colour histogram.
+
+dpm-edge train scores CHECKPOINT --data DIR [--layout market] [--shares 0.2,0.4] --out scores.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dpm_edge.env import machine_card
+from dpm_edge.errors import DpmError
+from dpm_edge.files import write_whole
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.train.data import decode
+from dpm_edge.train.evaluate import evaluate, occlusion_curves, occlusion_sets, other_side, summary
+from dpm_edge.train.histogram import histogram_scores
+from dpm_edge.train.layouts import LAYOUTS, read_people
+
+
+def score(net: DPM, layout: str, data: Path, shares: tuple[float, ...] = ()) -> dict[str, Any]:
+    """Scores of net on the data set, in percent; covered queries for the shares, if any."""
+    people, pre = read_people(layout, data), net.spec.preprocessing
+    query, gallery = decode(people.query, pre), decode(people.gallery, pre)
+    spec = net.spec
+    found: dict[str, Any] = {f"{spec.neck} neck": evaluate(net, query, gallery)}
+    net.spec = other_side(spec)
+    found[f"{net.spec.neck} neck"] = evaluate(net, query, gallery)
+    net.spec = spec
+    found["histogram"] = histogram_scores(query, gallery)
+    found["pictures"] = {"query": len(query), "gallery": len(gallery)}
+    if shares and people.train is not None:
+        bodies = decode(people.train, pre)
+        found["occlusion"] = occlusion_curves(net, query, gallery, occlusion_sets(query, bodies, shares))
+        found["summary"] = summary(found["occlusion"])
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Score, write, print. Returns the exit code."""
+    made = argparse.ArgumentParser(
+        prog="dpm-edge train scores", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("checkpoint", type=Path)
+    made.add_argument("--data", type=Path, required=True)
+    made.add_argument("--layout", choices=sorted(LAYOUTS), default="market")
+    made.add_argument("--shares", default="", help="covered shares, with commas between")
+    made.add_argument("--out", type=Path, help="write JSON here")
+    options = made.parse_args(arguments)
+    try:
+        net = checkpoint.load(options.checkpoint)
+        shares = tuple(float(s) for s in options.shares.split(",") if s)
+        found = score(net, options.layout, options.data, shares)
+    except (DpmError, ValueError) as error:
+        print(f"scores: {error}", file=sys.stderr)
+        return 1
+    found.update(model=net.spec.to_dict(), data=options.data.name, machine=machine_card())
+    if options.out:
+        write_whole(options.out, (json.dumps(found, indent=1) + "\n").encode())
+    for side in ("before neck", "after neck"):
+        for metric, scores in found[side].items():
+            print(f"{side}, {metric}: Rank-1 {scores['rank1']:.1f}  mAP {scores['mAP']:.1f}")
+    print(f"colour histogram: Rank-1 {found['histogram']['rank1']:.1f}  mAP {found['histogram']['mAP']:.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
