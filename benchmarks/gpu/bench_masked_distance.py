@@ -272,9 +272,7 @@ def timings(device: str, quick: bool) -> list[Row]:
 
 SMALL_TILES = (
     # block_n, block_b, block_k, warps, stages
-    (128, 16, 64, 4, 4), (128, 16, 64, 4, 3), (128, 16, 128, 4, 3), (128, 16, 128, 4, 4), (64, 16, 128, 4, 4),
-    (64, 16, 64, 4, 6), (64, 16, 256, 4, 3), (256, 16, 64, 4, 3), (256, 16, 64, 8, 4), (256, 16, 64, 8, 3),
-    (128, 16, 256, 4, 2), (256, 16, 128, 8, 2),
+    (64, 16, 128, 4, 4), (128, 16, 128, 4, 4), (128, 16, 64, 4, 4), (256, 16, 64, 8, 4),
 )  # fmt: skip
 LARGE_TILES = (
     (128, 64, 64, 8, 3), (128, 64, 64, 8, 4), (128, 64, 128, 8, 2), (128, 64, 32, 8, 5), (128, 64, 64, 4, 3),
@@ -306,7 +304,7 @@ def _same_as_default(q: Tensor, m: Tensor, t: Tensor, tile: contract.Tile) -> No
     """Raises ArithmeticError unless `tile` gives what the table's tile does, to within rounding."""
     from dpm_edge.kernels.masked_distance import launch
 
-    some = t[:20_001]
+    some = t[:20_000]  # a multiple of 16, as the rows timed are: the kernel that was compiled beforehand
     off = float((launch.scores(q, m, some, tile=tile) - launch.scores(q, m, some)).abs().max())
     if not off < contract.TOLERANCE[_name(t.dtype)]:
         raise ArithmeticError(f"{tile} is off by {off} from the table's tile")
