@@ -26,9 +26,7 @@ def page() -> str:
         assert command is not None
         context = click.Context(command, info_name=name, parent=group, terminal_width=100)
         parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
-        for below in command.list_commands(context) if isinstance(command, click.Group) else []:
-            one = command.get_command(context, below)
-            assert one is not None
+        for below, one in command.commands.items() if isinstance(command, click.Group) else ():
             inner = click.Context(one, info_name=below, parent=context, terminal_width=100)
             parts.append(f"### {name} {below}\n\n```text\n{one.get_help(inner)}\n```\n")
     return "\n".join(parts)

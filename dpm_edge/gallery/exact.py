@@ -26,8 +26,8 @@ FEW = 32
 """Up to this many queries the loops beat the products: "crossover" in benchmarks/results/gallery-exact.json."""
 QUERY_TILE = 256
 GALLERY_TILE = 8192
-COMPILE_FROM = 1 << 16
-"""Scores below which numpy alone answers: loading compiled loops would take longer."""
+COMPILE_FROM = 1 << 13
+"""Scores below which numpy alone answers: loading the compiled loops would take longer, and compiling them seconds."""
 SPARE = 16
 """Candidates beyond k, so that the border is usually clear at once."""
 

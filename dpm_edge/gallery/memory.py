@@ -5,8 +5,10 @@ N rows · D feature dimensions
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import fields
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ class MemoryStore(Store):
         return self._columns[name][: self._n]
 
     def texts(self, name: str) -> list[Any]:
-        """People, tracks, cameras, sources or payloads of all rows."""
+        """People, tracks, cameras, sources or payloads (None where there is none) of all rows."""
         return self._texts[name]
 
     def add(self, rows: Rows) -> None:
@@ -69,12 +71,14 @@ class MemoryStore(Store):
         stop = self._n + len(rows)
         for name, column in self._columns.items():
             if stop > len(column):
-                grown = np.empty((max(stop, 2 * len(column), 256), *column.shape[1:]), column.dtype)
+                grown = _room((max(stop, 2 * len(column), 256), *column.shape[1:]), column.dtype)
                 grown[: self._n] = column[: self._n]
                 self._columns[name] = grown
             self._columns[name][self._n : stop] = new[name]
-        for name in TEXTS:
-            self._texts[name] += getattr(rows, name)
+        for name in TEXTS:  # people and cameras recur: one text each; most rows have no payload: None
+            self._texts[name] += [
+                intern(text) if isinstance(text, str) else text or None for text in getattr(rows, name)
+            ]
         self._n, self._places = stop, None
 
     def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -119,7 +123,7 @@ class MemoryStore(Store):
         if len(keep) == self._n:
             return
         for name, column in self._columns.items():
-            shrunk = np.empty((len(keep), *column.shape[1:]), column.dtype)
+            shrunk = _room((len(keep), *column.shape[1:]), column.dtype)
             np.take(column[: self._n], keep, axis=0, out=shrunk)
             self._columns[name] = shrunk
         self._texts = {name: [texts[i] for i in keep] for name, texts in self._texts.items()}
@@ -182,6 +186,7 @@ class MemoryStore(Store):
 
     def _rows(self, at: NDArray[np.int64], vectors: bool) -> Rows:
         picked: dict[str, Any] = {name: [texts[i] for i in at] for name, texts in self._texts.items()}
+        picked["payloads"] = [one or {} for one in picked["payloads"]]
         for field in fields(Rows):
             if field.name in self._columns and field.name not in ("features", "masks"):
                 picked[field.name] = self.column(field.name)[at]
@@ -189,3 +194,11 @@ class MemoryStore(Store):
         masks = vectors and self.meta["masks"]
         picked["masks"] = self._read(self.column("masks")[at], unit=True) if masks else None
         return Rows(**picked)
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """An array of any content, in pages of its own: untouched ones cost nothing, freed ones go back to the system."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    if size < 1 << 20:
+        return np.empty(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)

@@ -54,6 +54,7 @@ def load(path: Path) -> MemoryStore:
                 columns["masks"].astype(np.float32) / 127,
             )
         columns |= {name: labels[name] for name in TEXTS}
+        columns["payloads"] = [one or {} for one in labels["payloads"]]
         store.add(Rows(**columns))
     except (KeyError, ValueError, TypeError) as error:
         raise GalleryError(f"{path} lacks something that a gallery has ({error}). Build the gallery again") from error
