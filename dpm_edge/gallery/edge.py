@@ -245,10 +245,10 @@ class EdgeStore(CandidateStore):
 
     def _vector(self, rows: Rows, i: int) -> dict[str, Any]:
         assert rows.features is not None, "the gallery adds whole rows"
-        vector = {"feature": rows.features[i]}
+        vector = {"feature": rows.features[i].tolist()}  # lists: an array is read slower
         if self.meta["masks"]:
             assert rows.masks is not None, "the gallery adds masks where they are kept"
-            vector["mask"] = rows.masks[i]
+            vector["mask"] = rows.masks[i].tolist()
         return vector
 
     def _update(self, operation: Any) -> None:

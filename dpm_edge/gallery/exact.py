@@ -22,7 +22,7 @@ from dpm_edge.env import cores, installed
 from dpm_edge.images import chunks
 from dpm_edge.metrics import EPSILON, normalise, similarity
 
-FEW = 32
+FEW = 24
 """Up to this many queries the loops beat the products: "crossover" in benchmarks/results/gallery-exact.json."""
 QUERY_TILE = 256
 GALLERY_TILE = 8192
