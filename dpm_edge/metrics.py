@@ -66,8 +66,10 @@ def similarity(
     q, t = normalise(q_BD), normalise(t_ND)
     if metric == "plain":
         return q @ t.T
+    assert query_masks is not None, "checked above"
     if metric == "masked":
         return _masked(q * query_masks, query_masks * query_masks, t, t * t)
+    assert target_masks is not None, "checked above"
     visible = target_masks * t
     return _masked(q * query_masks, query_masks * query_masks, visible, visible * visible)
 

@@ -97,8 +97,8 @@ class ModelSpec:
     joint_dim: int = 512
     """Size of CLIP's joint space."""
     neck: str = "after"
-    """Which side of the BN neck retrieval uses: "before", as DPM and CLIP-ReID do, or "after", ours: prototypes and masks
-    are learned there, and features are centred, so that a mask does not weigh what all people have in common."""
+    """Side of the BN neck that retrieval uses: "before", as DPM and CLIP-ReID do, or "after", ours: prototypes and
+    masks are learned there, and features are centred, so that a mask does not weigh what all people share."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """How a crop becomes the input."""
     weights: WeightsCard = field(default_factory=WeightsCard)

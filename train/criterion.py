@@ -69,6 +69,7 @@ class Criterion:
         if weight:
             people = targets.labels.unique()
             if config.anchor_form == "projected":
+                assert net.backbone.proj is not None, "a network without a projection gives no joint vector"
                 pull = losses.anchor_projected(net.prototypes, texts, people, net.backbone.proj)
             else:
                 pull = losses.anchor_relations(net.prototypes, texts, people, config.anchor_temperature)

@@ -31,6 +31,13 @@ class People:
     gallery: LabelledFolder
 
 
+@dataclass(frozen=True)
+class TrainingPeople(People):
+    """A data set that can be trained on."""
+
+    train: LabelledFolder
+
+
 def _pictures(folder: Path) -> list[Path]:
     try:
         return find_images(folder)

@@ -61,7 +61,7 @@ def train_step(run: Run, rows: Tensor, epoch: float) -> dict[str, Tensor]:
         with autocast(run):
             out = run.net.forward_train(inputs, cameras)
         found = run.criterion(run.processes.gather(out), run.net, targets, epoch / run.epochs)
-        optimisation.step(stepper, sum(found.values()), config.optimiser.clip, run.processes)
+        optimisation.step(stepper, torch.stack(list(found.values())).sum(), config.optimiser.clip, run.processes)
         terms = terms or found
     if run.average is not None:
         run.average.update_parameters(run.net)

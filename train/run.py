@@ -17,7 +17,7 @@ from dpm_edge.train import distributed, optimisation
 from dpm_edge.train.config import Config
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
-from dpm_edge.train.layouts import People, read_people, take, visible_shares
+from dpm_edge.train.layouts import TrainingPeople, read_people, take, visible_shares
 from dpm_edge.train.prompts import load_texts
 from dpm_edge.train.saliency import person_masks
 from dpm_edge.train.start import NEEDED, model_spec, network
@@ -111,7 +111,7 @@ def device_of(config: Config) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def training_people(config: Config, data: Path) -> People:
+def training_people(config: Config, data: Path) -> TrainingPeople:
     """The data set, its training part cut down as the config says. Raises DataError where there is none."""
     people = read_people(config.data.layout, data)
     train = people.train
@@ -122,7 +122,7 @@ def training_people(config: Config, data: Path) -> People:
     if config.data.limit_identities:
         kept = sorted(set(train.people.tolist()))[: config.data.limit_identities]
         train = take(train, [p in set(kept) for p in train.people.tolist()])
-    return People(train, people.query, people.gallery)
+    return TrainingPeople(train, people.query, people.gallery)
 
 
 def moving_average(decay: float) -> Any:

@@ -101,7 +101,7 @@ def train_saliency(
                 kept = net.forward_train(inputs, patch_scale=saliency)
                 discarded = net.forward_train(inputs, patch_scale=1 - saliency)
             terms = saliency_losses(whole, kept, discarded, saliency, labels[rows], config.saliency)
-            step(stepper, sum(terms.values()), config.optimiser.clip)
+            step(stepper, torch.stack(list(terms.values())).sum(), config.optimiser.clip)
         if not quiet:
             say("saliency " + " ".join(f"{k} {v.item():.3f}" for k, v in terms.items()) + f" s {saliency.mean():.3f}")
     return net, head

@@ -38,7 +38,7 @@ def to_onnx(net: DPM) -> ModelProto:
     """
     net = copy.deepcopy(net).float().cpu().eval()
     _fold_batch_norm(net.mask_generator)
-    net.neck = _Scale(net.neck)
+    net.add_module("neck", _Scale(net.neck))
     pre = net.spec.preprocessing
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -69,6 +69,9 @@ def export(net: DPM, path: str | Path, *, half: bool = False) -> None:
 
 class _Scale(nn.Module):
     """A BatchNorm1d in evaluation mode as one multiplication and one addition per dimension."""
+
+    factor: torch.Tensor
+    shift: torch.Tensor
 
     def __init__(self, norm: nn.BatchNorm1d) -> None:
         super().__init__()

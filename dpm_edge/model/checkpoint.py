@@ -145,8 +145,8 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], *, source
 def fingerprint(net: DPM) -> str:
     """sha256 (hex) over the weights and the spec fields that decide what an engine computes.
 
-    Prototypes, a neck that retrieval does not use, camera embedding, an unused joint projection, the model's name, its weights card and
-    `mask_mean` are left out: they change neither a feature nor a mask.
+    Prototypes, a neck that retrieval does not use, camera embedding, an unused joint projection, the model's name, its
+    weights card and `mask_mean` are left out: they change neither a feature nor a mask.
     """
     spec = {key: value for key, value in net.spec.to_dict().items() if key not in _NOT_IN_FINGERPRINT}
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())

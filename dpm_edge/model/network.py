@@ -78,7 +78,7 @@ class DPM(nn.Module):
         out = self.backbone(images, blocks=self.spec.mask_blocks)
         feature, mask = out.cls.float(), self.mask_generator(out.tokens)
         if self.spec.neck == "after":
-            feature = self.neck(feature)
+            feature = self.neck(out.cls).float()
         if self.spec.feature == "concat":
             joint = out.joint.float()
             feature = torch.cat([feature, joint], dim=1)

@@ -212,7 +212,9 @@ def _masked_topk(
 
         filters = (row_filter, q_person, q_camera, t_person, t_camera)
         return launch.topk(q.contiguous(), m.contiguous(), t, k, row_scale, t_mask, filters)
-    junk = None if q_person is None else (q_person, q_camera, t_person, t_camera)
+    junk = None
+    if q_person is not None and q_camera is not None and t_person is not None and t_camera is not None:
+        junk = (q_person, q_camera, t_person, t_camera)
     keep = reference.kept(q.shape[0], t.shape[0], row_filter, junk)
     return reference.topk(reference.similarity(q, m, t, row_scale, t_mask), k, keep)
 

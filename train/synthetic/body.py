@@ -7,6 +7,7 @@ front is -y, the person's left is +x. `anny` (Apache-2.0; MakeHuman body data, C
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def _along(line: list[np.ndarray], points: np.ndarray, top: float) -> np.ndarray
     best = np.full(len(points), np.inf)
     chart = np.zeros((len(points), 3))
     travelled = 0.0
-    for start, end in zip(line[:-1], line[1:], strict=True):
+    for start, end in pairwise(line):
         axis = (end - start) / np.linalg.norm(end - start)
         along = np.clip((points - start) @ axis, 0.0, np.linalg.norm(end - start))
         across = points - start - along[:, None] * axis

@@ -1,7 +1,7 @@
 """Cameras: where they hang, how they see, and what they do to a picture.
 
-World axes: metres, z up, the person at the origin; the camera looks along +y from in front of it. Screen: pixel x, pixel
-y, depth in metres.
+World axes: metres, z up, the person at the origin; the camera looks along +y from in front of it.
+Screen: pixel x, pixel y, depth in metres.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Materials: what a surface looks like from its chart coordinates, and the shading of a drawn picture.
 
-A material is one row of a float table, by the field names in FIELDS. Colours are linear RGB in 0–1. A surface point comes
-with its normal and its chart coordinates (p, q across, v along, metres); u = angle of (p, q) from the front x `radius`.
+A material is one row of a float table, by the field names in FIELDS. Colours are linear RGB in 0–1. A surface point
+comes with its normal and its chart coordinates (p, q across, v along, metres); u = angle of (p, q) from the front ×
+`radius`.
 """
 
 from __future__ import annotations

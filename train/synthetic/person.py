@@ -1,4 +1,4 @@
-"""Who a person is: body shape, skin, hair, clothes and bag, drawn once from the person's seed and the same in all views."""
+"""Who a person is: body, skin, hair, clothes and bag, drawn once from the person's seed, the same in all views."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ TROUSER_HEMS = {"long": -0.84, "cropped": -0.66, "knee": -0.36, "short": -0.14}
 SKIRT_HEMS = {"mini": -0.12, "knee": -0.32, "midi": -0.55, "long": -0.78}
 WRIST = 0.58 - 0.53
 SLEEVES = {"long": WRIST, "elbow": 0.58 - 0.27, "short": 0.58 - 0.17, "none": 0.58 - 0.02}
-_FABRICS = [(0, 0, 0.02), (0, 0, 0.06), (0, 0, 0.2), (0, 0, 0.45), (0, 0, 0.85), (0.6, 0.5, 0.1), (0.6, 0.6, 0.25),
-            (0.58, 0.35, 0.4), (0.1, 0.35, 0.35), (0.09, 0.5, 0.18), (0.0, 0.85, 0.4), (0.98, 0.8, 0.22), (0.33, 0.6, 0.15),
-            (0.28, 0.4, 0.25), (0.55, 0.75, 0.55), (0.13, 0.8, 0.75), (0.06, 0.85, 0.65), (0.75, 0.5, 0.3), (0.9, 0.45, 0.65)]  # fmt: skip
+_FABRICS = [
+    (0, 0, 0.02), (0, 0, 0.06), (0, 0, 0.2), (0, 0, 0.45), (0, 0, 0.85), (0.6, 0.5, 0.1), (0.6, 0.6, 0.25),
+    (0.58, 0.35, 0.4), (0.1, 0.35, 0.35), (0.09, 0.5, 0.18), (0.0, 0.85, 0.4), (0.98, 0.8, 0.22), (0.33, 0.6, 0.15),
+    (0.28, 0.4, 0.25), (0.55, 0.75, 0.55), (0.13, 0.8, 0.75), (0.06, 0.85, 0.65), (0.75, 0.5, 0.3), (0.9, 0.45, 0.65),
+]  # fmt: skip
+_PATTERNS = {m.STRIPES: 0.22, m.UPRIGHT: 0.06, m.CHECKS: 0.14, m.LOGO: 0.2, m.TWO_TONE: 0.12, m.DOTS: 0.04,
+             m.BAND: 0.1, m.BLOTCHES: 0.06, m.BACK_PRINT: 0.06}  # fmt: skip
 _SKINS = [(0.62, 0.40, 0.30), (0.55, 0.34, 0.24), (0.42, 0.24, 0.15), (0.26, 0.14, 0.085), (0.12, 0.062, 0.04)]
 _HAIRS = [(0.012, 0.01, 0.01), (0.03, 0.018, 0.012), (0.07, 0.035, 0.018), (0.2, 0.11, 0.045), (0.42, 0.29, 0.14),
           (0.16, 0.045, 0.02), (0.32, 0.32, 0.33)]  # fmt: skip
@@ -73,8 +77,7 @@ def _look(rng: np.random.Generator, color: np.ndarray, patterned: float, gloss: 
     fabric = {"gloss": gloss, "folds": rng.uniform(0.5, 1.0), "seed": float(rng.integers(1000)), "radius": 0.13}
     if rng.random() >= patterned:
         return m.material(color, **fabric)
-    pattern = int(rng.choice([m.STRIPES, m.UPRIGHT, m.CHECKS, m.LOGO, m.TWO_TONE, m.DOTS, m.BAND, m.BLOTCHES, m.BACK_PRINT],
-                             p=[0.22, 0.06, 0.14, 0.2, 0.12, 0.04, 0.1, 0.06, 0.06]))  # fmt: skip
+    pattern = int(rng.choice(list(_PATTERNS), p=list(_PATTERNS.values())))
     scale, duty, phase = rng.uniform(8, 24), rng.uniform(0.3, 0.6), rng.random()
     if pattern in (m.LOGO, m.BACK_PRINT):
         scale, duty, phase = rng.uniform(0.8, 2.2), rng.uniform(0.04, 0.1), rng.uniform(0.36, 0.48)
@@ -106,20 +109,20 @@ def _bottoms(rng: np.random.Generator, feminine: bool) -> list[Layer]:
 
 def _tops(rng: np.random.Generator, feminine: bool) -> list[Layer]:
     sleeve = SLEEVES[str(rng.choice(list(SLEEVES), p=[0.45, 0.08, 0.4, 0.07]))]
-    top = Layer("top", "tights", rng.uniform(0.02, 0.2), rng.uniform(0.58, 0.64), rng.uniform(0.008, 0.022),
+    top = Layer("top", "tights", rng.uniform(0.06, 0.2), float(rng.choice([0.72, 0.625])), rng.uniform(0.008, 0.02),
                 _look(rng, _color(rng), 0.5), sleeve, flare=rng.uniform(0, 0.015))  # fmt: skip
     layers = [top]
     if rng.random() < 0.45:
-        hem = rng.uniform(0.0, 0.18)
+        hem = rng.uniform(0.05, 0.18)
         opening = rng.uniform(0.03, 0.09) if rng.random() < 0.45 else 0.0
         look = _look(rng, _color(rng), 0.2, gloss=rng.choice([0.03, 0.12]))
         if opening == 0.0 and look[m.FIELDS.index("pattern")] == m.PLAIN and rng.random() < 0.6:
             look = m.material(look[:3], _color(rng), m.OPENING, duty=0.008, radius=0.13, folds=0.8, seed=look[13])
         gap = rng.uniform(0.026, 0.05)
-        layers.append(Layer("jacket", "tights", hem, 0.63, gap, look, SLEEVES["long"] - 0.01, 0.01, opening))
+        layers.append(Layer("jacket", "tights", hem, 0.72, gap, look, SLEEVES["long"] - 0.01, 0.01, opening))
         if rng.random() < 0.25:
             tail = rng.uniform(-0.45, -0.05)
-            layers.append(Layer("coat", "skirt", tail, 0.3, gap * 0.8, look, flare=-0.06, opening=opening))
+            layers.append(Layer("coat", "skirt", tail, 0.24, gap + 0.008, look, 0.0, 0.02, opening))
     return layers
 
 
@@ -130,7 +133,8 @@ def draw_person(seed: int, number: int) -> Person:
     phenotype = {
         "gender": float(np.clip((0.88 if feminine else 0.1) + rng.normal(0, 0.06), 0, 1)),
         "age": float(rng.uniform(0.6, 0.95)), "muscle": float(rng.uniform(0.25, 0.8)),
-        "weight": float(np.clip(rng.normal(0.52, 0.2), 0.1, 1)), "height": float(np.clip(rng.normal(0.5, 0.18), 0.05, 0.95)),
+        "weight": float(np.clip(rng.normal(0.52, 0.2), 0.1, 1)),
+        "height": float(np.clip(rng.normal(0.5, 0.18), 0.05, 0.95)),
         "proportions": float(rng.uniform(0.3, 0.9)),
     }  # fmt: skip
     skin = np.array(_SKINS[rng.integers(len(_SKINS))]) * rng.uniform(0.85, 1.15)
@@ -148,7 +152,7 @@ def draw_person(seed: int, number: int) -> Person:
         top = tops[0]
         tops[0] = Layer("top", "tights", 0.2, top.high, top.gap, layers[0].look, top.sleeve)
     shoes = _look(rng, _color(rng) if rng.random() < 0.5 else np.full(3, rng.choice([0.02, 0.8])), 0.0, 0.12)
-    boot = float(rng.choice([-0.85, -0.8, -0.55], p=[0.5, 0.38, 0.12]))
+    boot = float(rng.choice([-0.8, -0.76, -0.55], p=[0.5, 0.38, 0.12]))
     layers += tops + [Layer("shoes", "tights", -1.2, boot, 0.014 if boot < -0.7 else 0.02, shoes)]
     bag = str(rng.choice(["none", "backpack", "shoulder", "handbag"], p=[0.45, 0.27, 0.16, 0.12]))
     hat_look = _look(rng, _color(rng), 0.1)

@@ -131,5 +131,5 @@ def _shadow(image: np.ndarray, view: c.View, rng: np.random.Generator) -> None:
     seen = view.screen(ring)[:, :2]
     mask = np.zeros(image.shape[:2], np.float32)
     cv2.fillPoly(mask, [np.round(seen).astype(np.int32)], 1.0)
-    mask = cv2.GaussianBlur(mask, (0, 0), image.shape[0] / 40)
-    image *= 1 - float(rng.uniform(0.3, 0.65)) * mask[:, :, None]
+    soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), image.shape[0] / 40))
+    image *= 1 - float(rng.uniform(0.3, 0.65)) * soft[:, :, None]

@@ -61,8 +61,8 @@ def draw(
 ) -> None:
     """Draw triangles into depth, material and surface, in place; nearer pixels win, both sides of a triangle show.
 
-    screen: (N,3) f4, pixel x, pixel y, depth. triangles: (T,3) i4. cut: (N,) f4, interpolated; a pixel is left out where
-    it is negative (hems, sleeves, hair lines). attributes: (N,A) f4. materials: (T,) i4.
+    screen: (N,3) f4, pixel x, pixel y, depth. triangles: (T,3) i4. cut: (N,) f4, interpolated; a pixel is left out
+    where it is negative (hems, sleeves, hair lines). attributes: (N,A) f4. materials: (T,) i4.
     depth: (H,W) f4; material: (H,W) i4; surface: (H,W,A) f4. Attributes are interpolated with perspective.
     """
     height, width = depth.shape

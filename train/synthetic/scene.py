@@ -72,7 +72,7 @@ def backdrop(seed: int, camera: int, number: int) -> np.ndarray:
     elif kind == "street":
         upper[:] = np.array([0.5, 0.6, 0.75], np.float32) * rng.uniform(0.6, 1.2)
         for _ in range(int(rng.integers(6, 14))):
-            left, wide, top = rng.integers(0, _COLUMNS), rng.integers(40, 160), rng.integers(0, half)
+            left, wide, top = (int(rng.integers(*ends)) for ends in ((0, _COLUMNS), (40, 160), (0, half)))
             upper[top:, left : left + wide] = _muted(rng)
         for _ in range(int(rng.integers(2, 8))):
             centre = (int(rng.integers(0, _COLUMNS)), half - int(rng.integers(0, 12)))

@@ -8,7 +8,7 @@ Mesh = tuple[np.ndarray, np.ndarray]
 
 
 def box(centre, half, taper: float = 1.0) -> Mesh:
-    """A box of half sizes `half`; its top is `taper` times as wide. Eight corners a face pair: normals stay flat-ish."""
+    """A box of half sizes `half`; its top is `taper` times as wide. Faces share no corners: normals stay flat."""
     corners = np.array([[x, y, z] for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)], np.float32)
     corners[4:, :2] *= taper
     quads = [(0, 1, 5, 4), (1, 3, 7, 5), (3, 2, 6, 7), (2, 0, 4, 6), (4, 5, 7, 6), (2, 3, 1, 0)]
