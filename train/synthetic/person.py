@@ -109,20 +109,20 @@ def _bottoms(rng: np.random.Generator, feminine: bool) -> list[Layer]:
 
 def _tops(rng: np.random.Generator, feminine: bool) -> list[Layer]:
     sleeve = SLEEVES[str(rng.choice(list(SLEEVES), p=[0.45, 0.08, 0.4, 0.07]))]
-    top = Layer("top", "tights", rng.uniform(0.06, 0.2), float(rng.choice([0.72, 0.625])), rng.uniform(0.008, 0.02),
+    top = Layer("top", "tights", rng.uniform(0.02, 0.2), rng.uniform(0.58, 0.64), rng.uniform(0.008, 0.022),
                 _look(rng, _color(rng), 0.5), sleeve, flare=rng.uniform(0, 0.015))  # fmt: skip
     layers = [top]
     if rng.random() < 0.45:
-        hem = rng.uniform(0.05, 0.18)
+        hem = rng.uniform(0.0, 0.18)
         opening = rng.uniform(0.03, 0.09) if rng.random() < 0.45 else 0.0
         look = _look(rng, _color(rng), 0.2, gloss=rng.choice([0.03, 0.12]))
         if opening == 0.0 and look[m.FIELDS.index("pattern")] == m.PLAIN and rng.random() < 0.6:
             look = m.material(look[:3], _color(rng), m.OPENING, duty=0.008, radius=0.13, folds=0.8, seed=look[13])
         gap = rng.uniform(0.026, 0.05)
-        layers.append(Layer("jacket", "tights", hem, 0.72, gap, look, SLEEVES["long"] - 0.01, 0.01, opening))
+        layers.append(Layer("jacket", "tights", hem, 0.63, gap, look, SLEEVES["long"] - 0.01, 0.01, opening))
         if rng.random() < 0.25:
             tail = rng.uniform(-0.45, -0.05)
-            layers.append(Layer("coat", "skirt", tail, 0.24, gap + 0.008, look, 0.0, 0.02, opening))
+            layers.append(Layer("coat", "skirt", tail, 0.3, gap * 0.8, look, flare=-0.06, opening=opening))
     return layers
 
 
@@ -152,7 +152,7 @@ def draw_person(seed: int, number: int) -> Person:
         top = tops[0]
         tops[0] = Layer("top", "tights", 0.2, top.high, top.gap, layers[0].look, top.sleeve)
     shoes = _look(rng, _color(rng) if rng.random() < 0.5 else np.full(3, rng.choice([0.02, 0.8])), 0.0, 0.12)
-    boot = float(rng.choice([-0.8, -0.76, -0.55], p=[0.5, 0.38, 0.12]))
+    boot = float(rng.choice([-0.85, -0.8, -0.55], p=[0.5, 0.38, 0.12]))
     layers += tops + [Layer("shoes", "tights", -1.2, boot, 0.014 if boot < -0.7 else 0.02, shoes)]
     bag = str(rng.choice(["none", "backpack", "shoulder", "handbag"], p=[0.45, 0.27, 0.16, 0.12]))
     hat_look = _look(rng, _color(rng), 0.1)
