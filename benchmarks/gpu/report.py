@@ -49,11 +49,11 @@ if __name__ == "__main__":
     results = Path(sys.argv[1])
     report = json.loads(results.read_text())
     card, checks = report["card"], [row for rows in report["check"].values() for row in rows]
+    copy, matrix = report["ceilings"]["copy_bytes_per_s"] / 1e12, report["ceilings"]["bf16_flop_per_s"] / 1e12
     head = (
-        f"{card['device']}, torch {card['torch']}, Triton {card['triton']}, {card['date'][:10]}; copy "
-        f"{report['ceilings']['copy_bytes_per_s'] / 1e12:.2f} TB/s, bf16 {report['ceilings']['bf16_flop_per_s'] / 1e12:.0f} "
-        f"TFLOP/s, both measured. Checks against float64: {sum(c['ok'] for c in checks)} of {len(checks)} right. "
-        f"From `../results/{results.name}`."
+        f"{card['device']}, torch {card['torch']}, Triton {card['triton']}, {card['date'][:10]}; copy {copy:.2f} TB/s, "
+        f"bf16 {matrix:.0f} TFLOP/s, both measured. Checks against float64: {sum(c['ok'] for c in checks)} of "
+        f"{len(checks)} right. From `../results/{results.name}`."
     )
     readme = Path(__file__).with_name("README.md")
     before, rest = readme.read_text(encoding="utf-8").split("<!-- measured -->\n", 1)
