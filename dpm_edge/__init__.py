@@ -7,7 +7,7 @@ extra (`pip install 'dpm-edge[cpu]'`). Torch is only needed to train and to expo
 
     with Engine.load("engine") as engine:
         people = engine.embed(frame, boxes)          # frame: (H, W, 3) uint8 BGR; boxes: (N, 4) float, xyxy pixels
-        gallery = Gallery.for_engine(engine)
+        gallery = Gallery(engine.fingerprint, engine.dimension)
         gallery.add(people, people=["anna", "ben"], cameras=["door", "door"])
         matches = gallery.search(people, k=5)
 """

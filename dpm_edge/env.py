@@ -71,7 +71,7 @@ def machine_card() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": cores(),
         "architecture": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "libraries": versions(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
