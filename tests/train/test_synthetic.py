@@ -1,0 +1,267 @@
+"""Rendered people: the picture follows from its seed, its label from its pixels, and a stopped run goes on.
+
+All but one of these use a stand-in body (a box and a head), so that they need neither anny nor its first build.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from dpm_edge.errors import DataError, MissingLibrary
+from dpm_edge.train.synthetic import camera, dataset, figure, materials, person, picture, raster, scene
+from dpm_edge.train.synthetic.__main__ import SAMPLES, main
+from dpm_edge.train.synthetic.body import load_body
+from dpm_edge.train.synthetic.dataset import Settings, plan, render
+from dpm_edge.train.synthetic.solids import box, ellipsoid
+
+SHIPPED = Path(dataset.__file__).resolve().parents[2] / "dpm_edge" / "assets" / "samples"
+TINY = Settings(people=3, views=4, test=1, occluded=0.5, query_occluded=1.0, height=64, width=32, seed=7)
+
+
+def someone(seed: int, number: int) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """A stand-in for (Person, Figure): a trunk and a head in this person's colours; every pose is the same."""
+    colors = np.random.default_rng([seed, 9, number]).uniform(0.05, 0.9, (2, 3))
+    trunk, head = box((0, 0, 0.75), (0.25, 0.15, 0.75)), ellipsoid((0, 0, 1.68), (0.12, 0.12, 0.15))
+    points = np.concatenate([trunk[0], head[0]])
+    triangles = np.concatenate([trunk[1], head[1] + len(trunk[0])])
+    owner = np.repeat(np.arange(2, dtype=np.int32), [len(trunk[1]), len(head[1])])
+    table = np.stack([materials.material(color) for color in colors])
+    stand_in = SimpleNamespace(
+        triangles=triangles,
+        cut=np.ones(len(points), np.float32),
+        chart=points.copy(),
+        owner=owner,
+        table=table,
+        pose=lambda body, rotations: points.copy(),
+    )
+    return SimpleNamespace(stride=0.4, slouch=0.0), stand_in
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_body", lambda: None)
+    monkeypatch.setattr(dataset, "_someone", someone)
+    monkeypatch.setattr(person, "draw_person", lambda seed, number: (seed, number))
+    monkeypatch.setattr(figure, "dress", lambda body, who: someone(*who)[1])
+    drawn = picture.draw_pose
+    calm = SimpleNamespace(stride=0.4, slouch=0.0)
+    monkeypatch.setattr(picture, "draw_pose", lambda rng, who: drawn(rng, calm))
+
+
+def pictures(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.jpg"))}
+
+
+def labels(root: Path) -> list[dict[str, str]]:
+    with (root / "labels.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def screen(points: list[tuple[float, float, float]]) -> np.ndarray:
+    return np.array(points, np.float32)
+
+
+def canvas(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.full((rows, columns), np.inf, np.float32),
+        np.full((rows, columns), raster.EMPTY, np.int32),
+        np.zeros((rows, columns, 1), np.float32),
+    )
+
+
+def draw(points: np.ndarray, number: int, cut: list[float], target: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    triangle = np.array([[0, 1, 2]], np.int32)
+    values = np.array([[0.0], [0.0], [1.0]], np.float32)
+    raster.draw(points, triangle, np.array(cut, np.float32), values, np.array([number], np.int32), *target)
+
+
+def test_a_triangle_covers_the_pixels_whose_centres_it_holds() -> None:
+    corners = screen([(1.2, 0.7, 2.0), (18.4, 5.1, 2.0), (6.3, 15.9, 2.0)])
+    target = canvas(17, 20)
+    draw(corners, 3, [1, 1, 1], target)
+    expected = np.zeros((17, 20), bool)
+    for y in range(17):
+        for x in range(20):
+            sides = []
+            for i in range(3):
+                (ax, ay, _), (bx, by, _) = corners[i], corners[(i + 1) % 3]
+                sides.append((bx - ax) * (y + 0.5 - ay) - (by - ay) * (x + 0.5 - ax))
+            expected[y, x] = min(sides) >= 0 or max(sides) <= 0
+    assert expected.sum() > 50
+    np.testing.assert_array_equal(target[1] == 3, expected)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_nearer_triangle_wins_whatever_the_order(order: tuple[int, int]) -> None:
+    shape = [(0, 0), (30, 0), (0, 30)]
+    target = canvas(8, 8)
+    for number in order:
+        draw(screen([(x, y, (3.0, 1.5)[number]) for x, y in shape]), number, [1, 1, 1], target)
+    assert (target[1] == 1).all()
+    np.testing.assert_allclose(target[0], 1.5, rtol=1e-5)
+
+
+def test_cut_leaves_out_what_lies_past_the_hem() -> None:
+    target = canvas(9, 9)
+    draw(screen([(0, 0, 1), (40, 0, 1), (0, 40, 1)]), 0, [4.5, 4.5, -35.5], target)  # 4.5 − y
+    assert (target[1][:4] == 0).all() and (target[1][5:] == raster.EMPTY).all()
+
+
+def test_attributes_are_interpolated_with_perspective() -> None:
+    target = canvas(8, 8)
+    draw(screen([(0, 0, 1), (80, 0, 1), (0, 80, 4)]), 0, [1, 1, 1], target)
+    y = 6
+    w = (y + 0.5) / 80  # on the screen; in space, nearer points take more of it
+    assert target[2][y, 0, 0] == pytest.approx((w / 4) / ((1 - w) + w / 4), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", scene.KINDS)
+def test_visible_share_is_what_the_occluder_leaves_of_the_silhouette(
+    kind: str, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a count of the finished pictures: pixels that change with the person's colour, with and without cover."""
+    monkeypatch.setattr(picture, "SUPERSAMPLE", 1)
+    monkeypatch.setattr(picture.c, "develop", lambda rng, seen_by, image: image.copy())
+    seen_by = camera.draw_camera(3, 1)
+
+    def shoot(occluder: str, seed: int) -> tuple[int, float]:
+        shots = []
+        for grey in (0.0, 0.9):
+            who, body = someone(0, 1)
+            body.table = np.stack([materials.material([grey] * 3, gloss=0.0)] * 2)
+            shots.append(
+                picture.take(
+                    None,
+                    (who, body),
+                    seen_by,
+                    np.random.default_rng(seed),
+                    size=(128, 64),
+                    site=3,
+                    occluder=occluder,
+                    other=someone(0, 2) if occluder == "passer-by" else None,
+                )
+            )
+        changed = np.abs(shots[0].image - shots[1].image).max(2) > 0
+        return int(changed.sum()), shots[0].visible
+
+    covered = 0
+    for seed in range(12):
+        whole, share = shoot("", seed)
+        assert share == 1.0 and whole > 500
+        left, share = shoot(kind, seed)
+        assert share == pytest.approx(left / whole, abs=1e-9)
+        covered += 0.05 < share < 0.95
+    assert covered, f"none of 12 pictures has the person partly behind a {kind}"
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_order(stand_ins: None, tmp_path: Path) -> None:
+    render(TINY, tmp_path / "a", workers=1, quiet=True)
+    for name in ("bounding_box_train", "query", "bounding_box_test", "labels"):
+        (tmp_path / "b" / name).mkdir(parents=True)
+    for number in (3, 1, 2):
+        dataset.render_person(TINY, number, tmp_path / "b")
+    one, other = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    assert len(one) == TINY.people * TINY.views
+    assert one == other
+    render(replace(TINY, seed=8), tmp_path / "c", workers=1, quiet=True)
+    changed = pictures(tmp_path / "c")
+    assert not set(one.values()) & set(changed.values())
+
+
+def test_a_stopped_run_goes_on_and_redraws_what_is_torn(stand_ins: None, tmp_path: Path) -> None:
+    render(TINY, tmp_path, workers=1, quiet=True)
+    before, listed = pictures(tmp_path), labels(tmp_path)
+    torn, gone = tmp_path / sorted(before)[0], tmp_path / sorted(before)[-1]
+    torn.write_bytes(torn.read_bytes()[:-40])
+    gone.unlink()
+    kept = next((tmp_path / "bounding_box_train").glob("0002_*"))
+    drawn_at = kept.stat().st_mtime_ns
+    (tmp_path / "labels.csv").unlink()
+    render(TINY, tmp_path, workers=1, quiet=True)
+    assert pictures(tmp_path) == before
+    assert labels(tmp_path) == listed
+    assert kept.stat().st_mtime_ns == drawn_at
+
+
+def test_folders_names_and_labels_agree(stand_ins: None, tmp_path: Path) -> None:
+    counts = render(TINY, tmp_path, workers=1, quiet=True)
+    rows = labels(tmp_path)
+    assert {row["file"] for row in rows} == set(pictures(tmp_path))
+    assert sum(counts.values()) == len(rows) == 12
+    for row in rows:
+        folder, name = row["file"].split("/")
+        assert name.startswith(f"{int(row['person']):04d}_c{row['camera']}s1_")
+        assert (folder == "bounding_box_train") == (int(row["person"]) < 3)
+        assert (row["occluder"] == "none") == (float(row["visible"]) == 1.0)
+        assert cv2.imread(str(tmp_path / row["file"])).shape == (64, 32, 3)
+        if folder == "query":
+            assert row["occluder"] != "none", "query_occluded=1.0"
+            cameras = {r["camera"] for r in rows if r["person"] == row["person"] and r["file"].startswith("bounding")}
+            assert cameras - {row["camera"]}, "a query has somebody of its own in the gallery from another camera"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"people": 0}, "0 people"),
+        ({"views": 1}, "1 views"),
+        ({"people": 5, "test": 6}, "6 of them for testing"),
+        ({"height": 16}, "16×128"),
+        ({"quality": 0}, "quality 0"),
+        ({"seed": -1}, "seed -1"),
+        ({"occluded": 1.5}, "1.5"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_came(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Settings(**wrong)
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path), "--people", "0"]) == 1
+    assert "0 people" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--samples", "--people", "3"]) == 1
+    assert "people cannot be given" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_anny_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anny", None)
+    with pytest.raises(MissingLibrary, match=r"pip install anny==0\.6\.2"):
+        load_body()
+
+
+def test_sample_people_are_in_no_training_set() -> None:
+    usual = Settings()
+    numbers = range(SAMPLES.first, SAMPLES.first + SAMPLES.people)
+    assert SAMPLES.seed != usual.seed
+    assert not set(numbers) & set(range(usual.first, usual.first + usual.people))
+    assert {folder for n in numbers for folder, *_ in plan(SAMPLES, n)} == {"query", "bounding_box_test"}
+
+
+@pytest.mark.slow
+def test_with_anny_workers_change_nothing_and_a_shipped_sample_is_drawn_again(tmp_path: Path) -> None:
+    """The only test that needs anny; its first build on a machine takes a minute or two."""
+    pytest.importorskip("anny", reason="the body model is not installed")
+    small = Settings(people=2, views=2, test=0, height=64, width=32, seed=5)
+    render(small, tmp_path / "one", workers=1, quiet=True)
+    render(small, tmp_path / "two", workers=2, quiet=True)
+    assert len(pictures(tmp_path / "one")) == 4
+    assert pictures(tmp_path / "one") == pictures(tmp_path / "two")
+
+    for folder in ("query", "bounding_box_test", "labels"):
+        (tmp_path / "shipped" / folder).mkdir(parents=True)
+    assert dataset.render_person(SAMPLES, SAMPLES.first, tmp_path / "shipped") == SAMPLES.views
+    for name, data in pictures(tmp_path / "shipped").items():
+        shipped = cv2.imread(str(SHIPPED / name)).astype(np.float32)
+        again = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(np.float32)
+        # Another CPU may round a pixel differently; another person, pose or place differs by tens of levels.
+        assert np.abs(shipped - again).mean() < 1.0, name
