@@ -1,0 +1,64 @@
+"""Whether an engine finds the people that torch finds: `dpm-edge eval` of both, on the same labelled folders.
+
+    python benchmarks/engine_accuracy.py --labelled dpm_edge/assets/samples [--labelled MARKET] [--precision int8 …]
+
+writes benchmarks/results/engine-accuracy.json. MODEL is the shipped dpm-t unless --checkpoint names another. INT8 is
+calibrated on the gallery of the first folder. A build over the budget is kept (--force), so that its loss is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dpm_edge.env import machine_card
+from dpm_edge.manifest import Manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results" / "engine-accuracy.json"
+
+
+def run(*arguments: str | Path) -> str:
+    """A `dpm-edge` command's stdout."""
+    command = [sys.executable, "-m", "dpm_edge.cli", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def scores(model: Path, folder: Path) -> dict[str, Any]:
+    """What `dpm-edge eval --json` says, by metric."""
+    return json.loads(run("eval", model, folder, "--metric", "all", "--json"))
+
+
+def main() -> None:
+    """Build, evaluate, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "dpm_edge/assets/dpm-t.safetensors")
+    parser.add_argument("--labelled", type=Path, action="append", required=True)
+    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--precision", nargs="*", default=["fp32", "int8"])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    report: dict[str, Any] = {"command": "python benchmarks/engine_accuracy.py", "machine": machine_card()}
+    report["checkpoint"] = asked.checkpoint.stem
+    report["folders"] = {f.name: {"torch": scores(asked.checkpoint, f)} for f in asked.labelled}
+    with tempfile.TemporaryDirectory() as where:
+        for precision in asked.precision:
+            engine = Path(where) / precision
+            crops = asked.labelled[0] / "bounding_box_test"
+            options = ["--backend", asked.backend, "--precision", precision, "--calibrate", crops, "--force"]
+            run("build", asked.checkpoint, "-o", engine, *options)
+            name = f"{asked.backend} {precision}"
+            report.setdefault("verification", {})[name] = Manifest.read(engine).verification
+            for folder in asked.labelled:
+                report["folders"][folder.name][name] = scores(engine, folder)
+            asked.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    print(asked.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
