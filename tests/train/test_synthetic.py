@@ -208,6 +208,33 @@ def test_folders_names_and_labels_agree(stand_ins: None, tmp_path: Path) -> None
             assert cameras - {row["camera"]}, "a query has somebody of its own in the gallery from another camera"
 
 
+def test_a_plan_takes_the_cameras_in_turn_and_one_query_from_each() -> None:
+    settings = Settings(people=10, views=16, test=4, seed=3)
+    for number in range(1, 11):
+        rows = list(plan(settings, number))
+        assert [view for _, view, _, _ in rows] == list(range(16))
+        assert sorted(k for _, _, k, _ in rows[:6]) == list(range(camera.CAMERAS))
+        assert all(k == rows[view % 6][2] for _, view, k, _ in rows)
+        assert {folder == "query" for folder, *_, query in rows if query} <= {True}
+        queries = [k for folder, _, k, query in rows if folder == "query" and query]
+        if number <= 6:
+            assert {folder for folder, *_ in rows} == {"bounding_box_train"} and not queries
+        else:
+            assert {folder for folder, *_ in rows} == {"query", "bounding_box_test"}
+            assert sorted(queries) == list(range(camera.CAMERAS))
+            seen = {k for folder, _, k, _ in rows if folder == "bounding_box_test"}
+            assert all(seen - {k} for k in queries), "a query needs a match from another camera"
+
+
+def test_a_backdrop_follows_from_seed_camera_and_number() -> None:
+    first = scene.backdrop(3, 1, 0).copy()
+    scene.backdrop.cache_clear()
+    np.testing.assert_array_equal(scene.backdrop(3, 1, 0), first)
+    assert first.dtype == np.float32 and np.isfinite(first).all() and first.min() >= 0
+    for other in ((4, 1, 0), (3, 2, 0), (3, 1, 1)):
+        assert np.abs(scene.backdrop(*other) - first).mean() > 0.01
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
