@@ -1,6 +1,6 @@
 """Plot mAP and Rank-1 against the covered share, plain beside masked metric, one column per kind of occluder.
 
-dpm-edge train curves RESULTS.json … --out curves.png        results.json of a run, or ablation.json
+dpm-edge train curves RESULTS.json … --out curves.png     results.json of a run, ablation.json, what `scores` wrote
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a results.json or an ablation.json is wanted")
     held = json.loads(path.read_text())
-    runs = held.get("runs") or [{**held, "row": f"{held.get('recipe')}"}]
+    row = f"{held.get('recipe')}"
+    sets = [{**scores, "row": f"{row} on {name}"} for name, scores in held.get("sets", {}).items()]
+    runs = held.get("runs") or sets or [{**held, "row": row}]
     found: dict[str, dict[str, Curve]] = {}
     for run in runs:
         if not run.get("occlusion"):

@@ -1,6 +1,6 @@
 """Score a checkpoint on a data set: whole and covered queries, both metrics, beside a colour histogram.
 
-dpm-edge train scores CHECKPOINT --data DIR [--layout market] [--shares 0.2,0.4] --out scores.json
+dpm-edge train scores CHECKPOINT --data DIR … [--layout market] [--shares 0.2,0.4] --out scores.json
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="dpm-edge train scores", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("checkpoint", type=Path)
-    made.add_argument("--data", type=Path, required=True)
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="one or several, all of --layout")
     made.add_argument("--layout", choices=sorted(LAYOUTS), default="market")
     made.add_argument("--shares", default="", help="covered shares, with commas between")
     made.add_argument("--out", type=Path, help="write JSON here")
@@ -54,17 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         net = checkpoint.load(options.checkpoint)
         shares = tuple(float(s) for s in options.shares.split(",") if s)
-        found = score(net, options.layout, options.data, shares)
+        sets = {folder.name: score(net, options.layout, folder, shares) for folder in options.data}
     except (DpmError, ValueError) as error:
         print(f"scores: {error}", file=sys.stderr)
         return 1
-    found.update(model=net.spec.to_dict(), data=options.data.name, machine=machine_card())
+    found = {"recipe": net.spec.weights.recipe, "sets": sets, "model": net.spec.to_dict(), "machine": machine_card()}
     if options.out:
         write_whole(options.out, (json.dumps(found, indent=1) + "\n").encode())
-    for side in ("before neck", "after neck"):
-        for metric, scores in found[side].items():
-            print(f"{side}, {metric}: Rank-1 {scores['rank1']:.1f}  mAP {scores['mAP']:.1f}")
-    print(f"colour histogram: Rank-1 {found['histogram']['rank1']:.1f}  mAP {found['histogram']['mAP']:.1f}")
+    for name, held in sets.items():
+        for side in ("before neck", "after neck"):
+            for metric, scores in held[side].items():
+                print(f"{name}, {side}, {metric}: Rank-1 {scores['rank1']:.1f}  mAP {scores['mAP']:.1f}")
+        print(f"{name}, colour histogram: Rank-1 {held['histogram']['rank1']:.1f}  mAP {held['histogram']['mAP']:.1f}")
     return 0
 
 
