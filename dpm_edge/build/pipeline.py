@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from dpm_edge import env
 from dpm_edge.build import cpu, low_precision, portable, tensorrt, verify
-from dpm_edge.build.quantise import quantise
+from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
 from dpm_edge.build.verify import Budget, Reference
 from dpm_edge.errors import BuildRefused, DpmError, EngineError, SpecError, nearest
 from dpm_edge.files import sha256, whole_folder
@@ -180,10 +180,13 @@ def _in_precision(source: _Source, backend: str, precision: str, calibration: li
     if precision == "int8":
         _say(progress, f"calibrating on {len(calibration)} crops")
         pre = source.spec.preprocessing
+        some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
+        kept = peaked(source.model, some)
+        _say(progress, f"{len(kept)} products stay in float: their activations have outliers")
         crops = (
             preprocess([read_image(path)], pre) for path in track(calibration, what="calibrating", quiet=not progress)
         )
-        return quantise(source.model, crops)
+        return quantise(source.model, crops, keep_float=kept)
     if precision in ("fp16", "bf16") and backend.startswith("tensorrt"):
         return low_precision.lower(source.model, precision)
     return source.model

@@ -20,6 +20,11 @@ from dpm_edge.build.portable import INPUT
 from dpm_edge.errors import MissingLibrary
 
 QUANTISED = ("Conv", "MatMul", "Gemm")
+PEAK = 16.0
+"""An activation whose largest value is over so many times its root mean square shares one int8 scale badly: of 127
+steps, eight are left for its ordinary values. Its product stays in float."""
+OUTLIER_CROPS = 16
+"""Crops on which `peaked` looks."""
 
 
 def quantise(model: ModelProto, crops: Iterable[NDArray[np.float32]], keep_float: Iterable[str] = ()) -> ModelProto:
@@ -69,6 +74,26 @@ def products_of_activations(model: ModelProto) -> list[str]:
     """Names of the MatMul nodes without a weight: queries by keys, attention by values."""
     weights = {t.name for t in model.graph.initializer}
     return [n.name for n in model.graph.node if n.op_type == "MatMul" and not weights & set(n.input)]
+
+
+def peaked(model: ModelProto, crops: NDArray[np.float32]) -> list[str]:
+    """Names of the products with weights whose activation, on `crops` (n, 3, H, W), has outliers beyond PEAK.
+
+    Vision transformers have a few such activations, most of them inside an early MLP ("massive activations",
+    arXiv 2402.17762).
+    """
+    import onnxruntime
+
+    weights = {t.name for t in model.graph.initializer}
+    inputs = {n.name: n.input[0] for n in model.graph.node if n.op_type in QUANTISED and weights & set(n.input)}
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    names = sorted(set(inputs.values()) - {INPUT})
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = dict(zip(names, session.run(names, {INPUT: crops})))
+    ratio = {name: float(np.abs(x).max() / max(np.sqrt(np.mean(np.square(x))), 1e-12)) for name, x in values.items()}
+    return [node for node, name in inputs.items() if ratio.get(name, 0.0) > PEAK]
 
 
 class _Reader:

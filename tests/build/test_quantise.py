@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from dpm_edge.build import portable
-from dpm_edge.build.quantise import products_of_activations, quantise
+from dpm_edge.build.quantise import peaked, products_of_activations, quantise
 from dpm_edge.images import preprocess, read_image
 
 
@@ -87,3 +87,26 @@ def test_openvino_really_multiplies_in_int8(int8: onnx.ModelProto, tmp_path: Pat
     assert len(products) >= 2 * 4
     floats = [p.node_name for p in products if not p.exec_type.lower().endswith("i8")]
     assert not floats, f"still in float: {floats}"
+
+
+def test_products_of_activations_with_outliers_are_found() -> None:
+    """Two products in a row; one channel between them is made 200 times larger: the second product is named."""
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["images", "first"], ["hidden"], name="first"),
+            onnx.helper.make_node("MatMul", ["hidden", "second"], ["feature"], name="second"),
+        ],
+        "two products",
+        [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["n", 512])],
+        [onnx.helper.make_tensor_value_info("feature", onnx.TensorProto.FLOAT, ["n", 4])],
+    )
+    draw = np.random.default_rng(0)
+    first = draw.normal(size=(512, 1024)).astype(np.float32)
+    second = draw.normal(size=(1024, 4)).astype(np.float32)
+    for factor, wanted in ((1.0, []), (200.0, ["second"])):
+        scaled = first.copy()
+        scaled[:, 7] *= factor
+        graph.ClearField("initializer")
+        graph.initializer.extend([numpy_helper.from_array(scaled, "first"), numpy_helper.from_array(second, "second")])
+        made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+        assert peaked(made, draw.normal(size=(50, 512)).astype(np.float32)) == wanted
