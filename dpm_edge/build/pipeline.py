@@ -13,7 +13,7 @@ from dpm_edge import env
 from dpm_edge.build import cpu, low_precision, portable, tensorrt, verify
 from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
 from dpm_edge.build.verify import Budget, Reference
-from dpm_edge.errors import BuildRefused, DpmError, EngineError, SpecError, nearest
+from dpm_edge.errors import BuildRefused, CheckpointError, DpmError, EngineError, SpecError, nearest
 from dpm_edge.files import sha256, whole_folder
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.manifest import BACKENDS, GOLDEN, NAME, PORTABLE, PRECISIONS, BatchRange, Manifest
@@ -157,6 +157,8 @@ def _read(model: Path, copy: Path) -> _Source:
         copy.write_bytes(read.data)
         reference = verify.onnx_reference(read.model.SerializeToString())
         return _Source(read.model, read.spec, read.fingerprint, reference)
+    if not any(path.exists() for path in (model, model.with_name(f"{model.name}.safetensors"))):
+        raise CheckpointError(f"{model} does not exist; a checkpoint (NAME.safetensors) or a portable .onnx is wanted")
     from dpm_edge.errors import MissingLibrary
 
     try:

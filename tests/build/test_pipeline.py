@@ -209,3 +209,8 @@ def test_missing_engine_library(
     with pytest.raises(MissingLibrary, match=r"openvino.*dpm-edge\[cpu\]"):
         quiet_build(portable_path, tmp_path / "engine", calibrate=crops)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_model_that_is_not_there_is_named_before_torch_is(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing does not exist"):
+        build(tmp_path / "nothing", tmp_path / "engine", progress=False)
