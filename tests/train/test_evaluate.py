@@ -99,6 +99,8 @@ def test_scores_of_a_checkpoint_come_with_the_floor_and_both_sides_of_the_neck(m
     words = ["scores", str(tmp_path / "net"), "--data", str(market), "--out", str(tmp_path / "scores.json")]
     assert cli.main(words) == 0
     found = json.loads((tmp_path / "scores.json").read_text())
-    assert {"before neck", "after neck", "histogram", "machine"} <= set(found)
-    assert found["pictures"] == {"query": 24, "gallery": 24}
+    assert "machine" in found and list(found["sets"]) == [market.name]
+    of_market = found["sets"][market.name]
+    assert {"before neck", "after neck", "histogram"} <= set(of_market)
+    assert of_market["pictures"] == {"query": 24, "gallery": 24}
     assert "colour histogram" in capsys.readouterr().out
