@@ -31,9 +31,9 @@ def forward_flops(spec: ModelSpec) -> float:
 
 def build(spec: ModelSpec, dtype: torch.dtype, device: str) -> DPM:
     """A randomly initialised network in eval mode, with a mask generator that is not at its constant start."""
-    torch.manual_seed(0)
-    net = DPM(spec).to(device).eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():  # the same weights in every precision; the inputs stay fresh
+        torch.manual_seed(0)
+        net = DPM(spec).to(device).eval()
         net.mask_generator.linear.weight.normal_(std=0.1)
     return net.to(dtype)
 
