@@ -4,14 +4,18 @@ ENGINE_DIR/
     manifest.json
     model.onnx          the portable ONNX: rebuilds the engine on any machine
     golden.npz          one input crop and what the reference made of it
-    engine files        named in `files`, such as engine.xml + engine.bin, engine.onnx, engine.plan
+    people.json         with "logits" among the outputs: the names of the people, in the order of the logits
+    engine files        named in `files`: engine.xml + engine.bin, engine.onnx, engine.plan, or for torch
+                        model.safetensors + model.json
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +28,14 @@ FORMAT = 1
 NAME = "manifest.json"
 PORTABLE = "model.onnx"
 GOLDEN = "golden.npz"
-BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PEOPLE = "people.json"
+BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+CALIBRATED = ("int8", "fp8")
+"""Precisions that are calibrated on crops of people."""
+OUTPUTS = ("feature", "mask", "logits")
+HARDWARE = ("none", "ampere_plus", "same_compute_capability")
+WEIGHTS = ("whole", "stripped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,63 @@ class BatchRange:
         low, best, high = numbers if len(numbers) == 3 else (1, numbers[0], numbers[0])
         return cls(low=low, best=best, high=high)
 
+    @classmethod
+    def parse_all(cls, text: str) -> tuple[BatchRange, ...]:
+        """From "1:1:1,2:8:64": the ranges of several optimisation profiles, rising and without a gap or an overlap.
+
+        Raises:
+            SpecError: a range cannot be read, or does not start right above the one before it.
+        """
+        ranges = tuple(cls.parse(part.strip()) for part in text.split(","))
+        for below, above in itertools.pairwise(ranges):
+            if above.low != below.high + 1:
+                raise SpecError(
+                    f"batch {above} follows {below}: {below.high + 1}:…:… is wanted, so that every size has one profile"
+                )
+        return ranges
+
+    @classmethod
+    def whole(cls, ranges: tuple[BatchRange, ...]) -> BatchRange:
+        """The one range that covers all of them: lowest low, best of the last, highest high."""
+        return cls(low=ranges[0].low, best=ranges[-1].best, high=ranges[-1].high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCard:
+    """The GPU side of an engine: what the machine that loads it must match. A plan fits one GPU and one TensorRT."""
+
+    name: str
+    """The GPU's name, such as "Orin"."""
+    compute_capability: str
+    """Such as "8.7"."""
+    tensorrt: str
+    """Version of TensorRT (or of TensorRT for RTX) that built the plan; "" for torch."""
+    driver: str = ""
+    """Version of the CUDA driver interface, such as "12.6"; "" where it could not be asked."""
+    cuda: str = ""
+    """Version of the CUDA runtime, such as "12.6"; "" where it could not be asked."""
+    plugin: str | None = None
+    """sha256 of the plugin library that the plan calls; None where it calls none."""
+    timing_cache: str = ""
+    """Key of the timing cache that the build used; "" without one."""
+    hardware_compatibility: str = "none"
+    """One of HARDWARE: GPUs other than `name` on which the plan may be opened."""
+    version_compatible: bool = False
+    """Whether later TensorRT versions of the same major version may open the plan."""
+    weights: str = "whole"
+    """One of WEIGHTS: whether the plan holds its weights, or is refitted from the portable ONNX when opened."""
+    layers: dict[str, int] = field(default_factory=dict)
+    """Precision → number of the plan's layers whose first output has it."""
+
+    def __post_init__(self) -> None:
+        if self.hardware_compatibility not in HARDWARE:
+            raise SpecError(
+                f"hardware compatibility {self.hardware_compatibility!r} is unknown; one of {', '.join(HARDWARE)} "
+                "is wanted"
+            )
+        if self.weights not in WEIGHTS:
+            raise SpecError(f"weights {self.weights!r} is unknown; one of {', '.join(WEIGHTS)} is wanted")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -83,7 +150,20 @@ class Manifest:
     built: dict[str, Any] = field(default_factory=dict)
     """Machine card of the building machine."""
     verification: dict[str, Any] = field(default_factory=dict)
-    """Reference, crops, cosine of features, error of masks, change of mAP, budget, passed, forced."""
+    """Reference, crops, cosine of features, error of masks, change of mAP, budget, passed, forced; with
+    --precision auto also the candidates that were measured."""
+    profiles: tuple[BatchRange, ...] = ()
+    """Every optimisation profile of a plan, rising; `batch` covers them all."""
+    outputs: tuple[str, ...] = ("feature", "mask")
+    """What the engine gives, of OUTPUTS; with "logits" the directory holds people.json."""
+    gpu: GpuCard | None = None
+    """What was built for a GPU: what the machine that opens it must match."""
+    options: tuple[str, ...] = ()
+    """Further options of `dpm-edge build` that this engine was built with; a rebuild repeats them."""
+    trtexec: str = ""
+    """The trtexec command line that builds and times the same plan from the files beside it."""
+    resources: dict[str, Any] = field(default_factory=dict)
+    """What the builder reports: seconds, plan bytes, device memory per profile, layers."""
     format: int = FORMAT
     """Version of this layout."""
 
@@ -92,6 +172,13 @@ class Manifest:
             raise SpecError(f"backend {self.backend!r} is unknown; one of {', '.join(BACKENDS)} is wanted")
         if self.precision not in PRECISIONS:
             raise SpecError(f"precision {self.precision!r} is unknown; one of {', '.join(PRECISIONS)} is wanted")
+        for name in ("profiles", "outputs", "options"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        unknown = [name for name in self.outputs if name not in OUTPUTS]
+        if unknown:
+            raise SpecError(f"output {unknown[0]!r} is unknown; {', '.join(OUTPUTS)} are known")
+        if self.profiles and BatchRange.whole(self.profiles) != self.batch:
+            raise SpecError(f"batch {self.batch} does not cover the profiles {', '.join(map(str, self.profiles))}")
 
     def to_json(self) -> str:
         """Indented JSON, keys in the order of the fields, and a seal over them that shows later edits."""
@@ -122,6 +209,9 @@ class Manifest:
             edited = seal != _seal(data)
             data["spec"] = ModelSpec.from_dict(data["spec"])
             data["batch"] = strict(BatchRange, data["batch"], "batch")
+            data["profiles"] = tuple(strict(BatchRange, one, "profiles") for one in data.get("profiles", ()))
+            if data.get("gpu") is not None:
+                data["gpu"] = strict(GpuCard, data["gpu"], "gpu")
             manifest = strict(cls, data, "manifest")
         except (ValueError, KeyError, AttributeError, TypeError, SpecError) as error:
             raise EngineError(f"{path} is damaged ({error}). {rebuild_advice(folder)}") from error
@@ -151,6 +241,45 @@ def _seal(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def people(folder: Path) -> tuple[str, ...]:
+    """The people of an engine with closed-set logits, in the order of the logits.
+
+    Raises:
+        EngineError: people.json is missing or is no list of names.
+    """
+    path = folder / PEOPLE
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("a list of names is wanted")
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path} is missing or damaged ({error}). {rebuild_advice(folder)}") from error
+    return tuple(names)
+
+
 def rebuild_advice(folder: Path) -> str:
-    """The command that builds the engine again from the portable ONNX beside it."""
-    return f"Build it again: dpm-edge build {folder / PORTABLE} -o {folder}"
+    """The command that builds the engine of `folder` again, with what can be read of its manifest."""
+    try:
+        data = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = {}
+    return f"Build it again: {shlex.join(_rebuild_command(folder, data if isinstance(data, dict) else {}))}"
+
+
+def _rebuild_command(folder: Path, data: dict[str, Any]) -> list[str]:
+    """`dpm-edge build` with the options of a manifest, which may be damaged: what is not plausible is left out."""
+    model = "model.safetensors" if data.get("backend") == "torch" else PORTABLE
+    command = ["dpm-edge", "build", str(folder / model), "-o", str(folder)]
+    if data.get("backend") in BACKENDS:
+        command += ["--backend", data["backend"]]
+    if data.get("precision") in PRECISIONS:
+        command += ["--precision", data["precision"]]
+    try:
+        ranges = [strict(BatchRange, one, "batch") for one in data.get("profiles") or [data["batch"]]]
+        command += ["--batch", ",".join(map(str, ranges))]
+    except (KeyError, TypeError, SpecError):
+        pass
+    if data.get("precision") in CALIBRATED:
+        command += ["--calibrate", "CROPS"]
+    options = data.get("options", ())
+    return [*command, *(str(one) for one in options)] if isinstance(options, (list, tuple)) else command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import tiny_engine
 
 from dpm_edge.errors import EngineError, SpecError
-from dpm_edge.manifest import BatchRange, Manifest
+from dpm_edge.manifest import BatchRange, GpuCard, Manifest, people, rebuild_advice
 
 
 @pytest.fixture
@@ -79,6 +80,106 @@ def test_batch_ranges() -> None:
     for text in ("", "a", "1:2", "-1", "8:1:64", "0:1:2", "1:8:64:128"):
         with pytest.raises(SpecError):
             BatchRange.parse(text)
+
+
+def test_batch_ranges_of_several_profiles() -> None:
+    ranges = BatchRange.parse_all("1:1:1, 2:8:64")
+    assert ranges == (BatchRange(low=1, best=1, high=1), BatchRange(low=2, best=8, high=64))
+    assert BatchRange.whole(ranges) == BatchRange(low=1, best=8, high=64)
+    for text in ("1:1:1,", "1:1:1,3:8:64", "1:4:8,8:8:16", "2:8:64,1:1:1"):
+        with pytest.raises(SpecError):
+            BatchRange.parse_all(text)
+
+
+GPU = GpuCard(
+    name="Orin",
+    compute_capability="8.7",
+    tensorrt="10.3.0",
+    driver="12.6",
+    cuda="12.6",
+    plugin="ab" * 32,
+    timing_cache="orin",
+    hardware_compatibility="ampere_plus",
+    version_compatible=True,
+    weights="stripped",
+    layers={"fp16": 12},
+)
+PROFILES = BatchRange.parse_all("1:1:1,2:8:64")
+
+
+def gpu_manifest(folder: Path) -> Manifest:
+    return dataclasses.replace(
+        Manifest.read(folder),
+        backend="tensorrt",
+        precision="int8",
+        gpu=GPU,
+        profiles=PROFILES,
+        batch=BatchRange.whole(PROFILES),
+        outputs=("feature", "mask", "logits"),
+        options=("--opt-level", "4"),
+        trtexec="trtexec --onnx=engine.onnx",
+        resources={"seconds": 2.5},
+    )
+
+
+def test_the_gpu_side_goes_there_and_back(folder: Path) -> None:
+    gpu_manifest(folder).write(folder)
+    assert Manifest.read(folder) == gpu_manifest(folder)
+    assert Manifest.read(folder).gpu == GPU
+
+
+def test_a_manifest_without_the_gpu_side_is_read(folder: Path) -> None:
+    """What was written before these fields existed: the seal is over what is there."""
+    path = folder / "manifest.json"
+    data = json.loads(path.read_text())
+    del data["seal"]
+    for name in ("profiles", "outputs", "gpu", "options", "trtexec", "resources"):
+        del data[name]
+    seal = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**data, "seal": seal}))
+    manifest = Manifest.read(folder)
+    assert manifest.gpu is None and manifest.profiles == () and manifest.outputs == ("feature", "mask")
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"gpu": {**dataclasses.asdict(GPU), "hardware_compatibility": "all"}}, "'all' is unknown"),
+        ({"gpu": {**dataclasses.asdict(GPU), "weights": "half"}}, "'half' is unknown"),
+        ({"gpu": {"name": "Orin"}}, "gpu: missing field"),
+        ({"outputs": ["feature", "age"]}, "'age' is unknown"),
+        ({"profiles": [{"low": 1, "best": 1, "high": 1}]}, "does not cover the profiles"),
+    ],
+)
+def test_a_wrong_gpu_side_is_named(folder: Path, change: dict, names: str) -> None:
+    edit(folder, change)
+    with pytest.raises(EngineError, match=names):
+        Manifest.read(folder)
+
+
+def test_the_rebuild_command_has_the_options_of_the_build(folder: Path) -> None:
+    gpu_manifest(folder).write(folder)
+    assert rebuild_advice(folder) == (
+        f"Build it again: dpm-edge build {folder}/model.onnx -o {folder} --backend tensorrt --precision int8 "
+        "--batch 1:1:1,2:8:64 --calibrate CROPS --opt-level 4"
+    )
+    edit(folder, {"precision": "\n", "batch": 3, "profiles": None})
+    assert rebuild_advice(folder).endswith(f"-o {folder} --backend tensorrt --opt-level 4")
+    (folder / "manifest.json").write_text("[")
+    assert rebuild_advice(folder).endswith(f"-o {folder}")
+    (folder / "manifest.json").write_text('{"backend": "torch", "precision": "fp16"}')
+    assert rebuild_advice(folder).endswith(
+        f"build {folder}/model.safetensors -o {folder} --backend torch --precision fp16"
+    )
+
+
+def test_people_are_a_list_of_names(folder: Path) -> None:
+    (folder / "people.json").write_text('["Ada", "Émile"]')
+    assert people(folder) == ("Ada", "Émile")
+    for text in ("{}", "[1]", "["):
+        (folder / "people.json").write_text(text)
+        with pytest.raises(EngineError, match=r"people.json is missing or damaged.*dpm-edge build"):
+            people(folder)
 
 
 def test_unknown_precision_is_refused(folder: Path) -> None:
