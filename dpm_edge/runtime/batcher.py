@@ -106,7 +106,8 @@ class Batcher:
             item.since = time.monotonic()
             self._cameras.setdefault(camera, deque()).append(item)
             self._count += 1
-            self._arrived.notify()
+            if self._count in (1, self._max_batch):  # any other crop changes nothing about when the batch is due
+                self._arrived.notify()
         return item.future
 
     def close(self) -> None:
@@ -168,5 +169,5 @@ class Batcher:
                 for item in batch:
                     item.future.set_exception(error)
                 continue
-            for row, item in enumerate(batch):
-                item.future.set_result(found.take([row]))
+            for one, item in zip(found.each(), batch):
+                item.future.set_result(one)

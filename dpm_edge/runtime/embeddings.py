@@ -77,6 +77,23 @@ class Embeddings:
             sources=[self.sources[i] for i in chosen] if self.sources else [],
         )
 
+    def each(self) -> list[Embeddings]:
+        """Every row as a set of its own, in order: views of these arrays, which are not checked again."""
+        parts = []
+        for i in range(len(self)):
+            one, row = object.__new__(Embeddings), slice(i, i + 1)
+            one.__dict__.update(
+                features=self.features[row],
+                masks=self.masks[row],
+                visibility=self.visibility[row],
+                rows=self.rows[row],
+                fingerprint=self.fingerprint,
+                skipped=[],
+                sources=self.sources[row],
+            )
+            parts.append(one)
+        return parts
+
     @classmethod
     def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
         """One set out of several, in order; `rows` and skipped rows are kept as each part numbered them.
