@@ -60,9 +60,9 @@ class Held:
         self, *, person: Any = None, camera: Any = None, since: float | None = None, until: float | None = None
     ) -> int:
         """Rows that fit all that is given."""
-        name = None if person is None else str(person)
+        people = None if person is None else (str(person),)
         with self._lock:
-            return self._store.count(Where(person=name, cameras=named_cameras(camera), since=since, until=until))
+            return self._store.count(Where(people=people, cameras=named_cameras(camera), since=since, until=until))
 
     def delete(self, ids: Sequence[int] | NDArray) -> int:
         """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`."""
@@ -76,7 +76,7 @@ class Held:
         In memory and in a folder the bytes are gone when this returns. A server's own vacuum takes them later.
         """
         with self._lock:
-            removed = self._remove(self._fitting(Where(person=str(person))), "forget")
+            removed = self._remove(self._fitting(Where(people=(str(person),))), "forget")
             self._store.compact()
             return removed
 

@@ -175,7 +175,7 @@ class MemoryStore(Store):
             since=where.since,
             until=where.until,
             min_visibility=where.min_visibility,
-            person=None if where.person is None else person.get(where.person, -1),  # type: ignore[arg-type]
+            people=None if where.people is None else tuple(person.get(p, -1) for p in where.people),  # type: ignore[misc]
         )
         return coded.holds(
             cameras=self.column("camera"),

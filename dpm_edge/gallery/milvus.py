@@ -242,8 +242,8 @@ def _expression(where: Where) -> str:
         parts.append(f"camera in {json.dumps(list(where.cameras), ensure_ascii=False)}")
     if where.not_camera is not None:
         parts.append(f"camera != {json.dumps(where.not_camera, ensure_ascii=False)}")
-    if where.person is not None:
-        parts.append(f"person == {json.dumps(where.person, ensure_ascii=False)}")
+    if where.people is not None:
+        parts.append(f"person in {json.dumps(list(where.people), ensure_ascii=False)}")
     if where.since is not None:
         parts.append(f"time >= {float(where.since)!r}")
     if where.until is not None:

@@ -72,8 +72,8 @@ def filter_of(where: Where, models: Any) -> Any:
     must = []
     if where.cameras is not None:
         must.append(models.FieldCondition(key="camera", match=models.MatchAny(any=list(where.cameras))))
-    if where.person is not None:
-        must.append(models.FieldCondition(key="person", match=models.MatchValue(value=where.person)))
+    if where.people is not None:
+        must.append(models.FieldCondition(key="person", match=models.MatchAny(any=list(where.people))))
     if where.since is not None or where.until is not None:
         must.append(models.FieldCondition(key="time", range=ranged(gte=where.since, lt=where.until)))
     if where.min_visibility is not None:

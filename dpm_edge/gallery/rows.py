@@ -131,7 +131,8 @@ class Where:
     until: float | None = None
     """Unix seconds, excluded."""
     min_visibility: float | None = None
-    person: str | None = None
+    people: tuple[str, ...] | None = None
+    """One of these."""
 
     @property
     def everything(self) -> bool:
@@ -153,6 +154,6 @@ class Where:
             keep &= timestamps < self.until
         if self.min_visibility is not None:
             keep &= visibility >= np.float32(self.min_visibility)
-        if self.person is not None:
-            keep &= people == self.person
+        if self.people is not None:
+            keep &= np.isin(people, list(self.people))
         return keep
