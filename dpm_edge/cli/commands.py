@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "demo",
     "build": "build",
     "inspect": "inspect",
+    "trust": "trust",
     "embed": "embed",
     "match": "match",
     "gallery": "gallery",
