@@ -5,8 +5,8 @@ ENGINE_DIR/
     model.onnx          the portable ONNX: rebuilds the engine on any machine
     golden.npz          one input crop and what the reference made of it
     people.json         with "logits" among the outputs: the names of the people, in the order of the logits
-    engine files        named in `files`: engine.xml + engine.bin, engine.onnx, engine.plan, or for torch
-                        model.safetensors + model.json
+    engine files        named in `files`: engine.xml + engine.bin, engine.onnx, engine.plan + engine.onnx, or for
+                        torch model.safetensors + model.json
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ NAME = "manifest.json"
 PORTABLE = "model.onnx"
 GOLDEN = "golden.npz"
 PEOPLE = "people.json"
+TYPED = "engine.onnx"
+"""The graph that a TensorRT plan was built from, its types written in: for trtexec, and for the weights of a plan
+that was built without them."""
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 CALIBRATED = ("int8", "fp8")
@@ -111,7 +114,7 @@ class GpuCard:
     version_compatible: bool = False
     """Whether later TensorRT versions of the same major version may open the plan."""
     weights: str = "whole"
-    """One of WEIGHTS: whether the plan holds its weights, or is refitted from the portable ONNX when opened."""
+    """One of WEIGHTS: whether the plan holds its weights, or is refitted from TYPED when it is opened."""
     layers: dict[str, int] = field(default_factory=dict)
     """Precision → number of the plan's layers whose first output has it."""
 
