@@ -87,6 +87,8 @@ class AugmentConfig:
 class SaliencyConfig:
     epochs: int = 20
     """Epochs of the saliency model (SPS)."""
+    identities: int = 0
+    """People that it is trained on, the first so many [R]: enough for its head's few weights. 0: all."""
     lr: float = 5e-4
     """Its peak learning rate."""
     usage: float = 0.3

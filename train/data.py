@@ -97,13 +97,14 @@ class IdentitySampler:
     """
 
     def __init__(self, labels: np.ndarray, identities: int, pictures: int, seed: int) -> None:
+        """labels (N,) int64 in 0..C−1; pictures labelled below 0 are left out."""
         self.rows = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
         if len(self.rows) < identities:
             raise DataError(
                 f"{len(self.rows)} training people; a batch wants {identities}: set data.identities={len(self.rows)}"
             )
         self.identities, self.pictures, self.seed = identities, pictures, seed
-        self.rounds = max(1, round(len(labels) / (len(self.rows) * pictures)))
+        self.rounds = max(1, round(sum(map(len, self.rows)) / (len(self.rows) * pictures)))
 
     @property
     def batches(self) -> int:

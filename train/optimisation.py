@@ -22,15 +22,18 @@ def freeze(net: DPM, config: OptimiserConfig, *, masked: bool, text: bool) -> No
         nn.init.zeros_(net.mask_generator.linear.bias)
     if net.backbone.proj is not None:
         net.backbone.proj.requires_grad_(text)
-    if config.frozen_blocks:
-        for part in (
-            net.backbone.conv1,
-            net.backbone.ln_pre,
-            *net.backbone.transformer.resblocks[: config.frozen_blocks],
-        ):
-            part.requires_grad_(False)
-        net.backbone.class_embedding.requires_grad_(False)
-        net.backbone.positional_embedding.requires_grad_(False)
+    freeze_lower(net, config.frozen_blocks)
+
+
+def freeze_lower(net: DPM, blocks: int) -> None:
+    """Switch off the gradients of the lowest `blocks` blocks and of all before them; 0 leaves everything as it is."""
+    if not blocks:
+        return
+    backbone = net.backbone
+    for part in (backbone.conv1, backbone.ln_pre, *backbone.transformer.resblocks[:blocks]):
+        part.requires_grad_(False)
+    backbone.class_embedding.requires_grad_(False)
+    backbone.positional_embedding.requires_grad_(False)
 
 
 def optimisers(net: DPM, config: OptimiserConfig) -> list[torch.optim.AdamW]:

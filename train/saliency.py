@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +24,19 @@ from torch import Tensor, nn
 from dpm_edge.errors import DataError
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
-from dpm_edge.model.network import DPM, DPMOutput
+from dpm_edge.model.network import DPM
 from dpm_edge.progress import say, track
-from dpm_edge.train import losses
+from dpm_edge.train import losses, state
 from dpm_edge.train.augment import augment, flip
 from dpm_edge.train.config import AugmentConfig, Config, SaliencyConfig
 from dpm_edge.train.data import IdentitySampler, Pictures, to_input
-from dpm_edge.train.optimisation import optimisers, rate, set_rate, step
+from dpm_edge.train.optimisation import freeze_lower, optimisers, rate, set_rate, step
 from dpm_edge.train.start import network
 
 HEAD = "head.safetensors"
 """The file of the 1×1 convolution beside the network's checkpoint."""
+RESUME = "saliency-resume.pt"
+"""The state of SPS after its last whole epoch; removed when it is trained."""
 
 
 class SaliencyHead(nn.Module):
@@ -50,8 +53,35 @@ class SaliencyHead(nn.Module):
             return torch.sigmoid(self.score(patches).squeeze(2))
 
 
+class Identified(Protocol):
+    """What SPS reads of one pass."""
+
+    f: Tensor
+    logits: Tensor | None
+
+
+class Pass(NamedTuple):
+    """One pass of a batch without its mask, which SPS has no use for."""
+
+    f: Tensor
+    """(B, d): the cls token after the last LayerNorm."""
+    logits: Tensor | None
+    """(B, C) float32."""
+    tokens: list[Tensor]
+    """K × (B, 1+N, d)."""
+
+
+def one_pass(net: DPM, inputs: Tensor, scale: Tensor | None = None) -> Pass:
+    """Backbone, neck and classifier. inputs (B, 3, H, W); scale (B, N): factors on the patch embeddings."""
+    assert net.prototypes is not None
+    blocks = net.spec.mask_blocks if scale is None else ()
+    out = net.backbone(inputs, blocks=blocks, patch_scale=scale)
+    with torch.autocast(inputs.device.type, enabled=False):
+        return Pass(out.cls, F.linear(net.neck(out.cls.float()), net.prototypes.float()), out.tokens)
+
+
 def saliency_losses(
-    whole: DPMOutput, kept: DPMOutput, discarded: DPMOutput, saliency: Tensor, labels: Tensor, config: SaliencyConfig
+    whole: Identified, kept: Identified, discarded: Identified, saliency: Tensor, labels: Tensor, config: SaliencyConfig
 ) -> dict[str, Tensor]:
     """Weighted terms by name: identity on whole and kept, triplet on whole, overlap, usage."""
     assert whole.logits is not None and kept.logits is not None and discarded.logits is not None
@@ -66,20 +96,23 @@ def saliency_losses(
 
 
 def train_saliency(
-    config: Config, pictures: Pictures, device: torch.device, quiet: bool = False
+    config: Config, pictures: Pictures, device: torch.device, out: Path, quiet: bool = False
 ) -> tuple[DPM, SaliencyHead]:
-    """Train SPS on the pictures."""
+    """Train SPS on the pictures, or on those of the first people alone; goes on after the last epoch kept in `out`."""
     labels = pictures.labels()
+    if config.saliency.identities:
+        labels = torch.where(labels < config.saliency.identities, labels, -1)
     net = network(config.model, int(labels.max()) + 1, 0, config.seed).to(device)
     torch.manual_seed(config.seed)
     head = SaliencyHead(net.spec.width, len(net.spec.mask_blocks)).to(device)
     net.mask_generator.requires_grad_(False)
-    for unused in (net.backbone.proj,):
-        if unused is not None:
-            unused.requires_grad_(False)
+    if net.backbone.proj is not None:
+        net.backbone.proj.requires_grad_(False)
+    freeze_lower(net, config.optimiser.frozen_blocks)
     [stepper] = optimisers(net, config.optimiser)[:1]
     stepper.add_param_group({"params": list(head.parameters()), "weight_decay": 0.0, "factor": 1.0})
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
+    first = _restore(out / RESUME, config, net, head, stepper)
     draw = torch.Generator(device)
     plain = AugmentConfig(pad=config.augment.pad, erase=0.0, colour=config.augment.colour)
     nothing = torch.zeros(
@@ -87,7 +120,7 @@ def train_saliency(
     )
     labels = labels.to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.optimiser.bf16)
-    for epoch in track(range(config.saliency.epochs), what="saliency", quiet=quiet):
+    for epoch in track(range(first, config.saliency.epochs), what="saliency", quiet=quiet):
         for number, rows in enumerate(torch.from_numpy(sampler.epoch(epoch)).to(device)):
             done = epoch + number / sampler.batches
             set_rate([stepper], config.saliency.lr * rate(config.schedule, done, config.saliency.epochs))
@@ -96,24 +129,38 @@ def train_saliency(
             pixels, _ = flip(pictures.pixels[rows].float(), nothing, config.augment.flip, draw)
             inputs = to_input(augment(pixels, plain, draw), net.spec.preprocessing)
             with autocast:
-                whole = net.forward_train(inputs)
+                whole = one_pass(net, inputs)
                 saliency = head(whole.tokens)
-                kept = net.forward_train(inputs, patch_scale=saliency)
-                discarded = net.forward_train(inputs, patch_scale=1 - saliency)
+                kept = one_pass(net, inputs, saliency)
+                discarded = one_pass(net, inputs, 1 - saliency)
             terms = saliency_losses(whole, kept, discarded, saliency, labels[rows], config.saliency)
             step(stepper, torch.stack(list(terms.values())).sum(), config.optimiser.clip)
+        kept_state = {"net": net.state_dict(), "head": head.state_dict(), "stepper": stepper.state_dict()}
+        state.save(out / RESUME, {"config": json.dumps(config.to_dict()), "epoch": epoch + 1, **kept_state})
         if not quiet:
             say("saliency " + " ".join(f"{k} {v.item():.3f}" for k, v in terms.items()) + f" s {saliency.mean():.3f}")
     return net, head
+
+
+def _restore(path: Path, config: Config, net: DPM, head: SaliencyHead, stepper: torch.optim.Optimizer) -> int:
+    """Put the state kept in `path` back, if there is one; returns the epochs done. Raises CheckpointError as
+    `state.load` does."""
+    if not path.is_file():
+        return 0
+    saved = state.load(path, config)
+    net.load_state_dict(saved["net"])
+    head.load_state_dict(saved["head"])
+    stepper.load_state_dict(saved["stepper"])
+    return int(saved["epoch"])
 
 
 @torch.inference_mode()
 def saliency_of(net: DPM, head: SaliencyHead, pixels: Tensor, batch: int = 256) -> Tensor:
     """(n, 3, H, W) uint8 → (n, h, w) float32 on the CPU."""
     net.eval()
-    found = []
+    found, blocks = [], net.spec.mask_blocks
     for part in pixels.split(batch):
-        out = net.forward_train(to_input(part.to(head.score.weight.device), net.spec.preprocessing))
+        out = net.backbone(to_input(part.to(head.score.weight.device), net.spec.preprocessing), blocks=blocks)
         found.append(head(out.tokens).view(-1, *net.spec.grid).cpu())
     return torch.cat(found)
 
@@ -170,9 +217,11 @@ def person_masks(config: Config, pictures: Pictures, out: Path, device: torch.de
     cache = Path(config.saliency.masks) if config.saliency.masks else out / "saliency.safetensors"
     grid = network_grid(config)
     if not config.saliency.masks and not cache.is_file():
-        net, head = train_saliency(config, pictures, device, quiet)
+        out.mkdir(parents=True, exist_ok=True)
+        net, head = train_saliency(config, pictures, device, out, quiet)
         save_saliency_model(out / "saliency-model", net, head)
         save_saliency(cache, saliency_of(net, head, pictures.pixels), pictures)
+        (out / RESUME).unlink(missing_ok=True)
     saliency = load_saliency(cache, pictures, grid)  # also after writing it: a resumed run must see the same rounding
     return (saliency >= config.saliency.threshold).to(device)
 

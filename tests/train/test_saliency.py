@@ -67,6 +67,34 @@ def test_masks_come_from_the_cache_and_only_for_the_same_pictures(train, small, 
         saliency.load_saliency(tmp_path / "saliency.safetensors", replace(train, names=train.names[::-1]), (8, 4))
 
 
+def test_a_stopped_saliency_run_goes_on_as_if_it_had_not_been(train, small, tmp_path, monkeypatch):
+    small.saliency.epochs, small.saliency.identities = 2, 10
+    cpu = torch.device("cpu")
+    whole = saliency.person_masks(small, train, tmp_path / "whole", cpu, quiet=True)
+    keep = saliency.state.save
+
+    def stop(path, values):
+        keep(path, values)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(saliency.state, "save", stop)
+        saliency.person_masks(small, train, tmp_path / "part", cpu, quiet=True)
+    assert (tmp_path / "part" / saliency.RESUME).is_file()
+    assert torch.equal(whole, saliency.person_masks(small, train, tmp_path / "part", cpu, quiet=True))
+    a, b = (saliency.load_saliency(tmp_path / d / "saliency.safetensors", train, (8, 4)) for d in ("whole", "part"))
+    assert torch.equal(a, b) and not (tmp_path / "part" / saliency.RESUME).exists()
+
+
+def test_saliency_is_learned_from_the_first_people_alone(train, small, tmp_path, monkeypatch):
+    small.saliency.identities = 8
+    seen: set[int] = set()
+    wanted = saliency.saliency_losses
+    monkeypatch.setattr(saliency, "saliency_losses", lambda *a: (seen.update(a[4].tolist()), wanted(*a))[1])
+    net, _ = saliency.train_saliency(small, train, torch.device("cpu"), tmp_path, quiet=True)
+    assert seen == set(range(8)) and len(net.prototypes) == 8
+
+
 def test_preview_writes_a_sheet(market, small, tmp_path, capsys):
     from conftest import SMALL
 
