@@ -8,52 +8,24 @@ import time
 import numpy as np
 import pytest
 
+from dpm_edge.bench import standin
+from dpm_edge.bench.standin import KnownDelay, numbered
 from dpm_edge.errors import EngineError, ImageError
 from dpm_edge.runtime import Embeddings
 from dpm_edge.runtime.batcher import Batcher, QueueFull
 
 
-class StandIn:
-    """An engine whose answer says which crop it saw: the feature is the crop's first four pixels."""
-
-    def __init__(self, delay: float = 0.0) -> None:
-        self.delay = delay
-        self.batches: list[int] = []
-        self.seen: list[int] = []
-        self.fail = False
-
-    def embed(self, images: list[np.ndarray]) -> Embeddings:
-        self.batches.append(len(images))
-        self.seen.extend(int(i[0, 0, 0]) for i in images)
-        time.sleep(self.delay)
-        if self.fail:
-            raise EngineError("the engine broke")
-        features = np.stack([i.reshape(-1)[:4] for i in images]).astype(np.float32)
-        return Embeddings(
-            features=features,
-            masks=np.full_like(features, 0.5),
-            visibility=np.ones(len(images), np.float32),
-            rows=np.arange(len(images)),
-            fingerprint="stand-in",
-        )
-
-
-def crop(number: int) -> np.ndarray:
-    return np.full((2, 2, 3), [number % 256, number // 256 % 256, number // 65536], np.uint8)
-
-
 def number_of(embedding: Embeddings) -> int:
-    first = embedding.features[0]
-    return int(first[0] + 256 * first[1] + 65536 * first[2])
+    return standin.number_of(embedding.features[0])
 
 
 def test_many_threads_lose_and_swap_nothing() -> None:
-    engine, wrong = StandIn(), []
+    engine, wrong = KnownDelay(), []
 
     def camera(index: int, batcher: Batcher) -> None:
         for start in range(0, 1000, 50):
             numbers = [index * 1000 + start + i for i in range(50)]
-            futures = [batcher.submit(crop(n), camera=str(index)) for n in numbers]
+            futures = [batcher.submit(numbered(n), camera=str(index)) for n in numbers]
             wrong.extend(n for n, f in zip(numbers, futures) if number_of(f.result(timeout=30)) != n)
 
     with Batcher(engine, max_batch=16, max_wait=0.002, capacity=512) as batcher:
@@ -68,26 +40,26 @@ def test_many_threads_lose_and_swap_nothing() -> None:
 
 
 def test_a_lone_crop_leaves_at_the_deadline() -> None:
-    with Batcher(StandIn(), max_batch=8, max_wait=0.05) as batcher:
+    with Batcher(KnownDelay(), max_batch=8, max_wait=0.05) as batcher:
         start = time.monotonic()
-        batcher.submit(crop(7)).result(timeout=5)
+        batcher.submit(numbered(7)).result(timeout=5)
         waited = time.monotonic() - start
     assert 0.045 <= waited < 0.5
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    with Batcher(StandIn(), max_batch=4, max_wait=30) as batcher:
-        futures = [batcher.submit(crop(i)) for i in range(4)]
+    with Batcher(KnownDelay(), max_batch=4, max_wait=30) as batcher:
+        futures = [batcher.submit(numbered(i)) for i in range(4)]
         assert [number_of(f.result(timeout=5)) for f in futures] == [0, 1, 2, 3]
 
 
 def test_cameras_take_turns() -> None:
-    engine = StandIn(delay=0.2)
+    engine = KnownDelay(delay=0.2)
     with Batcher(engine, max_batch=4, max_wait=0.0, capacity=64) as batcher:
-        first = batcher.submit(crop(200), camera="warm-up")
+        first = batcher.submit(numbered(200), camera="warm-up")
         time.sleep(0.05)  # the engine is busy with the first: what follows waits
-        crowd = [batcher.submit(crop(i), camera="crowd") for i in range(20)]
-        lone = batcher.submit(crop(100), camera="lone")
+        crowd = [batcher.submit(numbered(i), camera="crowd") for i in range(20)]
+        lone = batcher.submit(numbered(100), camera="lone")
         lone.result(timeout=5)
         assert not crowd[-1].done()
         assert first.done()
@@ -95,62 +67,62 @@ def test_cameras_take_turns() -> None:
 
 
 def test_an_engine_error_reaches_its_crops_and_no_others() -> None:
-    engine = StandIn()
+    engine = KnownDelay()
     with Batcher(engine, max_batch=1, max_wait=0) as batcher:
-        engine.fail = True
+        engine.error = EngineError("the engine broke")
         with pytest.raises(EngineError, match="broke"):
-            batcher.submit(crop(1)).result(timeout=5)
-        engine.fail = False
-        assert number_of(batcher.submit(crop(2)).result(timeout=5)) == 2
+            batcher.submit(numbered(1)).result(timeout=5)
+        engine.error = None
+        assert number_of(batcher.submit(numbered(2)).result(timeout=5)) == 2
 
 
 def test_a_bad_picture_is_refused_at_once_and_harms_nobody() -> None:
-    with Batcher(StandIn(), max_batch=2, max_wait=0.01) as batcher:
-        good = batcher.submit(crop(3))
+    with Batcher(KnownDelay(), max_batch=2, max_wait=0.01) as batcher:
+        good = batcher.submit(numbered(3))
         with pytest.raises(ImageError, match="float"):
             batcher.submit(np.zeros((2, 2, 3)))
         assert number_of(good.result(timeout=5)) == 3
 
 
 def test_back_pressure_policies() -> None:
-    engine = StandIn(delay=0.3)
+    engine = KnownDelay(delay=0.3)
     with Batcher(engine, max_batch=1, max_wait=0, capacity=2, policy="error") as batcher:
-        batcher.submit(crop(0))
+        batcher.submit(numbered(0))
         time.sleep(0.1)
-        kept = [batcher.submit(crop(1)), batcher.submit(crop(2))]
+        kept = [batcher.submit(numbered(1)), batcher.submit(numbered(2))]
         with pytest.raises(QueueFull, match="capacity 2"):
-            batcher.submit(crop(3))
+            batcher.submit(numbered(3))
         assert [number_of(f.result(timeout=5)) for f in kept] == [1, 2]
     with Batcher(engine, max_batch=1, max_wait=0, capacity=2, policy="drop_oldest") as batcher:
-        batcher.submit(crop(0))
+        batcher.submit(numbered(0))
         time.sleep(0.1)
-        oldest, middle, newest = (batcher.submit(crop(i)) for i in (1, 2, 3))
+        oldest, middle, newest = (batcher.submit(numbered(i)) for i in (1, 2, 3))
         with pytest.raises(QueueFull, match="newer"):
             oldest.result(timeout=5)
         assert [number_of(f.result(timeout=5)) for f in (middle, newest)] == [2, 3]
     with Batcher(engine, max_batch=1, max_wait=0, capacity=1, policy="block") as batcher:
         start = time.monotonic()
-        futures = [batcher.submit(crop(i)) for i in range(4)]
+        futures = [batcher.submit(numbered(i)) for i in range(4)]
         assert time.monotonic() - start > 0.5, "submit did not wait for room"
         assert [number_of(f.result(timeout=5)) for f in futures] == [0, 1, 2, 3]
 
 
 def test_closing_finishes_what_was_submitted_and_refuses_more() -> None:
-    batcher = Batcher(StandIn(delay=0.05), max_batch=2, max_wait=10)
-    futures = [batcher.submit(crop(i)) for i in range(5)]
+    batcher = Batcher(KnownDelay(delay=0.05), max_batch=2, max_wait=10)
+    futures = [batcher.submit(numbered(i)) for i in range(5)]
     batcher.close()
     batcher.close()
     assert [number_of(f.result(timeout=0)) for f in futures] == list(range(5))
     with pytest.raises(EngineError, match="closed"):
-        batcher.submit(crop(9))
+        batcher.submit(numbered(9))
 
 
 def test_a_cancelled_crop_is_skipped() -> None:
-    engine = StandIn(delay=0.2)
+    engine = KnownDelay(delay=0.2)
     with Batcher(engine, max_batch=1, max_wait=0) as batcher:
-        batcher.submit(crop(0))
+        batcher.submit(numbered(0))
         time.sleep(0.05)
-        cancelled, kept = batcher.submit(crop(1)), batcher.submit(crop(2))
+        cancelled, kept = batcher.submit(numbered(1)), batcher.submit(numbered(2))
         assert cancelled.cancel()
         assert number_of(kept.result(timeout=5)) == 2
     assert 1 not in engine.seen
@@ -159,4 +131,4 @@ def test_a_cancelled_crop_is_skipped() -> None:
 def test_settings_that_cannot_be() -> None:
     for settings in ({"policy": "hope"}, {"max_batch": 0}, {"max_batch": 9, "capacity": 8}, {"max_wait": -1}):
         with pytest.raises(EngineError):
-            Batcher(StandIn(), **settings)
+            Batcher(KnownDelay(), **settings)

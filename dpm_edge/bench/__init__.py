@@ -1,0 +1,1 @@
+"""`dpm-edge bench`: how long answers take and how many a machine gives, engine only and end to end."""

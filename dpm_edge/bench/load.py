@@ -1,0 +1,103 @@
+"""Two ways to ask for work: at given times, whatever is still unanswered (open loop), or as soon as answered (closed).
+
+In a closed loop a slow answer delays the next question, so that nothing ever queues, and the latencies that it gives
+say nothing about a machine that others send work to ("coordinated omission"). Those come from the open loop, counted
+from the time at which a call was due. The closed loop says how much a machine can do at most.
+
+n calls · times and durations in seconds
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def regular(rate: float, seconds: float, *, phase: float = 0.0) -> NDArray[np.float64]:
+    """Times of a camera: every 1 / rate seconds, the first one at `phase` (a share of that, 0..1)."""
+    return (np.arange(max(0, round(rate * seconds))) + phase) / rate
+
+
+def poisson(rate: float, seconds: float, *, seed: int) -> NDArray[np.float64]:
+    """Times that know nothing of each other (Poisson), `rate` of them a second on average, in `seconds`."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(2 * rate * seconds + 50)))
+    times = np.cumsum(gaps)
+    return times[times < seconds]
+
+
+def at_times(
+    due: NDArray[np.float64],
+    call: Callable[[int, float], None],
+    *,
+    now: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Call `call(i, due[i])` once each due time has come; where the last call took too long, at once.
+
+    Args:
+        due: (n,) rising times on the clock `now`.
+        call: given the number of the call and its due time; latency is `now()` less that, once it is answered.
+        now: the clock, in seconds.
+        sleep: waits for so many seconds on that clock.
+    """
+    for i, at in enumerate(due.tolist()):
+        left = at - now()
+        if left > 0:
+            sleep(left)
+        call(i, at)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a closed loop did."""
+
+    latencies: NDArray[np.float64]
+    """(n,) seconds that each call took."""
+    rate: float
+    """Calls per second, of all streams together."""
+
+
+def closed(call: Callable[[], object], *, streams: int, seconds: float, least: int = 3) -> Calls:
+    """Call from `streams` threads at once, each as fast as it is answered, for `seconds` and `least` calls each.
+
+    Raises:
+        Exception: the first one that a call raised; all threads have ended by then.
+    """
+    took: list[list[float]] = [[] for _ in range(streams)]
+    rates = [0.0] * streams
+    errors: list[BaseException] = []
+    together = threading.Barrier(streams)
+
+    def stream(index: int) -> None:
+        mine = took[index]
+        together.wait()
+        begin = end = time.perf_counter()
+        try:
+            while (len(mine) < least or end - begin < seconds) and not errors:
+                start = time.perf_counter()
+                call()
+                end = time.perf_counter()
+                mine.append(end - start)
+        except BaseException as error:
+            errors.append(error)
+        if mine:
+            rates[index] = len(mine) / (end - begin)
+
+    on_threads([lambda i=i: stream(i) for i in range(streams)])  # type: ignore[misc]
+    if errors:
+        raise errors[0]
+    return Calls(np.array([one for mine in took for one in mine]), sum(rates))
+
+
+def on_threads(works: list[Callable[[], None]]) -> None:
+    """Run each on a thread of its own, and wait for all of them."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
