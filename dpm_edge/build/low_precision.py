@@ -1,51 +1,193 @@
 """float16 or bfloat16 written into the graph, for libraries that take each operator's type from it (TensorRT).
 
-Products (MatMul, Gemm, Conv) run in the low type with their weights stored in it; everything else, residual sums,
-LayerNorm, softmax and the final normalisation, stays in float32. The same split that autocast makes in training.
+Whole regions run in the low type: attention from the QKV product to the output product but for its softmax, the MLP with
+its GELU, the patch embedding, the convolutions of the mask generator. float32 islands stay where a sum over many values
+or a difference of near ones is formed: LayerNorm, softmax, the residual stream, and everything between the last product
+and an output (neck, L2 norm, the mask's sigmoid). Each tensor is cast at most once in each direction.
+benchmarks/precisions.py measures what each island is worth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from dpm_edge.errors import SpecError
 
 TYPES = {"fp16": (TensorProto.FLOAT16, np.float16), "bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16)}
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+NORMS = ("LayerNormalization", "Softmax", "ReduceL2")
+_MOVES = ("Gather", "Slice", "Reshape", "Transpose")
+_AS_IT_COMES = ("Shape", "QuantizeLinear")
+"""Operators that take float32 and the low type alike and hand on neither: no cast is made for them."""
 
 
-def lower(model: ModelProto, precision: str) -> ModelProto:
-    """A copy of a float32 graph whose products run in "fp16" or "bf16"; inputs and outputs stay float32."""
-    kind, dtype = TYPES[precision]
+def lower(model: ModelProto, precision: str, float_nodes: Collection[str] | None = None) -> ModelProto:
+    """A copy of a float32 graph that runs in "fp16" or "bf16" outside its float32 islands.
+
+    Inputs and outputs keep their types. A graph of `quantise` stays quantised: what was float32 around its int8 or
+    float8 products becomes the low type.
+
+    Args:
+        model: a float32 graph, which may hold quantised products and nodes of the TensorRT plugin; not changed.
+        precision: "fp16" or "bf16".
+        float_nodes: names of the nodes that stay in float32; `islands(model)` where none are given.
+
+    Raises:
+        SpecError: a weight is beyond float16's range.
+    """
     lowered = ModelProto()
     lowered.CopyFrom(model)
-    graph = lowered.graph
-    weights = {t.name: t for t in graph.initializer}
-    stored: dict[str, str] = {}
-    nodes = []
-    for node in graph.node:
-        if node.op_type not in PRODUCTS:
-            nodes.append(node)
-            continue
-        for place, name in enumerate(node.input):
-            if name in weights:
-                if name not in stored:
-                    stored[name] = f"{name}.{precision}"
-                    values = numpy_helper.to_array(weights[name]).astype(dtype)
-                    graph.initializer.append(numpy_helper.from_array(values, stored[name]))
-                node.input[place] = stored[name]
-            elif name:
-                cast = f"{node.name}.input{place}.{precision}"
-                nodes.append(onnx.helper.make_node("Cast", [name], [cast], name=cast, to=kind))
-                node.input[place] = cast
-        out, low = node.output[0], f"{node.name}.output.{precision}"
-        node.output[0] = low
-        nodes += [node, onnx.helper.make_node("Cast", [low], [out], name=f"{low}.float32", to=TensorProto.FLOAT)]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    _drop_unused(lowered)
+    _Lowering(lowered, precision, islands(model) if float_nodes is None else float_nodes).run()
     return lowered
+
+
+def islands(model: ModelProto) -> set[str]:
+    """Names of the nodes that `lower` leaves in float32."""
+    found = norms(model) | residual_sums(model) | tails(model) | _foreign(model)
+    return found | _bridges(model, found)
+
+
+def norms(model: ModelProto) -> set[str]:
+    """LayerNorm, softmax and L2 norms: each divides by a sum over a whole row."""
+    return {n.name for n in model.graph.node if n.op_type in NORMS}
+
+
+def residual_sums(model: ModelProto) -> set[str]:
+    """Sums of two activations: the residual stream, whose rounding errors would add up over all blocks."""
+    weights = {t.name for t in model.graph.initializer}
+    return {n.name for n in model.graph.node if n.op_type == "Add" and not weights & set(n.input)}
+
+
+def tails(model: ModelProto) -> set[str]:
+    """What lies between the last product or norm and an output: the neck, the normalisation, the mask's sigmoid."""
+    made_by = {out: node for node in model.graph.node for out in node.output}
+    found: set[str] = set()
+    open_tensors = [o.name for o in model.graph.output]
+    while open_tensors:
+        node = made_by.get(open_tensors.pop())
+        if node is None or node.op_type in (*PRODUCTS, "LayerNormalization", "Softmax") or node.name in found:
+            continue
+        found.add(node.name)
+        open_tensors += node.input
+    return found
+
+
+def _foreign(model: ModelProto) -> set[str]:
+    """Casts that are there already, and nodes of the plugin: their types are their own affair."""
+    return {n.name for n in model.graph.node if n.op_type == "Cast" or n.domain not in ("", "ai.onnx")}
+
+
+def _bridges(model: ModelProto, found: set[str]) -> set[str]:
+    """What only moves values from one island to another, such as the cls token's row on its way to its LayerNorm."""
+    graph = model.graph
+    made_in_islands = {out for node in graph.node if node.name in found for out in node.output}
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.name)
+    return {
+        node.name
+        for node in graph.node
+        if node.op_type in _MOVES
+        and node.input[0] in made_in_islands
+        and all(reader in found for out in node.output for reader in readers.get(out, []))
+    }
+
+
+class _Lowering:
+    """One pass over a graph in order. A float32 tensor X has, where it is wanted, a low twin "X.fp16"."""
+
+    def __init__(self, model: ModelProto, precision: str, float_nodes: Collection[str]) -> None:
+        self.model, self.precision, self.float_nodes = model, precision, float_nodes
+        self.kind, self.dtype = TYPES[precision]
+        self.weights = {t.name: t for t in model.graph.initializer}
+        self.float32 = _float32_tensors(model)
+        self.low: set[str] = set()
+        """Tensors whose low twin exists, as an output, a cast or a weight."""
+        self.gone: set[str] = set()
+        """Tensors that exist in the low type only, so far."""
+        self.nodes: list[NodeProto] = []
+
+    def run(self) -> None:
+        """Rewrite the graph in place."""
+        graph = self.model.graph
+        for node in graph.node:
+            if node.op_type in _AS_IT_COMES and node.name not in self.float_nodes:
+                self._as_it_comes(node)
+            elif node.name in self.float_nodes:
+                for name in node.input:
+                    self._want_float(name)
+            else:
+                self._lower(node)
+            self.nodes.append(node)
+        for out in graph.output:
+            self._want_float(out.name)
+        del graph.node[:]
+        graph.node.extend(self.nodes)
+        _drop_unused(self.model)
+
+    def _lower(self, node: NodeProto) -> None:
+        for place, name in enumerate(node.input):
+            if name in self.float32:
+                node.input[place] = self._want_low(name)
+        for place, name in enumerate(node.output):
+            if name in self.float32:
+                node.output[place] = self._twin(name)
+                self.low.add(name)
+                self.gone.add(name)
+
+    def _as_it_comes(self, node: NodeProto) -> None:
+        if node.input[0] in self.low:
+            for place, name in enumerate(node.input):
+                if name in self.float32:
+                    node.input[place] = self._want_low(name)
+
+    def _twin(self, name: str) -> str:
+        return f"{name}.{self.precision}"
+
+    def _want_low(self, name: str) -> str:
+        """The low twin's name; made where it is not there yet."""
+        twin = self._twin(name)
+        if name not in self.low:
+            self.low.add(name)
+            if name in self.weights:
+                self.model.graph.initializer.append(self._rounded(self.weights[name], twin))
+            else:
+                self.nodes.append(onnx.helper.make_node("Cast", [name], [twin], name=f"{twin}.cast", to=self.kind))
+        return twin
+
+    def _want_float(self, name: str) -> None:
+        """See to it that a tensor exists in float32."""
+        if name in self.gone:
+            self.gone.discard(name)
+            cast = onnx.helper.make_node(
+                "Cast", [self._twin(name)], [name], name=f"{name}.float32.cast", to=TensorProto.FLOAT
+            )
+            self.nodes.append(cast)
+
+    def _rounded(self, tensor: TensorProto, name: str) -> TensorProto:
+        exact = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            values = exact.astype(self.dtype)
+        lost = (exact != 0) & (values == 0) if exact.size == 1 else np.zeros(())
+        if not np.isfinite(values.astype(np.float32)).all() or lost.any():
+            raise SpecError(
+                f"{tensor.name} holds {np.abs(exact).max():.3g}, which {self.precision} cannot. Build bf16 or fp32"
+            )
+        return numpy_helper.from_array(values, name)
+
+
+def _float32_tensors(model: ModelProto) -> set[str]:
+    """Names of all float32 tensors: inputs, weights and what nodes make of them."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    found = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return found | {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
 
 
 def _drop_unused(model: ModelProto) -> None:

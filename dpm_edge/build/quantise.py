@@ -1,23 +1,25 @@
-"""INT8 by quantise/dequantise pairs (Q/DQ) around the products with weights, calibrated on real crops.
+"""INT8 and FP8 (E4M3) as quantise/dequantise pairs (Q/DQ) around the products with weights, calibrated on real crops.
 
-Symmetric int8, one scale per output channel of a weight, one per activation: what OpenVINO, ONNX Runtime and
-TensorRT all take. Biases, softmax, LayerNorm, GELU and the final normalisation stay in float.
+Symmetric: one scale per output channel of a weight, one per activation, no zero points, which is what TensorRT, OpenVINO
+and ONNX Runtime all take for INT8. FP8 is for TensorRT on GPUs of compute capability 8.9 and later; per-channel scales
+of FP8 weights want TensorRT 10.6. Biases, softmax, LayerNorm, GELU and the final normalisation stay in float.
+
+scale = largest |x| seen / largest value of the type (127, or E4M3's 448: arXiv 2209.05433).
 """
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, numpy_helper
 
-from dpm_edge.build.portable import INPUT
-from dpm_edge.errors import MissingLibrary
+from dpm_edge.build.activations import outlier_ratio, ranges
+from dpm_edge.errors import SpecError, nearest
 
 QUANTISED = ("Conv", "MatMul", "Gemm")
 PEAK = 16.0
@@ -25,49 +27,57 @@ PEAK = 16.0
 steps, eight are left for its ordinary values. Its product stays in float."""
 OUTLIER_CROPS = 16
 """Crops on which `peaked` looks."""
+OPSET = 19
+"""First with float8, and with scales of any float type (a float16 graph keeps its quantised products: `lower`)."""
+SMALLEST_SCALE = 2.0**-20
+"""What float16 still holds to a few per cent; a channel of smaller weights is as good as zero."""
 
 
-def quantise(model: ModelProto, crops: Iterable[NDArray[np.float32]], keep_float: Iterable[str] = ()) -> ModelProto:
-    """A float32 graph as Q/DQ int8.
+@dataclass(frozen=True)
+class Kind:
+    """A type to quantise to."""
+
+    dtype: np.dtype
+    largest: float
+    ops: tuple[str, ...]
+    """Products that are quantised: TensorRT has FP8 kernels for matrix products, for few convolutions."""
+
+    def round(self, x: NDArray[np.float32]) -> NDArray:
+        """Values, already divided by their scale, in the type: saturated, to nearest, ties to even."""
+        saturated = np.clip(x, -self.largest, self.largest)
+        return (np.rint(saturated) if self.dtype == np.int8 else saturated).astype(self.dtype)
+
+
+KINDS = {
+    "int8": Kind(np.dtype(np.int8), 127.0, QUANTISED),
+    "fp8": Kind(np.dtype(ml_dtypes.float8_e4m3fn), 448.0, ("MatMul", "Gemm")),
+}
+
+
+def quantise(
+    model: ModelProto, crops: Iterable[NDArray[np.float32]], keep_float: Iterable[str] = (), kind: str = "int8"
+) -> ModelProto:
+    """A float32 graph as Q/DQ.
 
     Args:
         model: what `portable.read` gives; not changed.
-        crops: preprocessed inputs (n, 3, H, W) float32 to calibrate on, one call of the graph each.
+        crops: preprocessed inputs (n, 3, H, W) float32 to calibrate on, one call of the graph each, none of them kept: a
+            generator will do, and `progress.track` around it shows the remaining time.
         keep_float: names of further nodes to leave in float, beside the products of two activations.
+        kind: "int8" or "fp8".
 
     Raises:
+        SpecError: the kind is unknown, or there are no crops.
         MissingLibrary: onnxruntime is not installed.
     """
-    try:
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "INT8 calibration", "pip install 'dpm-edge[cpu]'") from error
-    logger = logging.getLogger()
-    level = logger.level
-    with tempfile.TemporaryDirectory() as scratch:
-        source, target = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
-        onnx.save_model(model, source)
-        logger.setLevel(logging.ERROR)  # it recommends a preprocessing step that has been done
-        try:
-            quantize_static(
-                source,
-                target,
-                _Reader(crops),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(QUANTISED),
-                nodes_to_exclude=[*products_of_activations(model), *keep_float],
-                per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                extra_options={
-                    "ActivationSymmetric": True,
-                    "WeightSymmetric": True,
-                    "QuantizeBias": False,  # TensorRT's parser refuses int32 biases
-                },
-            )
-        finally:
-            logger.setLevel(level)
-        return onnx.load_model(target)
+    if kind not in KINDS:
+        raise SpecError(f"kind {kind!r} is unknown.{nearest(kind, KINDS)}")
+    quantised = ModelProto()
+    quantised.CopyFrom(model)
+    products = _products_with_weights(model, KINDS[kind].ops, set(keep_float))
+    largest = ranges(model, {node.input[0] for node in products}, crops)
+    _Rewriting(quantised, KINDS[kind], largest).run({node.name for node in products})
+    return quantised
 
 
 def products_of_activations(model: ModelProto) -> list[str]:
@@ -82,27 +92,93 @@ def peaked(model: ModelProto, crops: NDArray[np.float32]) -> list[str]:
     Vision transformers have a few such activations, most of them inside an early MLP ("massive activations",
     arXiv 2402.17762).
     """
-    import onnxruntime
+    products = _products_with_weights(model, QUANTISED, set())
+    ratio = outlier_ratio(model, {node.input[0] for node in products}, crops)
+    return [node.name for node in products if ratio[node.input[0]] > PEAK]
 
+
+def _products_with_weights(model: ModelProto, ops: Iterable[str], keep_float: set[str]) -> list[NodeProto]:
+    """Nodes of these types whose second input is a weight, but for those kept in float."""
     weights = {t.name for t in model.graph.initializer}
-    inputs = {n.name: n.input[0] for n in model.graph.node if n.op_type in QUANTISED and weights & set(n.input)}
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    names = sorted(set(inputs.values()) - {INPUT})
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = dict(zip(names, session.run(names, {INPUT: crops})))
-    ratio = {name: float(np.abs(x).max() / max(np.sqrt(np.mean(np.square(x))), 1e-12)) for name, x in values.items()}
-    return [node for node, name in inputs.items() if ratio.get(name, 0.0) > PEAK]
+    return [n for n in model.graph.node if n.op_type in ops and n.input[1] in weights and n.name not in keep_float]
 
 
-class _Reader:
-    """What ONNX Runtime's calibration asks for its inputs."""
+class _Rewriting:
+    """One pass over a graph: products read their activation and their weight through Q/DQ."""
 
-    def __init__(self, crops: Iterable[NDArray[np.float32]]) -> None:
-        self._crops: Iterator[NDArray[np.float32]] = iter(crops)
+    def __init__(self, model: ModelProto, kind: Kind, largest: dict[str, float]) -> None:
+        self.model, self.kind, self.largest = model, kind, largest
+        self.weights = {t.name: t for t in model.graph.initializer}
+        self.added: list[NodeProto] = []
+        self.made: set[str] = set()
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next input by name; None when there are no more."""
-        crop = next(self._crops, None)
-        return None if crop is None else {INPUT: crop}
+    def run(self, products: set[str]) -> None:
+        """Rewrite the graph in place."""
+        graph = self.model.graph
+        nodes: list[NodeProto] = []
+        for node in graph.node:
+            self.added = []
+            if node.name in products:
+                weight = node.input[1]
+                node.input[0] = self._activation(node.input[0])
+                node.input[1] = self._weight(weight, _channel_axis(node, len(self.weights[weight].dims)))
+            nodes += [*self.added, node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        read = {name for node in nodes for name in node.input}
+        kept = [t for t in graph.initializer if t.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        for opset in self.model.opset_import:
+            if opset.domain in ("", "ai.onnx"):
+                opset.version = max(opset.version, OPSET)  # from 18 to 19 operators gained types and lost none
+        self.model.ir_version = max(self.model.ir_version, 9)  # first with float8
+
+    def _constant(self, name: str, values: NDArray) -> str:
+        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _activation(self, name: str) -> str:
+        """Q/DQ of an activation, one pair however many products read it."""
+        out = f"{name}.dequantised"
+        if out not in self.made:
+            self.made.add(out)
+            scale = np.float32(max(self.largest[name] / self.kind.largest, SMALLEST_SCALE))
+            arguments = [
+                self._constant(f"{name}.scale", np.asarray(scale)),
+                self._constant(f"{name}.zero", np.zeros((), self.kind.dtype)),
+            ]
+            middle = f"{name}.quantised"
+            self.added += [
+                onnx.helper.make_node("QuantizeLinear", [name, *arguments], [middle], name=f"{name}.quantise"),
+                onnx.helper.make_node("DequantizeLinear", [middle, *arguments], [out], name=f"{name}.dequantise"),
+            ]
+        return out
+
+    def _weight(self, name: str, axis: int) -> str:
+        """A weight stored in the type, with its DQ."""
+        out = f"{name}.dequantised"
+        if out not in self.made:
+            self.made.add(out)
+            values = numpy_helper.to_array(self.weights[name])
+            others = tuple(i for i in range(values.ndim) if i != axis)
+            scale = np.maximum(np.abs(values).max(axis=others) / self.kind.largest, SMALLEST_SCALE).astype(np.float32)
+            arguments = [
+                self._constant(f"{name}.quantised", self.kind.round(values / np.expand_dims(scale, others))),
+                self._constant(f"{name}.scale", scale),
+                self._constant(f"{name}.zero", np.zeros(scale.shape, self.kind.dtype)),
+            ]
+            self.added.append(
+                onnx.helper.make_node("DequantizeLinear", arguments, [out], name=f"{name}.dequantise", axis=axis)
+            )
+        return out
+
+
+def _channel_axis(node: NodeProto, rank: int) -> int:
+    """The axis of a product's output channels in its weight."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return 0 if transposed else 1
+    return rank - 1

@@ -137,7 +137,7 @@ def compare_labelled(engine: Engine, reference: Reference, root: Path, *, quiet:
     paths, pre = query.paths + gallery.paths, engine.spec.preprocessing
     wanted = run_reference(reference, paths, pre, what="labelled folder, reference", quiet=quiet)
     got = run_engine(engine, paths, what="labelled folder, engine", quiet=quiet)
-    before, after = (_map_percent(outputs, query, gallery) for outputs in (wanted, got))
+    before, after = (map_percent(outputs, query, gallery) for outputs in (wanted, got))
     return {
         "pictures": len(paths),
         "reference_map": round(before, 3),
@@ -146,7 +146,7 @@ def compare_labelled(engine: Engine, reference: Reference, root: Path, *, quiet:
     }
 
 
-def _map_percent(outputs: Outputs, query: LabelledFolder, gallery: LabelledFolder) -> float:
+def map_percent(outputs: Outputs, query: LabelledFolder, gallery: LabelledFolder) -> float:
     """mAP in percent of stacked outputs, queries first."""
     features, masks = outputs
     n = len(query)

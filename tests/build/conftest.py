@@ -32,6 +32,15 @@ def portable_path(net: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def paper_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with the paper's mask generator over four blocks and QuickGELU, wide enough for the mask-head kernel."""
+    path = tmp_path_factory.mktemp("paper") / "paper.onnx"
+    changes = {"width": 64, "heads": 4, "layers": 4, "mask_blocks": (1, 2, 3, 4), "hmg": "paper", "quick_gelu": True}
+    export(network(name="paper", **changes), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24 pictures of different sizes."""
     folder = tmp_path_factory.mktemp("crops")
