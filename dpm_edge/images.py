@@ -44,17 +44,31 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
+    return decode_image(data, what=str(path))
+
+
+def decode_image(data: bytes | NDArray[np.uint8], *, what: str = "picture") -> NDArray[np.uint8]:
+    """The bytes of a picture file as (H, W, 3) uint8 BGR; grey, alpha and 16-bit pictures are converted.
+
+    Args:
+        data: bytes, or (n,) uint8.
+        what: named in errors.
+
+    Raises:
+        ImageError: the bytes are none, end too early, or are no picture that OpenCV can read whole.
+    """
+    data = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
     if data.size == 0:
-        raise ImageError(f"{path} is empty")
+        raise ImageError(f"{what} is empty")
     if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
-        raise ImageError(f"{path} is a JPEG that ends too early ({data.size} bytes); copy it again")
+        raise ImageError(f"{what} is a JPEG that ends too early ({data.size} bytes); copy it again")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ImageError(f"{path} cannot be decoded: {error}") from error
+        raise ImageError(f"{what} cannot be decoded: {error}") from error
     if image is None:
-        raise ImageError(f"{path} is not a picture that OpenCV can read ({data.size} bytes)")
-    return as_bgr(image, what=str(path))
+        raise ImageError(f"{what} is not a picture that OpenCV can read ({data.size} bytes)")
+    return as_bgr(image, what=what)
 
 
 def as_bgr(image: NDArray, *, color: str = "bgr", what: str = "picture") -> NDArray[np.uint8]:
