@@ -194,6 +194,15 @@ def _bits(values: NDArray | None, like: NDArray) -> NDArray:
     return values.view(np.uint16) if values.dtype == np.float16 else values
 
 
+def _aligned(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy that begins a cache line: loads that straddle two lines cost the loops a tenth."""
+    room = np.empty(values.size + 16, np.float32)
+    start = -room.ctypes.data % 64 // 4
+    copy = room[start : start + values.size].reshape(values.shape)
+    copy[:] = values
+    return copy
+
+
 def _by_loops(
     asked: _Asked, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -201,12 +210,12 @@ def _by_loops(
 
     t, tm = _bits(values, values), _bits(masks, values)
     count = len(asked.qm)
-    even = np.arange(count + count % 2) % count
-    qm, mm = asked.qm[even], asked.mm[even]
-    own = asked.own[even] if len(asked.own) else asked.own
+    four = np.arange(-(-count // 4) * 4) % count  # the loops take queries by fours
+    qm, mm = _aligned(asked.qm[four]), _aligned(asked.mm[four])
+    own = asked.own[four] if len(asked.own) else asked.own
 
     def work(part: slice) -> Any:
-        rows, s = _heaps(len(even), wide)
+        rows, s = _heaps(len(four), wide)
         if count == 1 and not len(asked.group):
             exact_numba.scan_one(t, tm, floor, qm[0], mm[0], hidden, part.start, part.stop, s[0], rows[0])
         else:

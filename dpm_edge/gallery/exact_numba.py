@@ -19,6 +19,8 @@ FAST = {"reassoc", "contract", "nsz"}
 """Sums may be reordered; NaN and infinity keep their meaning."""
 RUN = 8
 """A single query skips hidden rows only where so many lie together: leaving out a few breaks the stream of reads."""
+TILE = 64
+"""Rows that stay in the second-level cache while every group of four queries goes over them."""
 
 
 @intrinsic
@@ -49,17 +51,6 @@ def _float_of(x: Any) -> Any:
     return half if x is types.uint16 else number
 
 
-@njit(cache=True, fastmath=FAST)
-def _read(row_D: Any, mask_D: Any, into_D: Any) -> None:
-    """A row as float32; times its mask where there is one (length 0: none)."""
-    if len(mask_D):
-        for d in range(len(into_D)):
-            into_D[d] = _float(row_D[d]) * _float(mask_D[d])
-    else:
-        for d in range(len(into_D)):
-            into_D[d] = _float(row_D[d])
-
-
 @njit(cache=True)
 def _keep(score: float, row: int, s_K: Any, rows_K: Any) -> None:
     """Replace the least of a heap, the least first, and let the new one sink to its place."""
@@ -77,116 +68,84 @@ def _keep(score: float, row: int, s_K: Any, rows_K: Any) -> None:
     s_K[at], rows_K[at] = score, row
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _two(row_D: Any, qm_D: Any, mm_D: Any) -> Any:
-    """qm·x and mm·x² of a row, read once."""
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _two(row_D: Any, mask_D: Any, qm_D: Any, mm_D: Any) -> Any:
+    """qm·x and mm·x² of a row x, read once; times its mask where there is one (length 0: none)."""
+    masked = len(mask_D) > 0
     over, under = np.float32(0), np.float32(0)
-    for d in range(len(qm_D)):
+    for d in range(len(row_D)):
         x = _float(row_D[d])
+        if masked:
+            x *= _float(mask_D[d])
         over += qm_D[d] * x
         under += mm_D[d] * (x * x)
     return over, under
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _two_masked(row_D: Any, mask_D: Any, qm_D: Any, mm_D: Any) -> Any:
-    """The same of a row times its mask."""
-    over, under = np.float32(0), np.float32(0)
-    for d in range(len(qm_D)):
-        x = _float(row_D[d]) * _float(mask_D[d])
-        over += qm_D[d] * x
-        under += mm_D[d] * (x * x)
-    return over, under
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def scan_one(
-    t_ND: Any,
-    masks_ND: Any,
-    floor_N: Any,
-    qm_D: Any,
-    mm_D: Any,
-    hidden_N: Any,
-    start: int,
-    stop: int,
-    s_K: Any,
-    rows_K: Any,
-) -> None:
+    t_ND: Any, masks_ND: Any, floor_N: Any, qm_D: Any, mm_D: Any, hidden_N: Any,
+    start: int, stop: int, s_K: Any, rows_K: Any,
+) -> None:  # fmt: skip
     """Rows start..stop for one query, into its heap. hidden_N has length 0 where every row may be found."""
-    masked = len(masks_ND) > 0
+    masked, filtered, none = len(masks_ND) > 0, len(hidden_N) > 0, masks_ND[0:0].ravel()
     for at in range(start, stop, RUN):
         end = min(at + RUN, stop)
-        if len(hidden_N) and hidden_N[at:end].all():
+        if filtered and hidden_N[at:end].all():
             continue
         for n in range(at, end):
-            if masked:
-                over, under = _two_masked(t_ND[n], masks_ND[n], qm_D, mm_D)
-            else:
-                over, under = _two(t_ND[n], qm_D, mm_D)
+            over, under = _two(t_ND[n], masks_ND[n] if masked else none, qm_D, mm_D)
             s = over / np.sqrt(max(under, floor_N[n]))
-            if s > s_K[0] and not (len(hidden_N) and hidden_N[n]):
+            if s > s_K[0] and not (filtered and hidden_N[n]):
                 _keep(s, n, s_K, rows_K)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _four(p_D: Any, r_D: Any, x_D: Any, y_D: Any) -> Any:
-    """p·x, p·y, r·x, r·y in one pass: each value read serves two products."""
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _eight(row_D: Any, mask_D: Any, qm_4D: Any, mm_4D: Any) -> Any:
+    """The same for four queries: eight sums in registers, so that a value of x is read and squared once for all."""
+    masked = len(mask_D) > 0
     a, b, c, e = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-    for d in range(len(p_D)):
-        a += p_D[d] * x_D[d]
-        b += p_D[d] * y_D[d]
-        c += r_D[d] * x_D[d]
-        e += r_D[d] * y_D[d]
-    return a, b, c, e
+    aa, bb, cc, ee = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for d in range(len(row_D)):
+        x = _float(row_D[d])
+        if masked:
+            x *= _float(mask_D[d])
+        xx = x * x
+        a += qm_4D[0, d] * x
+        b += qm_4D[1, d] * x
+        c += qm_4D[2, d] * x
+        e += qm_4D[3, d] * x
+        aa += mm_4D[0, d] * xx
+        bb += mm_4D[1, d] * xx
+        cc += mm_4D[2, d] * xx
+        ee += mm_4D[3, d] * xx
+    return (a, b, c, e), (aa, bb, cc, ee)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def scan_few(
     t_ND: Any, masks_ND: Any, floor_N: Any, qm_QD: Any, mm_QD: Any, hidden_N: Any, group_N: Any, own_Q: Any,
     start: int, stop: int, s_QK: Any, rows_QK: Any,
 ) -> None:  # fmt: skip
-    """Rows start..stop for an even number of queries, two rows and two queries at a time.
+    """Rows start..stop for Q queries, a multiple of four; a tile of rows stays in the cache while all of them pass.
 
     A row whose group_N is a query's own_Q is not for that query (length 0: no groups).
     """
-    d_count, filtered, grouped = qm_QD.shape[1], len(hidden_N) > 0, len(group_N) > 0
-    x, y = np.empty(d_count, np.float32), np.empty(d_count, np.float32)
-    xx, yy = np.empty(d_count, np.float32), np.empty(d_count, np.float32)
+    masked, filtered, grouped = len(masks_ND) > 0, len(hidden_N) > 0, len(group_N) > 0
     none = masks_ND[0:0].ravel()
-    masked = len(masks_ND) > 0
-    first = -1
-    for n in range(start, stop + 1):
-        if n < stop:
-            if filtered and hidden_N[n]:
-                continue
-            if first < 0:
-                first = n
-                _read(t_ND[n], masks_ND[n] if masked else none, x)
-                continue
-            second = n
-            _read(t_ND[n], masks_ND[n] if masked else none, y)
-        elif first >= 0:
-            second = first  # the last row has no partner
-            y[:] = x
-        else:
-            break
-        for d in range(d_count):
-            xx[d] = x[d] * x[d]
-            yy[d] = y[d] * y[d]
-        for i in range(0, len(qm_QD), 2):
-            over = _four(qm_QD[i], qm_QD[i + 1], x, y)
-            under = _four(mm_QD[i], mm_QD[i + 1], xx, yy)
-            for pair in range(4):
-                j, row = i + pair // 2, second if pair % 2 else first
-                if (pair % 2 and second == first) or (grouped and group_N[row] == own_Q[j]):
+    for at in range(start, stop, TILE):
+        for i in range(0, len(qm_QD), 4):
+            for n in range(at, min(at + TILE, stop)):
+                if filtered and hidden_N[n]:
                     continue
-                s = over[pair] / np.sqrt(max(under[pair], floor_N[row]))
-                if s > s_QK[j, 0]:
-                    _keep(s, row, s_QK[j], rows_QK[j])
-        first = -1
+                over, under = _eight(t_ND[n], masks_ND[n] if masked else none, qm_QD[i : i + 4], mm_QD[i : i + 4])
+                for j in range(4):
+                    s = over[j] / np.sqrt(max(under[j], floor_N[n]))
+                    if s > s_QK[i + j, 0] and not (grouped and group_N[n] == own_Q[i + j]):
+                        _keep(s, n, s_QK[i + j], rows_QK[i + j])
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def select(
     over_QT: Any, under_QT: Any, floor_T: Any, rows_T: Any, group_T: Any, own_Q: Any,
     start: int, stop: int, s_QK: Any, rows_QK: Any,
