@@ -42,11 +42,11 @@ def main() -> None:
     s = similarity(q.features, t.features, query_masks=q.masks)
     other = np.where(qc[:, None] != tc[None], s, -np.inf)  # a query expands by what other cameras saw
     best = np.argsort(-other, axis=1, kind="stable")[:, :3]
-    moved = expand(q, t.features[best], np.maximum(np.take_along_axis(other, best, axis=1), 0))
+    moved = expand(q.features, t.features[best], np.maximum(np.take_along_axis(other, best, axis=1), 0))
     among = similarity(t.features, t.features, query_masks=t.masks)
     rankings = {
         "pictures": s,
-        "query expansion by 3": similarity(moved.features, t.features, query_masks=q.masks),
+        "query expansion by 3": similarity(moved, t.features, query_masks=q.masks),
         "k-reciprocal re-ranking, k 4": rerank(s, among, k=4),
         "k-reciprocal re-ranking, k 10": rerank(s, among, k=10),
     }

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, metric, quiet
-
-if TYPE_CHECKING:
-    from dpm_edge.gallery import Matches
-    from dpm_edge.runtime import Embeddings
+from dpm_edge.cli import found
+from dpm_edge.cli.found import search_options
+from dpm_edge.cli.options import PATH, as_json, quiet
 
 PLACE = click.argument("place")
 
@@ -107,26 +105,12 @@ def add(place: str, embeddings: Path, camera: str | None, since: float | None, a
 @command.command("search")
 @PLACE
 @click.argument("queries", type=PATH)
-@click.option("-k", "--top", type=click.IntRange(1), default=5, show_default=True, help="Places for each query.")
-@metric
-@click.option("--camera", multiple=True, help="Find only rows of this camera; may be given again.")
+@search_options
 @click.option("--since", type=float, help="Unix seconds; find only rows from then on.")
 @click.option("--until", type=float, help="Unix seconds; find only rows before.")
 @click.option("--min-visibility", type=float, help="Find only rows at least this visible.")
-@click.option("--calibration", type=PATH, help="A file that `calibrate` wrote: adds a probability and a decision.")
 @as_json
-def search(
-    place: str,
-    queries: Path,
-    top: int,
-    metric: str,
-    camera: tuple[str, ...],
-    since: float | None,
-    until: float | None,
-    min_visibility: float | None,
-    calibration: Path | None,
-    as_json: bool,
-) -> None:
+def search(place: str, queries: Path, as_json: bool, **options: Any) -> None:
     """The nearest rows for each row of QUERIES, a file that `embed` wrote.
 
     \b
@@ -138,61 +122,27 @@ def search(
 
     asked = Embeddings.load(queries)
     with Gallery.open(place) as gallery:
-        matches = gallery.search(
-            asked,
-            top,
-            metric=metric,
-            camera=list(camera) or None,
-            since=since,
-            until=until,
-            min_visibility=min_visibility,
-        )
-    found = _found(asked, matches, calibration)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    for one in found:
-        click.echo(f"{one['query']}  visibility {one['visibility']:.2f}")
-        for place_number, match in enumerate(one["matches"], start=1):
-            extra = f"  {match['probability']:.3f} {match['decision']}" if calibration else ""
-            line = f"{match['similarity']:.4f}  {match['person']}  {match['camera']}  {match['source']}"
-            click.echo(f"  {place_number:>2}  {line}{extra}")
+        found.say(asked, found.search(gallery, asked, **options), as_json)
 
 
-def _found(asked: Embeddings, matches: Matches, calibration: Path | None) -> list[dict[str, Any]]:
-    """JSON types: each query with its matches."""
-    from dpm_edge.errors import DataError
+@command.command("calibration")
+@PLACE
+@click.argument("file", type=PATH, required=False)
+@as_json
+def calibration(place: str, file: Path | None, as_json: bool) -> None:
+    """Keep a FILE that `calibrate` wrote: every later search tells probabilities and decisions. Without FILE: none.
+
+    \b
+    Example:
+      dpm-edge gallery calibration seen calibration.json
+    """
+    from dpm_edge.gallery import Gallery
     from dpm_edge.gallery.calibration import Calibration
 
-    known = Calibration.load(calibration) if calibration else None
-    if known is not None and known.fingerprint != asked.fingerprint:
-        raise DataError(
-            f"{calibration} is of model {known.fingerprint[:12]}; these queries are of {asked.fingerprint[:12]}. "
-            f"Calibrate this model"
-        )
-    result = []
-    for i in range(len(asked)):
-        rows = []
-        for j in range(matches.rows.shape[1]):
-            if matches.rows[i, j] < 0:
-                continue
-            s, when = float(matches.similarity[i, j]), float(matches.timestamps[i, j])
-            row: dict[str, Any] = {
-                "row": int(matches.rows[i, j]),
-                "similarity": round(s, 6),
-                "person": str(matches.people[i, j]),
-                "camera": str(matches.cameras[i, j]),
-                "timestamp": None if when != when else when,
-                "source": str(matches.sources[i, j]),
-                "payload": matches.payloads[i, j],
-            }
-            if known is not None:
-                row["probability"] = round(float(known.probability(s, asked.visibility[i])), 4)
-                row["decision"] = str(known.decide(s, asked.visibility[i]))
-            rows.append(row)
-        name = asked.sources[i] if asked.sources else f"row {asked.rows[i]}"
-        result.append({"query": name, "visibility": round(float(asked.visibility[i]), 4), "matches": rows})
-    return result
+    with Gallery.open(place) as gallery:
+        known = Calibration.load(file) if file else None
+        gallery.use_calibration(known)
+        _say({"place": place, "calibration": "none" if known is None else f"metric {known.metric}"}, as_json)
 
 
 @command.command("forget")

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, metric
+from dpm_edge.cli import found
+from dpm_edge.cli.found import search_options
+from dpm_edge.cli.options import PATH, as_json
 
 if TYPE_CHECKING:
-    from dpm_edge.gallery import Gallery, Matches
+    from dpm_edge.gallery import Gallery
     from dpm_edge.runtime import Embeddings
 
 
 @click.command("match", short_help="The nearest people of a gallery for each query.")
 @click.argument("queries", type=PATH)
 @click.argument("gallery", type=PATH)
-@click.option("-k", "--top", type=click.IntRange(1), default=5, show_default=True, help="Places for each query.")
-@metric
-@click.option("--camera", help="Find only rows of this camera.")
-@click.option("--exclude-same-camera", is_flag=True, help="Never find a row of the query's own camera.")
+@search_options
 @as_json
-def command(
-    queries: Path, gallery: Path, top: int, metric: str, camera: str | None, exclude_same_camera: bool, as_json: bool
-) -> None:
+def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None:
     """Match the rows of QUERIES (a file that `embed` wrote) against GALLERY (such a file, or a saved gallery).
 
     Files named like 0002_c1s1_000451_03.jpg bring their person and camera; other rows are named after their source.
@@ -33,29 +30,10 @@ def command(
     Example:
       dpm-edge match query.safetensors gallery.safetensors -k 5 --metric masked
     """
-    import json
-
     from dpm_edge.runtime import Embeddings
 
     asked = Embeddings.load(queries)
-    held = _open(gallery)
-    names, cameras = labels(asked)
-    matches = held.search(
-        asked,
-        top,
-        metric=metric,
-        camera=camera,
-        exclude_same_camera=exclude_same_camera,
-        query_cameras=cameras if exclude_same_camera else None,
-    )
-    rows = _rows(asked, names, matches)
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        click.echo(f"{row['query']}  visibility {row['visibility']:.2f}")
-        for place, found in enumerate(row["matches"], start=1):
-            click.echo(f"  {place:>2}  {found['similarity']:.4f}  {found['person']}  {found['source']}")
+    found.say(asked, found.search(_open(gallery), asked, **options), as_json)
 
 
 def labels(embeddings: Embeddings) -> tuple[list[str], list[str]]:
@@ -81,25 +59,3 @@ def _open(path: Path) -> Gallery:
     people, cameras = labels(rows)
     gallery.add(rows, people=people, cameras=cameras)
     return gallery
-
-
-def _rows(asked: Embeddings, names: list[str], matches: Matches) -> list[dict]:
-    """JSON types: each query with its matches."""
-    return [
-        {
-            "query": asked.sources[i] if asked.sources else names[i],
-            "visibility": round(float(asked.visibility[i]), 4),
-            "matches": [
-                {
-                    "row": int(row),
-                    "similarity": round(float(matches.similarity[i, place]), 6),
-                    "person": str(matches.people[i, place]),
-                    "camera": str(matches.cameras[i, place]),
-                    "source": str(matches.sources[i, place]),
-                }
-                for place, row in enumerate(matches.rows[i])
-                if row >= 0
-            ],
-        }
-        for i in range(len(asked))
-    ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,16 +67,28 @@ class Calibration:
         decides = np.array([band.decides for band in self.bands])[at]
         return np.where(decides, np.where(reached, SAME, DIFFERENT), UNDECIDED)
 
-    def probability(self, similarity: ArrayLike, visibility: ArrayLike) -> NDArray[np.float64]:
-        """P(same) of each, when a match and a stranger are equally likely beforehand."""
+    def probability(self, similarity: ArrayLike, visibility: ArrayLike, *, prior: float = 0.5) -> NDArray[np.float64]:
+        """P(same) of each, by Bayes' rule from the share of such pairs that is one person before anything is seen.
+
+        Raises:
+            DataError: the prior is not between 0 and 1.
+        """
+        if not 0 < prior < 1:
+            raise DataError(f"prior is {prior}; above 0 and below 1 is wanted")
         at = self.band_of(visibility)
         slope = np.array([band.slope for band in self.bands])[at]
         offset = np.array([band.offset for band in self.bands])[at]
-        return 1 / (1 + np.exp(-np.clip(slope * np.asarray(similarity) + offset, -50, 50)))
+        odds = slope * np.asarray(similarity) + offset + np.log(prior / (1 - prior))
+        return 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
 
     def save(self, path: Path) -> None:
         """As JSON, whole."""
         write_whole(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Calibration:
+        """Out of what `dataclasses.asdict` makes of one."""
+        return cls(**{**data, "bands": [Band(**band) for band in data["bands"]]})
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -88,7 +101,7 @@ class Calibration:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["format"] > FORMAT:
                 raise DataError(f"{path} is of format {data['format']}; {FORMAT} is read here. Upgrade dpm-edge")
-            return cls(**{**data, "bands": [Band(**band) for band in data["bands"]]})
+            return cls.of(data)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no calibration ({error}). Make one: dpm-edge calibrate") from error
 

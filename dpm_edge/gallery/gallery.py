@@ -12,29 +12,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpm_edge.errors import GalleryError, nearest
+from dpm_edge.errors import GalleryError
 from dpm_edge.gallery import parquet, saved
 from dpm_edge.gallery.audit import Audit
 from dpm_edge.gallery.flusher import Flusher
-from dpm_edge.gallery.held import Held, named_cameras
 from dpm_edge.gallery.ids import Ids
-from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.memory import MemoryStore
 from dpm_edge.gallery.places import create_store, open_store
 from dpm_edge.gallery.rows import Rows, Where, payload_json
-from dpm_edge.gallery.store import Asked, Store, new_meta
-from dpm_edge.metrics import METRICS, normalise
+from dpm_edge.gallery.searching import Searching
+from dpm_edge.gallery.store import Store, new_meta
+from dpm_edge.metrics import normalise
 from dpm_edge.runtime.embeddings import Embeddings
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
 
 DTYPES = ("float32", "float16", "int8")
-CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
-"""K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""
 
 
-class Gallery(Held):
+class Gallery(Searching):
     """Rows of one model's embeddings, each with a person, a camera, a time, a source and more.
 
     One thread at a time is let in; searches in memory run on every core. Use it in a `with`, or `close` it.
@@ -156,68 +153,6 @@ class Gallery(Held):
                 self._store.add(rows)
                 self._changed()
         return names
-
-    def search(
-        self,
-        queries: Embeddings,
-        k: int = 10,
-        *,
-        metric: str = "masked",
-        camera: Any = None,
-        since: float | None = None,
-        until: float | None = None,
-        min_visibility: float | None = None,
-        exclude_same_camera: bool = False,
-        query_cameras: Sequence[Any] | None = None,
-        candidates: int | None = None,
-    ) -> Matches:
-        """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
-
-        Args:
-            queries: Q rows of this gallery's model.
-            k: places; more than there are rows leaves places empty.
-            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
-            camera: find only rows of this camera, or of these when it is a list.
-            since: Unix seconds; find only rows from then on.
-            until: Unix seconds; find only rows before.
-            min_visibility: find only rows at least this visible.
-            exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
-            query_cameras: Q names or ids.
-            candidates: rows that stores other than memory re-rank.
-
-        Raises:
-            GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
-                not kept, or cameras are missing.
-        """
-        self._check_model(queries)
-        if metric not in METRICS:
-            raise GalleryError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
-        if metric == "mutual" and not self._store.meta["masks"]:
-            raise GalleryError(
-                "metric 'mutual' wants the rows' masks, and this gallery was created without (masks=False)"
-            )
-        if k < 1:
-            raise GalleryError(f"k is {k}; 1 or more is wanted")
-        own = None
-        if exclude_same_camera:
-            if query_cameras is None or len(query_cameras) != len(queries):
-                came = "none" if query_cameras is None else len(query_cameras)
-                raise GalleryError(f"exclude_same_camera wants query_cameras, {len(queries)} of them; {came} came")
-            own = _text(query_cameras)
-        factor = self._store.meta.get("candidates_per_place", CANDIDATES_PER_PLACE)
-        asked = Asked(
-            features=normalise(queries.features.astype(np.float64)).astype(np.float32),
-            masks=queries.masks,
-            k=k,
-            metric=metric,
-            where=Where(cameras=named_cameras(camera), since=since, until=until, min_visibility=min_visibility),
-            own_cameras=own,
-            candidates=candidates or max(factor * k, LEAST_CANDIDATES),
-        )
-        with self._lock:
-            ids, similarity = self._store.search(asked)
-            labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
-        return Matches.of(ids, similarity, labels)
 
     def rows(self, ids: Sequence[int] | NDArray | None = None, *, vectors: bool = True) -> Rows:
         """Rows by id, in any order; every row, by rising id, without."""

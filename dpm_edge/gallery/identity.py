@@ -19,28 +19,27 @@ def prototypes(
 ) -> tuple[Embeddings, list[str]]:
     """One row a person: every feature dimension averaged over those pictures that show it.
 
-    Each picture weighs by its visibility and, dimension by dimension, by its mask; the prototype's mask is the mean
-    mask. Of each person and camera the `cap` most visible pictures count, so that a camera where somebody stood for an
-    hour does not drown the others.
+    Each picture weighs by its visibility (times a quality, if the caller has one) and, dimension by dimension, by its
+    mask; the prototype's mask is the mean mask. Of each person and camera the `cap` of the highest weight count, so
+    that a camera where somebody stood for an hour does not drown the others.
 
     Returns:
         C rows, whose `rows` count the pictures that each one holds, and their names, sorted.
     """
-    names = np.array([str(person) for person in people], object)
-    places = np.array([""] * len(names) if cameras is None else [str(c) for c in cameras], object)
+    names = [str(person) for person in people]
+    places = [""] * len(names) if cameras is None else [str(c) for c in cameras]
+    chosen = clearest(names, places, embeddings.visibility, cap)
+    owner = np.array([names[i] for i in chosen], object)
     features, masks, visibility, counts = [], [], [], []
     persons = sorted(set(names))
     for person in persons:
-        here = np.flatnonzero(names == person)
-        chosen = np.concatenate(
-            [_clearest(here[places[here] == c], embeddings, cap) for c in sorted(set(places[here]))]
-        )
-        weight = np.maximum(embeddings.visibility[chosen], 1e-3)[:, None]
-        gate = weight * np.maximum(embeddings.masks[chosen], 1e-6)
-        features.append((gate * embeddings.features[chosen]).sum(0) / gate.sum(0))
-        masks.append((weight * embeddings.masks[chosen]).sum(0) / weight.sum())
-        visibility.append(float(embeddings.visibility[chosen].max()))
-        counts.append(len(chosen))
+        here = chosen[owner == person]
+        weight = np.maximum(embeddings.visibility[here], 1e-3)[:, None]
+        gate = weight * np.maximum(embeddings.masks[here], 1e-6)
+        features.append((gate * embeddings.features[here]).sum(0) / gate.sum(0))
+        masks.append((weight * embeddings.masks[here]).sum(0) / weight.sum())
+        visibility.append(float(embeddings.visibility[here].max()))
+        counts.append(len(here))
     shape = (len(persons), embeddings.dimension)
     made = Embeddings(
         features=normalise(np.array(features, np.float32).reshape(shape)),
@@ -52,32 +51,34 @@ def prototypes(
     return made, persons
 
 
-def _clearest(rows: NDArray[np.int64], embeddings: Embeddings, cap: int) -> NDArray[np.int64]:
-    return rows[np.argsort(-embeddings.visibility[rows], kind="stable")[:cap]]
+def clearest(
+    people: Sequence[str], cameras: Sequence[str], weights: NDArray[np.float32], cap: int
+) -> NDArray[np.int64]:
+    """Which of N pictures are among the `cap` of the highest weight of their person and camera: rising indices."""
+    taken: dict[tuple[str, str], int] = {}
+    chosen = []
+    for i in np.argsort(-np.asarray(weights), kind="stable"):
+        key = people[i], cameras[i]
+        taken[key] = taken.get(key, 0) + 1
+        if taken[key] <= cap:
+            chosen.append(int(i))
+    return np.array(sorted(chosen), np.int64)
 
 
-def expand(queries: Embeddings, found: NDArray, similarity: NDArray, *, power: float = 3.0) -> Embeddings:
+def expand(features: NDArray, found: NDArray, similarity: NDArray, *, power: float = 3.0) -> NDArray[np.float32]:
     """Queries moved toward what they found (average query expansion with weights similarity^power).
 
     Args:
-        queries: Q rows.
+        features: (Q, D), L2-normalised.
         found: (Q, k, D) features of their first places.
         similarity: (Q, k) of those places; places below 0 do not count.
         power: how much more the near ones weigh.
 
     Returns:
-        Q rows with the queries' own masks: what was hidden stays hidden.
+        (Q, D) float32, L2-normalised. The queries' masks stay theirs: what was hidden stays hidden.
     """
     weight = np.maximum(np.asarray(similarity, np.float32), 0) ** power
-    features = normalise(queries.features + np.einsum("qk,qkd->qd", weight, np.asarray(found, np.float32)))
-    return Embeddings(
-        features=features,
-        masks=queries.masks,
-        visibility=queries.visibility,
-        rows=queries.rows,
-        fingerprint=queries.fingerprint,
-        sources=queries.sources,
-    )
+    return normalise(features + np.einsum("qk,qkd->qd", weight, np.asarray(found, np.float32))).astype(np.float32)
 
 
 def rerank(query_gallery: NDArray, gallery_gallery: NDArray, *, k: int = 20, share: float = 0.3) -> NDArray[np.float32]:

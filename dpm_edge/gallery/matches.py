@@ -28,7 +28,9 @@ class Matches:
     rows: NDArray[np.int64]
     """(Q, k) int64: ids of gallery rows; −1 where there were fewer than k candidates."""
     similarity: NDArray[np.float32]
-    """(Q, k) float32, falling; equal similarities by rising id."""
+    """(Q, k) float32, of the query with that row. Falling, equal ones by rising id, where nothing else orders."""
+    score: NDArray[np.float32]
+    """(Q, k) float32, falling: what orders the places. The similarity itself, unless the search had more steps."""
     people: NDArray[np.str_]
     """(Q, k) str: the person of each row."""
     cameras: NDArray[np.str_]
@@ -41,6 +43,10 @@ class Matches:
     """(Q, k) of the rows; NaN where there is none."""
     payloads: NDArray[np.object_]
     """(Q, k) of dict: what was stored beside each row."""
+    probability: NDArray[np.float64]
+    """(Q, k): that query and row are one person; NaN without a calibration."""
+    decision: NDArray[np.str_]
+    """(Q, k): "same", "different" or "too occluded to decide"; "" without a calibration."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -57,7 +63,13 @@ class Matches:
         return self.rows >= 0
 
     @classmethod
-    def of(cls, ids: NDArray[np.int64], similarity: NDArray[np.float32], labels: Rows) -> Matches:
+    def of(
+        cls,
+        ids: NDArray[np.int64],
+        similarity: NDArray[np.float32],
+        labels: Rows,
+        score: NDArray[np.float32] | None = None,
+    ) -> Matches:
         """Ids (Q, k) with the labels of those rows, which come in any order and once each."""
         order = np.argsort(labels.ids)
         at = np.where(ids >= 0, np.searchsorted(labels.ids[order], ids), len(labels))
@@ -72,10 +84,13 @@ class Matches:
         return cls(
             rows=ids,
             similarity=similarity,
+            score=similarity if score is None else score,
             people=pick(labels.people, "", np.str_),
             cameras=pick(labels.cameras, "", np.str_),
             sources=pick(labels.sources, "", object),
             timestamps=pick(labels.timestamps, np.nan, np.float64),
             visibility=pick(labels.visibility, np.nan, np.float32),
             payloads=pick(labels.payloads, {}, object),
+            probability=np.full(ids.shape, np.nan),
+            decision=np.full(ids.shape, "", np.str_),
         )

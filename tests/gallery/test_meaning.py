@@ -134,8 +134,8 @@ def test_reranking_and_expansion_raise_the_mean_precision_of_pictures_in_cluster
     before = mean_precision(s, person[asked], person[held])
     assert mean_precision(rerank(s, among, k=7), person[asked], person[held]) > before + 0.01
     best = np.argsort(-s, axis=1)[:, :4]
-    moved = expand(some.take(asked), f[held][best], np.take_along_axis(s, best, 1))
-    assert mean_precision(moved.features @ f[held].T, person[asked], person[held]) > before + 0.01
+    moved = expand(f[asked], f[held][best], np.take_along_axis(s, best, 1))
+    assert mean_precision(moved @ f[held].T, person[asked], person[held]) > before + 0.01
     np.testing.assert_array_equal(rerank(s, among, k=7, share=1.0), s.astype(np.float32))
 
 
