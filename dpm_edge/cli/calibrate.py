@@ -40,7 +40,7 @@ def command(
     bands: int,
     plot: bool,
     metric: str,
-    device: str,
+    device: str | None,
     threads: int | None,
     as_json: bool,
     quiet: bool,

@@ -28,7 +28,7 @@ def command(
     out: Path,
     boxes: Path | None,
     every: int,
-    device: str,
+    device: str | None,
     threads: int | None,
     as_json: bool,
     quiet: bool,

@@ -17,7 +17,7 @@ from dpm_edge.manifest import NAME, BatchRange
 from dpm_edge.runtime import Embeddings, Engine
 
 
-def open_embedder(path: Path, *, device: str, threads: int | None) -> AbstractContextManager[Any]:
+def open_embedder(path: Path, *, device: str | None, threads: int | None) -> AbstractContextManager[Any]:
     """An `Engine` where `path` holds a manifest, else the checkpoint's network in torch.
 
     Raises:

@@ -26,6 +26,6 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--threads", type=click.IntRange(1), help="Cores for one call; the library decides if not given."
     )(command)
-    return click.option("--device", default="CPU", show_default=True, help="CPU; OpenVINO also GPU, NPU, AUTO.")(
-        command
-    )
+    return click.option(
+        "--device", help="CPU, GPU, GPU.1 (the second), with OpenVINO also NPU and AUTO; as it was built if not given."
+    )(command)

@@ -12,16 +12,26 @@ from numpy.typing import NDArray
 from dpm_edge import env
 from dpm_edge.errors import EngineError, MissingLibrary
 from dpm_edge.manifest import GOLDEN, Manifest, rebuild_advice
+from dpm_edge.runtime import trust
 
 LIBRARY = {
     "openvino": "openvino",
     "onnxruntime": "onnxruntime",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt-rtx-cu13",
+    "torch": "torch",
 }
 """Backend → distribution whose version decides whether an engine opens."""
-DEVICES = {"openvino": ("CPU", "GPU", "NPU", "AUTO"), "onnxruntime": ("CPU",)}
-"""Backend → devices that one may ask for."""
+EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt", "torch": "build"}
+"""Backend → extra of this package that brings its library."""
+DEVICES = {
+    "openvino": ("CPU", "GPU", "NPU", "AUTO"),
+    "onnxruntime": ("CPU",),
+    "tensorrt": ("GPU",),
+    "tensorrt-rtx": ("GPU",),
+    "torch": ("CPU", "GPU"),
+}
+"""Backend → devices that one may ask for, the one that is meant where nobody asks first; "GPU.1" is the second GPU."""
 GOLDEN_COSINE = 0.99
 """Least cosine between the golden crop's feature here and at build time, where the manifest keeps no other."""
 
@@ -39,7 +49,7 @@ def check_library(manifest: Manifest, folder: Path) -> None:
         EngineError: its major version differs from the build's; the message gives both.
     """
     name = LIBRARY[manifest.backend]
-    extra = "cpu" if manifest.backend in ("openvino", "onnxruntime") else "tensorrt"
+    extra = EXTRAS[manifest.backend]
     here, then = env.version(name), manifest.libraries.get(name)
     if here is None:
         raise MissingLibrary(name, f"the engine in {folder}", f"pip install 'dpm-edge[{extra}]'")
@@ -49,27 +59,54 @@ def check_library(manifest: Manifest, folder: Path) -> None:
         )
 
 
-def check_device(manifest: Manifest, folder: Path, device: str) -> None:
-    """Refuse a device that the backend does not know, or that the engine was not built for.
+def check_device(manifest: Manifest, folder: Path, device: str | None) -> str:
+    """The device to open an engine on: the one asked for, or for None the one that it was built for.
 
     Raises:
-        EngineError: the message gives the device asked for and the devices that are possible.
+        EngineError: the backend does not know it; the message gives the devices that are possible.
     """
-    known = DEVICES.get(manifest.backend)
-    if known is None:
-        if device != manifest.device:
-            raise EngineError(
-                f"the engine in {folder} was built for {manifest.device}; {device} was asked for. "
-                f"{rebuild_advice(folder)} (on that device)"
-            )
-    elif device.split(".")[0] not in known:
-        raise EngineError(f"device {device!r} is unknown to {manifest.backend}; one of {', '.join(known)} is wanted")
+    known = DEVICES[manifest.backend]
+    if device is None or device == manifest.device:
+        return manifest.device if manifest.device.split(".")[0] in known else known[0]
+    if device.split(".")[0] not in known:
+        raise EngineError(
+            f"device {device!r} is unknown to {manifest.backend}, the backend of {folder}; "
+            f"one of {', '.join(known)} is wanted"
+        )
+    return device
+
+
+def check_gpu(manifest: Manifest, folder: Path) -> None:
+    """Refuse a plan of another GPU, driver, TensorRT or plugin than this machine's. Other engines pass.
+
+    Raises:
+        EngineError: both sides are named, and the command that builds it here.
+        MissingLibrary: cuda-bindings or TensorRT is not installed.
+    """
+    if manifest.backend not in trust.PLANS:
+        return
+    from dpm_edge.runtime.gpu import fit
+    from dpm_edge.runtime.gpu.device import Device
+    from dpm_edge.runtime.gpu.plan import load_library
+
+    device = Device()
+    try:
+        fit.check(manifest, folder, device, load_library(manifest.backend).__version__)
+    finally:
+        device.close()
 
 
 def fits(manifest: Manifest, folder: Path) -> list[str]:
     """Every reason why this engine would be refused here; an empty list where it would be opened."""
     reasons = []
-    for check in (manifest.check_files, lambda f: check_library(manifest, f), lambda f: read_golden(f)):
+    checks: tuple[Callable[[Path], object], ...] = (
+        manifest.check_files,
+        lambda f: check_library(manifest, f),
+        lambda f: check_gpu(manifest, f),
+        lambda f: trust.check(manifest, f, trusted=False),
+        read_golden,
+    )
+    for check in checks:
         try:
             check(folder)
         except (EngineError, MissingLibrary) as error:

@@ -1,13 +1,16 @@
 """Open an engine directory and embed crops with it.
 
-frame (H, W, 3) uint8 · boxes (N, 4) float xyxy pixels · D feature dimensions
+frame (H, W, 3) uint8 · boxes (N, 4) float xyxy pixels · D feature dimensions · G rows of a gallery · k results
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +18,12 @@ from numpy.typing import NDArray
 from dpm_edge import images as pictures
 from dpm_edge.errors import EngineError, ImageError
 from dpm_edge.manifest import BatchRange, Manifest
-from dpm_edge.runtime import checks
-from dpm_edge.runtime.backends import Backend, open_backend
+from dpm_edge.runtime import checks, trust
+from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
+from dpm_edge.runtime.device_search import MOST_RESULTS, DeviceMatches, HeldGallery
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frames import boxed
+from dpm_edge.runtime.tickets import InOrder, Ticket
 from dpm_edge.spec import ModelSpec
 
 
@@ -33,26 +39,39 @@ class Engine:
         self.folder = folder
         self.device = device
         self._backend: Backend | None = backend
+        self._calls = 0
+        self._idle = threading.Condition()
+        self._submitted = InOrder(backend.lanes if isinstance(backend, GpuBackend) else 1)
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "CPU", threads: int | None = None) -> Engine:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        trusted: bool = False,
+    ) -> Engine:
         """Check an engine directory, open it, and run the crop that was stored when it was built.
 
         Args:
             folder: the directory that `dpm-edge build` wrote.
-            device: "CPU"; OpenVINO also "GPU", "NPU" or "AUTO".
+            device: "CPU" or "GPU" ("GPU.1" is the second), OpenVINO also "NPU" or "AUTO"; None: the CPU for engines of
+                CPU backends, the first GPU for those of GPU backends.
             threads: cores for one call; None leaves it to the library.
+            trusted: open a TensorRT plan that is not in the trust file (`dpm-edge trust`). A plan is code.
 
         Raises:
-            EngineError: a file was changed or is missing, the library's major version or the device is another than
-                the build's, or the golden crop comes out differently. Each names the command that builds it again.
+            EngineError: a file was changed or is missing, the library's version, the GPU or the device is another than
+                the build's, the plan is not trusted, or the golden crop comes out differently. Each names what to do.
             MissingLibrary: the engine library is not installed.
         """
         folder = Path(folder)
         manifest = Manifest.read(folder)
         manifest.check_files(folder)
         checks.check_library(manifest, folder)
-        checks.check_device(manifest, folder, device)
+        device = checks.check_device(manifest, folder, device)
+        trust.check(manifest, folder, trusted)
         engine = cls(manifest, folder, device, open_backend(manifest, folder, device, threads))
         try:
             checks.check_golden(manifest, folder, engine._embed_one)
@@ -83,18 +102,22 @@ class Engine:
 
     def embed(
         self,
-        images: NDArray | Sequence[NDArray],
+        images: Any,
         boxes: NDArray | Sequence[Sequence[float]] | None = None,
         *,
         color: str = "bgr",
+        stream: Any = None,
     ) -> Embeddings:
         """Features, masks and visibility of crops, in the order given.
 
         Args:
             images: without boxes, a sequence of N pictures (H, W, 3) uint8 of any size, or one array (N, H, W, 3);
-                with boxes, one frame (H, W, 3).
+                with boxes, one frame (H, W, 3). An engine on a GPU also takes a frame that lies there (DLPack or
+                `__cuda_array_interface__`: torch, CuPy, pycuda, numba).
             boxes: (N, 4) float x0 y0 x1 y1 in the frame's pixels, clipped to it.
             color: channel order of the pictures: "bgr" (OpenCV's) or "rgb".
+            stream: the CUDA stream whose work the frame on the GPU comes from: an int, or a stream object of
+                torch, CuPy, pycuda or cuda.core. The GPU waits for it, this thread does not.
 
         Returns:
             Embeddings; `rows` says which input each row is, `skipped` names every input that has no row, and why.
@@ -103,21 +126,163 @@ class Engine:
             ImageError: what came is no picture, no sequence of pictures, or no array of boxes.
             EngineError: the engine is closed, or its output is not finite.
         """
-        skipped: list[tuple[int, str]] = []
+        with self._using() as backend:
+            return self._embed(backend, images, boxes, color, self._mark(backend, stream))
+
+    def submit(
+        self,
+        images: Any,
+        boxes: NDArray | Sequence[Sequence[float]] | None = None,
+        *,
+        color: str = "bgr",
+        stream: Any = None,
+    ) -> Ticket[Embeddings]:
+        """As `embed`, without waiting: the ticket's `result` gives the embeddings, or raises what `embed` would.
+
+        Tickets are served, and become done, in the order of the calls. The pictures must stay as they are until the
+        ticket is done. Where many wait already, this waits for room.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        backend = self._open()
+        after = self._mark(backend, stream)
+        return self._submitted.submit(lambda: self._embed(backend, images, boxes, color, after))
+
+    def hold(self, features: NDArray[np.float32], ids: Sequence[Any] | None = None) -> HeldGallery:
+        """Put a gallery into GPU memory, for `search_on_device`.
+
+        Args:
+            features: (G, D) float32, one row a picture; they are L2-normalised and kept as float16.
+            ids: G names, numbers or anything else, returned by searches; the row numbers where none are given.
+
+        Raises:
+            EngineError: the engine is closed or not on a GPU, or shapes differ.
+        """
+        features = np.asarray(features, np.float32)
+        names = list(range(len(features))) if ids is None else list(ids)
+        if (
+            features.ndim != 2
+            or features.shape[1] != self.dimension
+            or len(features) < 1
+            or len(names) != len(features)
+        ):
+            raise EngineError(
+                f"features {features.shape} and {len(names)} ids; (G, {self.dimension}) and G of them, at least one, "
+                "are wanted"
+            )
+        with self._using() as backend:
+            return HeldGallery(names, self._gpu(backend).hold(features))
+
+    def search_on_device(
+        self,
+        frame: Any,
+        boxes: NDArray | Sequence[Sequence[float]],
+        gallery: HeldGallery,
+        *,
+        k: int = 1,
+        color: str = "bgr",
+        stream: Any = None,
+    ) -> DeviceMatches:
+        """Who stands in these boxes: crops, network and masked search on one stream; only ids come back to the CPU.
+
+        Args:
+            frame, boxes, color, stream: as in `embed`.
+            gallery: from `hold`.
+            k: results for each box, 1 to 128 and at most the gallery's rows.
+
+        Raises:
+            ImageError, EngineError: as in `embed`; or the engine cannot search on its device, and why.
+        """
+        with self._using() as backend:
+            gpu = self._gpu(backend)
+            one = boxed(frame, boxes, color)
+            if reason := gpu.refuses_frames(one.color):
+                raise EngineError(f"the engine of {self.folder} cannot search on its device: {reason}")
+            if not 1 <= k <= min(MOST_RESULTS, len(gallery)):
+                most = min(MOST_RESULTS, len(gallery))
+                raise EngineError(f"k = {k} of {len(gallery)} rows; 1 to {most} is wanted")
+            n, after = len(one.boxes), gpu.mark(stream)
+            similarity, found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
+            whole = one.boxes.astype(np.float32)
+            for part in pictures.chunks(n, self.batch.high):
+                similarity[part], found[part] = gpu.search_frame(one.frame, whole[part], gallery.held, k, after)
+        self._check_finite(similarity)
+        return DeviceMatches(
+            ids=[[gallery.ids[row] for row in rows] for rows in found],
+            similarity=similarity,
+            rows=np.array(one.rows, np.int64),
+            skipped=one.skipped,
+        )
+
+    def close(self) -> None:
+        """Let go of the engine's memory; a second call does nothing.
+
+        What was submitted is finished first, and so are calls of `embed` in other threads; later ones raise
+        EngineError.
+        """
+        self._submitted.close()
+        with self._idle:
+            backend, self._backend = self._backend, None
+            while self._calls:
+                self._idle.wait()
+        if backend is not None:
+            backend.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> Backend:
+        """The backend, or an error that says the engine is closed."""
+        if self._backend is None:
+            raise EngineError(f"the engine of {self.folder} is closed. Open it: Engine.load({str(self.folder)!r})")
+        return self._backend
+
+    @contextmanager
+    def _using(self) -> Iterator[Backend]:
+        """The backend, which `close` leaves alone meanwhile."""
+        with self._idle:
+            backend = self._open()
+            self._calls += 1
+        try:
+            yield backend
+        finally:
+            with self._idle:
+                self._calls -= 1
+                self._idle.notify_all()
+
+    def _gpu(self, backend: Backend) -> GpuBackend:
+        if not isinstance(backend, GpuBackend):
+            raise EngineError(
+                f"the engine of {self.folder} runs on {self.device}; this call wants one on a GPU (backend "
+                "tensorrt or torch). On the CPU: Gallery.search with what embed gives"
+            )
+        return backend
+
+    def _embed(self, backend: Backend, images: Any, boxes: Any, color: str, after: Any) -> Embeddings:
+        """`embed`, once the stream to wait for was marked."""
         if boxes is not None:
-            if not isinstance(images, np.ndarray) or images.ndim == 4:
-                raise ImageError("with boxes, one frame (H, W, 3) is wanted, not a batch: call embed once per frame")
-            frame = pictures.as_bgr(images, color=color, what="the frame")
-            whole, skipped = pictures.clip_boxes(np.asarray(boxes, np.float64), frame.shape)
-            unusable = {row for row, _ in skipped}
-            rows = [row for row in range(len(whole)) if row not in unusable]
-            crops = [frame[y0:y1, x0:x1] for x0, y0, x1, y1 in whole[rows]]
+            one = boxed(images, boxes, color)
+            rows, skipped = one.rows, one.skipped
+            reason = "it is on no GPU itself"
+            if isinstance(backend, GpuBackend) and not (reason := backend.refuses_frames(one.color)):
+                feature, mask = self._run_frame(backend, one.frame, one.boxes, after)
+            elif one.on_gpu:
+                raise ImageError(
+                    f"the frame lies on a GPU ({type(images).__name__}), where the engine of {self.folder} cannot take "
+                    f"it: {reason}. Copy it to a numpy array first"
+                )
+            else:
+                feature, mask = self._run(backend, [one.frame[y0:y1, x0:x1] for x0, y0, x1, y1 in one.boxes])
         else:
             if isinstance(images, np.ndarray) and images.ndim != 4:
                 raise ImageError(f"images has shape {images.shape}; (N, H, W, 3), or a list of pictures, is wanted")
             crops = [pictures.as_bgr(image, color=color, what=f"image {row}") for row, image in enumerate(images)]
-            rows = list(range(len(crops)))
-        feature, mask = self._run(crops)
+            rows, skipped = list(range(len(crops))), []
+            feature, mask = self._run(backend, crops)
         return Embeddings(
             features=feature,
             masks=mask,
@@ -127,28 +292,13 @@ class Engine:
             skipped=skipped,
         )
 
-    def close(self) -> None:
-        """Let go of the engine's memory; a second call does nothing."""
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
     def _embed_one(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One crop's feature (D,) and mask (D,)."""
-        feature, mask = self._run([crop])
+        feature, mask = self._run(self._open(), [crop])
         return feature[0], mask[0]
 
-    def _run(self, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, backend: Backend, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Features and masks (n, D) of n crops, in calls of at most the batch's high end, padded to its low end."""
-        backend = self._backend
-        if backend is None:
-            raise EngineError(f"the engine of {self.folder} is closed. Open it: Engine.load({str(self.folder)!r})")
         low, n = self.batch.low, len(crops)
         feature = np.empty((n, self.dimension), np.float32)
         mask = np.empty_like(feature)
@@ -167,10 +317,30 @@ class Engine:
                 feature[part], mask[part] = padded[0][: len(some)], padded[1][: len(some)]
             else:
                 backend.run(len(some), fill, feature[part], mask[part])
-        bad = ~(np.isfinite(feature).all(axis=1) & np.isfinite(mask).all(axis=1))
+        self._check_finite(feature, mask)
+        return feature, mask
+
+    def _run_frame(
+        self, backend: GpuBackend, frame: Any, boxes: NDArray[np.int64], after: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features and masks (n, D) of the boxes (n, 4) of a frame that is cut up on the GPU."""
+        feature = np.empty((len(boxes), self.dimension), np.float32)
+        mask = np.empty_like(feature)
+        usable = boxes.astype(np.float32)
+        for part in pictures.chunks(len(boxes), self.batch.high):
+            backend.run_frame(frame, usable[part], feature[part], mask[part], after)
+        self._check_finite(feature, mask)
+        return feature, mask
+
+    def _mark(self, backend: Backend, stream: Any) -> Any:
+        """What a stream holds by now, for work that has to wait for it; None without a stream."""
+        return None if stream is None else self._gpu(backend).mark(stream)
+
+    def _check_finite(self, *outputs: NDArray[np.float32]) -> None:
+        """Refuse NaN and infinity in rows of (n, …) outputs, naming the rows."""
+        bad = ~np.logical_and.reduce([np.isfinite(one).all(axis=1) for one in outputs])
         if bad.any():
             raise EngineError(
                 f"the engine of {self.folder} gave NaN or infinity for crops {np.flatnonzero(bad)[:8].tolist()}: "
                 f"its precision ({self.manifest.precision}) overflows. Build it in another: --precision fp32"
             )
-        return feature, mask

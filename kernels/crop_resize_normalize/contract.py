@@ -23,15 +23,15 @@ def architecture(major: int, minor: int) -> int:
     return max(known) if known else 80
 
 
-def _variant(nv12: bool) -> Variant:
+def _variant(nv12: bool, dtype: str = "fp16") -> Variant:
     sizes = ("frame_height", "frame_width", "plane_stride", "chroma_stride", "out_height", "out_width")
     return Variant(
         op="crop_resize_normalize",
-        name=f"crop_resize_normalize_{'nv12' if nv12 else 'bgr'}_fp16",
+        name=f"crop_resize_normalize_{'nv12' if nv12 else 'bgr'}_{dtype}",
         kernel="dpm_edge.kernels.crop_resize_normalize.kernel:crop_resize_normalize",
         signature={
             "plane": "*u8", "chroma": "*u8", "boxes": "*fp32", "affine": "*fp32", **dict.fromkeys(sizes, "i32"),
-            "out": "*fp16", "NV12": "constexpr", "BLOCK": "constexpr",
+            "out": f"*{dtype}", "NV12": "constexpr", "BLOCK": "constexpr",
         },
         constexprs={"NV12": nv12, "BLOCK": BLOCK[87]},
         num_warps=WARPS,
@@ -42,5 +42,6 @@ def _variant(nv12: bool) -> Variant:
     )  # fmt: skip
 
 
-VARIANTS: tuple[Variant, ...] = (_variant(nv12=False), _variant(nv12=True))
-"""Compiled ahead of time. Sources are single bytes anywhere in the frame, so loads are narrow by nature."""
+VARIANTS: tuple[Variant, ...] = (_variant(nv12=False), _variant(nv12=True), _variant(nv12=False, dtype="fp32"))
+"""Compiled ahead of time; fp32 for engines whose input is float32. Sources are single bytes anywhere in the
+frame, so loads are narrow by nature."""

@@ -91,7 +91,7 @@ def test_a_damaged_trust_file_is_named_and_kept(plan: Path, trust_file: Path, te
     trust_file.parent.mkdir()
     trust_file.write_text(text)
     trust_file.chmod(0o644)
-    with pytest.raises(EngineError, match="trusted.json is damaged"):
+    with pytest.raises(EngineError, match=r"trusted\.json is damaged"):
         trust.add(plan)
     assert trust_file.read_text() == text
 

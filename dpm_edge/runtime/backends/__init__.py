@@ -1,6 +1,6 @@
 """Engine libraries, one file each, imported only when an engine of that kind is opened.
 
-n crops of one call · H×W network input · D feature dimensions
+n crops of one call · H×W network input · D feature dimensions · N rows of a gallery · k results
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,51 @@ class Backend(Protocol):
         """One call: `fill` writes the input (n, 3, H, W); the results are copied to `feature`, `mask` (n, D)."""
 
     def close(self) -> None:
-        """Let go of the engine's memory; the backend cannot run afterwards."""
+        """Let go of the engine's memory; the backend cannot run afterwards. No call is under way."""
 
 
-_FILES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt"}
+@runtime_checkable
+class GpuBackend(Backend, Protocol):
+    """An engine on a GPU: it cuts people out of whole frames there, and may search a gallery there."""
+
+    lanes: int
+    """Calls that run at once, each on a stream of its own; more wait for a lane."""
+
+    def refuses_frames(self, color: str) -> str:
+        """Why frames of channel order `color` cannot be cut up on the GPU here; "" where they can."""
+
+    def run_frame(
+        self,
+        frame: Any,
+        boxes: NDArray[np.float32],
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        after: Any,
+    ) -> None:
+        """As `run`, for the boxes (n, 4) of one frame: numpy (H, W, 3) uint8, or such an array on the GPU.
+
+        after: what `mark` gave, or None: the stream whose work the frame comes from.
+        """
+
+    def mark(self, stream: Any) -> Any:
+        """Remember the work that `stream` holds now, for `after`; None where there is no stream to wait for."""
+
+    def hold(self, features: NDArray[np.float32]) -> Any:
+        """Put (N, D) features into GPU memory, to be searched; the result has `close()`."""
+
+    def search_frame(
+        self, frame: Any, boxes: NDArray[np.float32], held: Any, k: int, after: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """As `run_frame`, then the k best rows of `held` under each crop's mask: similarity and rows, (n, k)."""
+
+
+_FILES = {
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt",
+    "torch": "torch",
+}
 
 
 def open_backend(manifest: Manifest, folder: Path, device: str, threads: int | None) -> Backend:

@@ -1,30 +1,142 @@
-"""TensorRT: not open for business here yet; says clearly what is missing."""
+"""TensorRT, and TensorRT for RTX: plans on a GPU, through cuda-bindings; not yet run on a GPU.
+
+n crops of one call · H×W network input · D feature dimensions · N rows of a gallery · k results
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from dpm_edge.env import installed
-from dpm_edge.errors import EngineError, MissingLibrary
-from dpm_edge.manifest import PORTABLE, Manifest
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import MissingLibrary
+from dpm_edge.manifest import Manifest
+from dpm_edge.runtime.backends import Fill
+from dpm_edge.runtime.gpu import fit
+from dpm_edge.runtime.gpu.device import Device
+from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder
+from dpm_edge.runtime.gpu.lane import Lane
+from dpm_edge.runtime.gpu.lanes import Lanes, Mark
+from dpm_edge.runtime.gpu.plan import Plan, buckets, load_library
+from dpm_edge.runtime.gpu.topk import Held
+from dpm_edge.spec import Preprocessing
+
+LANES = 2
+"""Streams of an engine: one call is prepared while another computes."""
 
 
-def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | None) -> NoReturn:
-    """Refuse: plans can be built, but this version does not run them.
+def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | None) -> TensorRtBackend:
+    """Compare the plan with this machine, deserialise it, and make its lanes. `threads` has no meaning on a GPU.
 
     Raises:
-        MissingLibrary: TensorRT is not installed.
-        EngineError: it is, but running plans comes with a later version.
+        MissingLibrary: TensorRT, cuda-bindings or the plan's plugin is not here.
+        EngineError: the plan is for another machine, or TensorRT refuses it.
     """
-    module = "tensorrt_rtx" if manifest.backend == "tensorrt-rtx" else "tensorrt"
-    if not installed(module):
-        raise MissingLibrary(
-            module,
-            f"an engine of backend {manifest.backend}",
-            "pip install 'dpm-edge[tensorrt]' (JetPack brings its own)",
-        )
-    raise EngineError(
-        f"running {manifest.backend} plans is not part of this version of dpm-edge. Build for the CPU instead: "
-        f"dpm-edge build {folder / PORTABLE} -o ENGINE --backend openvino"
-    )
+    trt = load_library(manifest.backend)
+    _, _, number = device.partition(".") if device.startswith("GPU.") else ("", "", "0")
+    gpu = Device(int(number))
+    try:
+        plugin = fit.check(manifest, folder, gpu, trt.__version__)
+        with gpu:
+            plan = Plan(trt, manifest, folder, plugin)
+        kernels, refusal = _kernels(gpu)
+        return TensorRtBackend(manifest, gpu, plan, kernels, refusal)
+    except BaseException:
+        gpu.close()
+        raise
+
+
+def _kernels(gpu: Device) -> tuple[OurKernels | None, str]:
+    """Our kernels, or why there are none: crops are then cut on the CPU, and a gallery is not searched on the GPU."""
+    try:
+        return OurKernels(kernels_folder(gpu.compute_capability), gpu), ""
+    except MissingLibrary as error:
+        return None, str(error)
+
+
+class TensorRtBackend:
+    """One plan, two lanes; any number of threads may call."""
+
+    lanes = LANES
+
+    def __init__(
+        self, manifest: Manifest, device: Device, plan: Plan, kernels: OurKernels | None, refusal: str
+    ) -> None:
+        self._pre: Preprocessing = manifest.spec.preprocessing
+        self._device, self._plan = device, plan
+        self._kernels, self._refusal = kernels, refusal
+        ready = buckets(manifest)
+        made: list[Lane] = []
+        try:
+            with device:
+                for _ in range(LANES):
+                    made.append(Lane(device, plan, kernels, ready))
+        except BaseException:
+            with device:
+                for lane in made:
+                    lane.close()
+            self._let_go()
+            raise
+        self._lanes = Lanes(device, made)
+
+    def run(self, n: int, fill: Fill, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+        """One call on n crops; see `Backend`."""
+        with self._lanes.take(None) as lane:
+            lane.fill(n, fill)
+            lane.execute(n)
+            lane.fetch(n, feature, mask)
+
+    def refuses_frames(self, color: str) -> str:
+        """Why frames cannot be cut up on the GPU; see `GpuBackend`."""
+        if self._kernels is None:
+            return self._refusal
+        if self._pre.interpolation != "bilinear":
+            return f"the crop kernel resizes bilinearly, and this model wants {self._pre.interpolation}"
+        if color == self._pre.color:
+            return f"the crop kernel turns the channels round, and this model wants {color} as it comes"
+        return ""
+
+    def run_frame(
+        self,
+        frame: Any,
+        boxes: NDArray[np.float32],
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        after: Mark | None,
+    ) -> None:
+        """One call on the boxes of one frame; see `GpuBackend`."""
+        with self._lanes.take(after) as lane:
+            lane.cut(frame, boxes, self._pre)
+            lane.execute(len(boxes))
+            lane.fetch(len(boxes), feature, mask)
+
+    def mark(self, stream: Any) -> Mark | None:
+        """What a stream holds now; see `GpuBackend`."""
+        return None if stream is None else self._lanes.mark(stream)
+
+    def hold(self, features: NDArray[np.float32]) -> Held:
+        """(N, D) features in GPU memory; see `GpuBackend`."""
+        return Held(self._device, features)
+
+    def search_frame(
+        self, frame: Any, boxes: NDArray[np.float32], held: Held, k: int, after: Mark | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Frame and boxes to rows of `held`, without a host round trip; see `GpuBackend`."""
+        with self._lanes.take(after) as lane:
+            lane.cut(frame, boxes, self._pre)
+            lane.execute(len(boxes))
+            return lane.search(len(boxes), held, k)
+
+    def close(self) -> None:
+        """Give everything back; the application's own CUDA context stays as it is."""
+        self._lanes.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._kernels is not None:
+            self._kernels.close()
+            self._kernels = None
+        self._plan.close()
+        self._device.close()

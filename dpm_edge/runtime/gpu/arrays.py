@@ -1,0 +1,139 @@
+"""Frames and streams of other CUDA libraries: torch, CuPy, pycuda, numba, cuda.core. None of them is imported.
+
+frame (H, W, 3) uint8, pixels side by side, rows possibly padded
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from dpm_edge.errors import EngineError, ImageError
+from dpm_edge.runtime.gpu.device import Device
+
+
+@dataclass(frozen=True)
+class DeviceFrame:
+    """A frame in GPU memory."""
+
+    address: int
+    """Of its first byte."""
+    height: int
+    """H, pixels."""
+    width: int
+    """W, pixels."""
+    stride: int
+    """Bytes from row to row."""
+    owner: Any
+    """Keeps the memory alive."""
+    stream: int | None = None
+    """A stream whose work it may still wait for."""
+
+
+class _Device(ctypes.Structure):
+    _fields_ = (("kind", ctypes.c_int32), ("index", ctypes.c_int32))
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of DLPack's dlpack.h, whose DLManagedTensor starts with it."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", _Device),
+        ("dimensions", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+def device_frame(array: Any, device: Device, stream: int) -> DeviceFrame:
+    """A frame on the GPU, through DLPack or `__cuda_array_interface__`. Call inside `with device:`.
+
+    Args:
+        array: (H, W, 3) uint8.
+        device: where it must lie.
+        stream: handle of the stream that will read it; a DLPack producer makes it wait for its own work.
+
+    Raises:
+        ImageError: another shape, dtype, stride or GPU, or memory of another CUDA context.
+    """
+    if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
+        frame = _from_dlpack(array, device, stream)
+    else:
+        frame = _from_interface(array.__cuda_array_interface__, array)
+    _check_home(frame.address, device)
+    return frame
+
+
+def stream_handle(stream: Any) -> int:
+    """The CUstream of an int, of an object with `__cuda_stream__`, or of torch's, pycuda's or CuPy's stream.
+
+    Raises:
+        EngineError: it is none of these.
+    """
+    if hasattr(stream, "__cuda_stream__"):
+        told = stream.__cuda_stream__
+        return int((told() if callable(told) else told)[1])
+    for name in ("cuda_stream", "handle", "ptr"):
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    if isinstance(stream, bool) or not hasattr(stream, "__int__"):
+        raise EngineError(
+            f"stream is a {type(stream).__name__}; a CUstream as int, or a stream of torch, CuPy, pycuda or cuda.core "
+            "is wanted"
+        )
+    return int(stream)
+
+
+def _from_dlpack(array: Any, device: Device, stream: int) -> DeviceFrame:
+    """The capsule is kept as the owner and never consumed: its own destructor gives the memory back."""
+    capsule = array.__dlpack__(stream=stream)
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    tensor = _Tensor.from_address(pointer(capsule, b"dltensor"))
+    shape = tuple(tensor.shape[: tensor.dimensions])
+    strides = tuple(tensor.strides[: tensor.dimensions]) if tensor.strides else None
+    if (tensor.code, tensor.bits, tensor.lanes) != (1, 8, 1):
+        raise ImageError(f"the frame on the GPU has DLPack type {tensor.code}, {tensor.bits} bits; uint8 is wanted")
+    if tensor.device.index != device.index:
+        raise ImageError(f"the frame lies on GPU {tensor.device.index}; the engine runs on GPU {device.index}")
+    return _frame((tensor.data or 0) + tensor.offset, shape, strides, capsule, None)
+
+
+def _from_interface(told: dict[str, Any], array: Any) -> DeviceFrame:
+    """`__cuda_array_interface__`, version 2 or 3."""
+    if told["typestr"] != "|u1":
+        raise ImageError(f"the frame on the GPU is of type {told['typestr']}; uint8 (|u1) is wanted")
+    stream = told.get("stream")
+    return _frame(int(told["data"][0]), tuple(told["shape"]), told.get("strides"), array, stream)
+
+
+def _frame(
+    address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None, owner: Any, stream: int | None
+) -> DeviceFrame:
+    strides = strides or ((shape[1] * 3, 3, 1) if len(shape) == 3 else ())
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or tuple(strides[1:]) != (3, 1) or strides[0] < 3 * shape[1]:
+        raise ImageError(
+            f"the frame on the GPU has shape {shape} and strides {strides}; (H, W, 3) with pixels side by side is "
+            "wanted"
+        )
+    return DeviceFrame(address, shape[0], shape[1], strides[0], owner, stream)
+
+
+def _check_home(address: int, device: Device) -> None:
+    """Refuse what is no memory of this GPU's primary context. Memory of a pool belongs to no context, and passes."""
+    attribute = device.driver.CUpointer_attribute
+    status, index = device.driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+    if int(status) != 0 or int(index) != device.index:
+        raise ImageError(f"the frame's address {address:#x} is no memory of GPU {device.index}, where the engine runs")
+    status, context = device.driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
+    if int(status) == 0 and int(context) not in (0, device.context):
+        raise ImageError(
+            "the frame belongs to a CUDA context of the application's own making, which the engine cannot read. Use "
+            "the GPU's primary context (pycuda: import pycuda.autoprimaryctx)"
+        )

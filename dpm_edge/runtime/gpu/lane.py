@@ -1,0 +1,184 @@
+"""A lane: one stream with all that a call needs, made once. Calls enqueue on it and wait only for their results.
+
+n crops of a call, b of its bucket (n ≤ b) · H×W network input · D feature dimensions · k results
+
+    upload (crops, or a frame and its boxes → crop kernel) → CUDA graph of the engine → top-k kernels → download
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import EngineError
+from dpm_edge.runtime.device_search import MOST_RESULTS
+from dpm_edge.runtime.gpu import topk
+from dpm_edge.runtime.gpu.arrays import DeviceFrame, device_frame
+from dpm_edge.runtime.gpu.device import Device
+from dpm_edge.runtime.gpu.kernels import OurKernels, affine
+from dpm_edge.runtime.gpu.memory import Memory, Staged
+from dpm_edge.runtime.gpu.plan import INPUT, Bucket, Plan
+from dpm_edge.spec import Preprocessing
+
+NON_BLOCKING, NO_TIMING = 1, 2
+"""CU_STREAM_NON_BLOCKING and CU_EVENT_DISABLE_TIMING."""
+
+
+class Lane:
+    """One stream, its buffers, and per bucket an execution context and a CUDA graph. Call inside `with device:`."""
+
+    def __init__(self, device: Device, plan: Plan, kernels: OurKernels | None, ready: tuple[Bucket, ...]) -> None:
+        """Allocate everything, and capture a graph of every bucket.
+
+        Raises:
+            EngineError: the GPU's memory does not suffice, or TensorRT refuses.
+        """
+        self._device, self._kernels = device, kernels
+        self._buckets = ready
+        most = ready[-1].size
+        self._stream = device.call("cuStreamCreate", NON_BLOCKING)
+        self._seen = device.call("cuEventCreate", NO_TIMING)
+        self._memory, self._grown = Memory(device), {"frame": Memory(device), "workspace": Memory(device)}
+        self._frame: Staged | None = None
+        self._workspace = self._workspace_bytes = 0
+        self._graphs: dict[int, Any] = {}
+        self._contexts: dict[int, Any] = {}
+        try:
+            stage = self._memory.stage
+            self._input = stage((most, *plan.row_shape), np.float32)
+            self._out = {name: stage((most, width), np.float32) for name, width in plan.outputs.items()}
+            self._boxes, self._affine = stage((most, 4), np.float32), stage((2, 3), np.float32)
+            self._scores, self._rows = stage((most, MOST_RESULTS), np.float32), stage((most, MOST_RESULTS), np.int64)
+            self._input.host[:] = 0
+            self._input.upload(self._input.host.nbytes, self._stream)
+            scratch = self._memory.reserve(plan.scratch_bytes)
+            for bucket in ready:
+                self._prepare(plan, bucket, scratch)
+            self.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle."""
+        return int(self._stream)
+
+    def bucket(self, n: int) -> Bucket:
+        """The smallest bucket that holds n crops."""
+        return next(one for one in self._buckets if one.size >= n)
+
+    def fill(self, n: int, fill: Any) -> None:
+        """Let `fill` write (n, 3, H, W) float32, and upload it."""
+        fill(self._input.host[:n])
+        self._input.upload(self._input.host[:n].nbytes, self._stream)
+
+    def cut(self, frame: Any, boxes: NDArray[np.float32], pre: Preprocessing) -> None:
+        """Cut the boxes (n, 4) out of a frame, numpy (H, W, 3) uint8 or on the GPU, into the network's input.
+
+        Raises:
+            ImageError: a frame on the GPU that cannot be read.
+        """
+        assert self._kernels is not None, "the backend asks before it cuts"
+        n, whole = len(boxes), self.bucket(len(boxes)).size
+        self._boxes.host[:n], self._boxes.host[n:whole] = boxes, 0  # a box of zeros is none, and gives zeros
+        self._boxes.upload(self._boxes.host[:whole].nbytes, self._stream)
+        self._affine.host[:] = affine(pre)
+        self._affine.upload(self._affine.host.nbytes, self._stream)
+        there = self._bring(frame) if isinstance(frame, np.ndarray) else self._find(frame)
+        size = (pre.height, pre.width)
+        self._kernels.crop(
+            there, self._boxes.address, whole, self._affine.address, size, self._input.address, self.stream
+        )
+
+    def execute(self, n: int) -> None:
+        """Enqueue the engine on the first n crops."""
+        bucket = self.bucket(n)
+        graph = self._graphs[bucket.size]
+        if graph is not None:
+            self._device.call("cuGraphLaunch", graph, self._stream)
+        elif not self._contexts[bucket.size].execute_async_v3(self.stream):
+            raise EngineError(f"TensorRT refuses to run batch {bucket.size}; its reasons stand on stderr")
+
+    def search(self, n: int, held: topk.Held, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k best rows of `held` for each of the n crops that were executed, (n, k); waits for them."""
+        assert self._kernels is not None, "the backend asks before it searches"
+        one = topk.Search(
+            self._device, self._kernels, held, n, k, self._room(topk.layout(held, n, k).size), self._stream
+        )
+        one.enqueue(self._out["feature"].address, self._out["mask"].address, self._scores.address, self._rows.address)
+        self._scores.download(n * k * 4, self._stream)
+        self._rows.download(n * k * 8, self._stream)
+        self.wait()
+        scores, rows = self._scores.host.reshape(-1)[: n * k], self._rows.host.reshape(-1)[: n * k]
+        return scores.reshape(n, k).copy(), rows.reshape(n, k).copy()
+
+    def fetch(self, n: int, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+        """Copy the results of the first n crops to `feature` and `mask` (n, D); waits for them."""
+        for name in ("feature", "mask"):
+            self._out[name].download(self._out[name].host[:n].nbytes, self._stream)
+        self.wait()
+        feature[:], mask[:] = self._out["feature"].host[:n], self._out["mask"].host[:n]
+
+    def wait_for(self, event: Any) -> None:
+        """Let what is enqueued from now on wait for an event of another stream."""
+        self._device.call("cuStreamWaitEvent", self._stream, event, 0)
+
+    def wait(self) -> None:
+        """Wait until everything that was enqueued is done."""
+        self._device.call("cuStreamSynchronize", self._stream)
+
+    def close(self) -> None:
+        """Give everything back; nothing is under way on the stream."""
+        for graph in self._graphs.values():
+            if graph is not None:
+                self._device.call("cuGraphExecDestroy", graph)
+        self._graphs.clear()
+        self._contexts.clear()
+        for memory in (self._memory, *self._grown.values()):
+            memory.close()
+        self._device.call("cuEventDestroy", self._seen)
+        self._device.call("cuStreamDestroy", self._stream)
+
+    def _prepare(self, plan: Plan, bucket: Bucket, scratch: int) -> None:
+        """A context and a graph of one bucket. TensorRT wants one run before the capture."""
+        addresses = {INPUT: self._input.address, **{name: out.address for name, out in self._out.items()}}
+        context = plan.context(bucket, addresses, scratch, self.stream)
+        self._contexts[bucket.size] = context
+        self._graphs[bucket.size] = None
+        self.execute(bucket.size)
+        self.wait()
+        mode = self._device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._device.call("cuStreamBeginCapture", self._stream, mode)
+        try:
+            self.execute(bucket.size)
+        finally:
+            graph = self._device.call("cuStreamEndCapture", self._stream)
+        self._graphs[bucket.size] = self._device.call("cuGraphInstantiate", graph, 0)
+        self._device.call("cuGraphDestroy", graph)
+
+    def _bring(self, frame: NDArray[np.uint8]) -> DeviceFrame:
+        """Upload a numpy frame; the buffer grows with the largest frame so far."""
+        if self._frame is None or self._frame.host.size < frame.size:
+            self._grown["frame"].close()
+            self._frame = self._grown["frame"].stage((frame.size,), np.uint8)
+        np.copyto(self._frame.host[: frame.size].reshape(frame.shape), frame)
+        self._frame.upload(frame.size, self._stream)
+        return DeviceFrame(self._frame.address, frame.shape[0], frame.shape[1], frame.shape[1] * 3, frame)
+
+    def _find(self, frame: Any) -> DeviceFrame:
+        """A frame on the GPU, after the stream that it names."""
+        there = device_frame(frame, self._device, self.stream)
+        if there.stream is not None:
+            self._device.call("cuEventRecord", self._seen, there.stream)
+            self.wait_for(self._seen)
+        return there
+
+    def _room(self, size: int) -> int:
+        """Address of `size` bytes of workspace, which grows with the largest search so far."""
+        if size > self._workspace_bytes:
+            self._grown["workspace"].close()
+            self._workspace, self._workspace_bytes = self._grown["workspace"].reserve(size), size
+        return self._workspace
