@@ -46,6 +46,10 @@ class KernelError(DpmError):
     """A kernel that was given tensors outside its contract, or cannot run on this device."""
 
 
+class ExportError(DpmError):
+    """An engine that another server cannot serve, or a folder that an export must not replace."""
+
+
 class MissingLibrary(DpmError):
     """A library that an extra brings is not installed."""
 
