@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def arrivals(submit: Callable[[int, int], None], seed: int) -> None:
         due = begin + poisson(RATE / CAMERAS, WINDOW, seed=seed * CAMERAS + index)
         at_times(due, lambda i, at: submit(index, index * 10_000 + i))
 
-    on_threads([lambda i=i: camera(i) for i in range(CAMERAS)])
+    on_threads([partial(camera, i) for i in range(CAMERAS)])
 
 
 def batcher_window(delay: float, seed: int) -> list[float]:
@@ -183,7 +184,7 @@ def count(crops: int) -> dict[str, float]:
 
     start = time.perf_counter()
     with Batcher(engine, max_batch=32, max_wait=0.002, capacity=1024) as batcher:
-        on_threads([lambda i=i: camera(i) for i in range(CAMERAS)])
+        on_threads([partial(camera, i) for i in range(CAMERAS)])
     seconds = time.perf_counter() - start
     return {
         "crops": each * CAMERAS,

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 def regular(rate: float, seconds: float, *, phase: float = 0.0) -> NDArray[np.float64]:
     """Times of a camera: every 1 / rate seconds, the first one at `phase` (a share of that, 0..1)."""
-    return (np.arange(max(0, round(rate * seconds))) + phase) / rate
+    return (np.arange(max(0, round(rate * seconds)), dtype=np.float64) + phase) / rate
 
 
 def poisson(rate: float, seconds: float, *, seed: int) -> NDArray[np.float64]:
@@ -62,7 +63,7 @@ class Calls:
     """Calls per second, of all streams together."""
 
 
-def closed(call: Callable[[], object], *, streams: int, seconds: float, least: int = 3) -> Calls:
+def closed(call: Callable[[], object], *, streams: int, seconds: float, least: int = 1) -> Calls:
     """Call from `streams` threads at once, each as fast as it is answered, for `seconds` and `least` calls each.
 
     Raises:
@@ -70,7 +71,7 @@ def closed(call: Callable[[], object], *, streams: int, seconds: float, least: i
     """
     took: list[list[float]] = [[] for _ in range(streams)]
     rates = [0.0] * streams
-    errors: list[BaseException] = []
+    stop = threading.Event()
     together = threading.Barrier(streams)
 
     def stream(index: int) -> None:
@@ -78,26 +79,38 @@ def closed(call: Callable[[], object], *, streams: int, seconds: float, least: i
         together.wait()
         begin = end = time.perf_counter()
         try:
-            while (len(mine) < least or end - begin < seconds) and not errors:
+            while (len(mine) < least or end - begin < seconds) and not stop.is_set():
                 start = time.perf_counter()
                 call()
                 end = time.perf_counter()
                 mine.append(end - start)
-        except BaseException as error:
-            errors.append(error)
-        if mine:
-            rates[index] = len(mine) / (end - begin)
+        except BaseException:
+            stop.set()
+            raise
+        rates[index] = len(mine) / (end - begin)
 
-    on_threads([lambda i=i: stream(i) for i in range(streams)])  # type: ignore[misc]
-    if errors:
-        raise errors[0]
+    on_threads([partial(stream, index) for index in range(streams)])
     return Calls(np.array([one for mine in took for one in mine]), sum(rates))
 
 
-def on_threads(works: list[Callable[[], None]]) -> None:
-    """Run each on a thread of its own, and wait for all of them."""
-    threads = [threading.Thread(target=work) for work in works]
+def on_threads(works: Sequence[Callable[[], object]]) -> None:
+    """Run each on a thread of its own, and wait for all of them.
+
+    Raises:
+        BaseException: the first one that any of them raised; all have ended by then.
+    """
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,258 @@
+"""All measurements of one run: each engine in a process of its own, taking turns, so that all meet the same noise."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpm_edge import env
+from dpm_edge.bench import energy, ladder, sensors
+from dpm_edge.bench.apart import Apart
+from dpm_edge.bench.cameras import Load, Seen
+from dpm_edge.bench.figures import percentile, spread
+from dpm_edge.bench.load import Calls
+from dpm_edge.bench.report import ratios
+from dpm_edge.bench.settings import STEPS, TURNS, Settings
+from dpm_edge.bench.subject import Subject
+from dpm_edge.errors import SpecError
+from dpm_edge.manifest import Manifest
+from dpm_edge.progress import say, track
+
+FORMAT = 1
+WARM_UP_SECONDS = 0.3
+LATE_SHARE = 0.01
+"""Share of the frames that may be later than the deadline, or refused."""
+LEAST_FRAMES, LONGEST = 20, 4
+"""An end-to-end measurement goes on for so many frames with people in them, but at most so many times as long."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine that takes part."""
+
+    name: str
+    folder: Path
+    device: str
+
+
+@dataclass
+class _Running:
+    """An engine that is open, and what was measured of it."""
+
+    entry: Entry
+    manifest: Manifest
+    process: Apart
+    engine_only: list[dict[str, Any]] = field(default_factory=list)
+    end_to_end: list[dict[str, Any]] = field(default_factory=list)
+    max_batch: int = 1
+    rate: float = 0.0
+    """Crops per second of the calls that the batcher will make, engine only."""
+
+
+def measure(entries: Sequence[Entry], settings: Settings, *, threads: int | None, quiet: bool) -> dict[str, Any]:
+    """Measure all entries; the first is the one that the others are compared with.
+
+    Returns:
+        What `dpm-edge bench --json` prints; docs/bench.md says what is what.
+
+    Raises:
+        DpmError: an engine cannot be opened, or fails.
+        SpecError: a batch is beyond an engine's range.
+    """
+    manifests = [Manifest.read(entry.folder) for entry in entries]
+    for manifest in manifests:
+        _check(settings, manifest)
+    meter = energy.find()
+    before, times = sensors.read(), sensors.cpu_times()
+    with contextlib.ExitStack() as stack:
+        running = []
+        for entry, manifest in zip(entries, manifests):
+            _say(quiet, f"opening {entry.name}")
+            arguments = entry.folder, entry.device, threads, settings.gallery
+            process = stack.enter_context(Apart(Subject, *arguments, name=entry.name))
+            running.append(_Running(entry, manifest, process))
+        _warm_up(running, settings)
+        runs = settings.measurements(len(running))
+        _say(quiet, f"{runs} measurements, about {settings.duration(len(running)):.0f} s")
+        for _ in track(_runs(running, settings, meter), what="measurements", total=runs, quiet=quiet):
+            pass
+        engines = [_summary(one) for one in running]
+    return {
+        "format": FORMAT,
+        "settings": asdict(settings) | {"threads": threads},
+        "machine": env.machine_card(),
+        "conditions": {
+            "before": before,
+            "after": sensors.read(),
+            **sensors.between(times, sensors.cpu_times()),
+            "energy": meter if isinstance(meter, str) else meter.name,
+        },
+        "engines": engines,
+        "ratios": ratios(engines),
+    }
+
+
+def _check(settings: Settings, manifest: Manifest) -> None:
+    low, high = manifest.batch.low, manifest.batch.high
+    wrong = [batch for batch in settings.batches if not low <= batch <= high]
+    if wrong:
+        raise SpecError(f"batch {wrong[0]} is outside what the engine takes in one call, {low} to {high}: --batch")
+
+
+def _warm_up(running: Sequence[_Running], settings: Settings) -> None:
+    """Every batch size once or more, so that buffers exist and libraries have chosen their ways."""
+    for one in running:
+        for batch in settings.batches:
+            one.process.call("engine_only", batch, max(settings.streams), WARM_UP_SECONDS / len(settings.batches))
+
+
+def _runs(running: Sequence[_Running], settings: Settings, meter: energy.Meter | str) -> Iterator[None]:
+    """Every measurement, one step of the iterator each."""
+    for batch in settings.batches:
+        for streams in settings.streams:
+            calls: dict[str, list[tuple[Calls, float | None]]] = {one.entry.name: [] for one in running}
+            for _ in range(TURNS):
+                for one in running:
+                    arguments = "engine_only", batch, streams, settings.seconds / TURNS
+                    calls[one.entry.name].append(_metered(meter, one.process, *arguments))
+                    yield
+            for one in running:
+                one.engine_only.append(_cell(batch, streams, calls[one.entry.name]))
+    for one in running:
+        _choose_batch(one, settings)
+    for cameras in settings.cameras:
+        for step in range(STEPS):
+            for one in running:
+                share = ladder.next_load(_tried(one.end_to_end, cameras))
+                if share is None:
+                    continue
+                load = _load(one, cameras, share, settings)
+                seen, joules = _metered(meter, one.process, "end_to_end", load, step)
+                one.end_to_end.append({"share": share, **_point(load, seen, joules, settings)})
+                yield
+
+
+def _metered(meter: energy.Meter | str, process: Apart, *call: Any) -> tuple[Any, float | None]:
+    """A call's answer and the joules that went by."""
+    if isinstance(meter, str):
+        return process.call(*call), None
+    meter.start()
+    try:
+        answer = process.call(*call)
+    finally:
+        joules = meter.stop()
+    return answer, joules
+
+
+def _cell(batch: int, streams: int, calls: Sequence[tuple[Calls, float | None]]) -> dict[str, Any]:
+    """One batch size and number of streams, engine only."""
+    latencies = np.concatenate([part.latencies for part, _ in calls])
+    joules = [j for _, j in calls if j is not None]
+    return {
+        "batch": batch,
+        "streams": streams,
+        **spread(latencies),
+        "crops_per_second": round(batch * float(np.mean([part.rate for part, _ in calls])), 2),
+        "joules_per_crop": round(sum(joules) / (batch * len(latencies)), 4) if joules else None,
+    }
+
+
+def _choose_batch(one: _Running, settings: Settings) -> None:
+    """The batcher's largest batch: the fastest that takes at most half of the deadline, or else the smallest."""
+    cells = [cell for cell in one.engine_only if cell["streams"] == min(settings.streams)]
+    quick = [cell for cell in cells if cell["p50_ms"] <= settings.deadline_ms / 2]
+    best = max(quick, key=lambda cell: cell["crops_per_second"]) if quick else min(cells, key=lambda c: c["batch"])
+    one.max_batch, one.rate = best["batch"], best["crops_per_second"]
+
+
+def _tried(points: Sequence[dict[str, Any]], cameras: int) -> list[tuple[float, bool]]:
+    return [(point["share"], point["sustained"]) for point in points if point["cameras"] == cameras]
+
+
+def _load(one: _Running, cameras: int, share: float, settings: Settings) -> Load:
+    """So many cameras that bring that share of the engine's own rate."""
+    people = share * one.rate / (cameras * settings.fps)
+    wanted = LEAST_FRAMES / (cameras * settings.fps * min(1.0, people))
+    return Load(
+        cameras=cameras,
+        people=people,
+        fps=settings.fps,
+        seconds=min(max(wanted, settings.seconds), LONGEST * settings.seconds),
+        warm_up=settings.warm_up,
+        max_batch=one.max_batch,
+        max_wait=settings.max_wait_ms / 1e3,
+        capacity=one.max_batch + math.ceil(2 * one.rate * settings.deadline_ms / 1e3),
+    )
+
+
+def _point(load: Load, seen: Seen, joules: float | None, settings: Settings) -> dict[str, Any]:
+    """One end-to-end run."""
+    frames = len(seen.latencies) + seen.refused
+    late = seen.refused + sum(1 for latency in seen.latencies if latency * 1e3 > settings.deadline_ms)
+    found: dict[str, Any] = {
+        "cameras": load.cameras,
+        "people_per_frame": round(load.people, 4),
+        "offered_crops_per_second": round(load.crops_per_second, 2),
+        "frames": frames,
+        "refused": seen.refused,
+        "late": late,
+        "sustained": frames > 0 and late <= LATE_SHARE * frames,
+        "ids": seen.people,
+        "ids_right": seen.right,
+    }
+    if seen.latencies:
+        found |= spread(seen.latencies)
+        found["parts_p50_ms"] = {
+            name: round(percentile(getattr(seen, name), 50) * 1e3, 3) for name in ("late", "cut", "engine", "search")
+        }
+        found["mean_batch"] = round(float(np.mean(seen.batches)), 2)
+    if joules is not None and seen.batches:
+        found["joules_per_crop"] = round(joules / sum(seen.batches), 4)
+    return found
+
+
+def _summary(one: _Running) -> dict[str, Any]:
+    """Everything about one engine."""
+    manifest = one.manifest
+    return {
+        "name": one.entry.name,
+        "backend": manifest.backend,
+        "precision": manifest.precision,
+        "model": manifest.spec.name,
+        "fingerprint": manifest.fingerprint,
+        "device": one.entry.device,
+        "opened_in_s": round(one.process.call("opened"), 2),
+        "memory": one.process.call("memory"),
+        "engine_only": one.engine_only,
+        "batcher": {"max_batch": one.max_batch, "engine_only_crops_per_second": one.rate},
+        "end_to_end": one.end_to_end,
+        "sustained": _sustained(one.end_to_end),
+    }
+
+
+def _sustained(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The largest load that each number of cameras sustained; people and crops are 0 where the least was too much."""
+    found = []
+    for cameras in dict.fromkeys(point["cameras"] for point in points):
+        share = ladder.sustained(_tried(points, cameras))
+        best = next((p for p in points if p["cameras"] == cameras and p["share"] == share), None)
+        found.append(
+            {
+                "cameras": cameras,
+                "people_per_frame": best["people_per_frame"] if best else 0.0,
+                "crops_per_second": best["offered_crops_per_second"] if best else 0.0,
+                "p99_ms": best["p99_ms"] if best else None,
+            }
+        )
+    return found
+
+
+def _say(quiet: bool, message: str) -> None:
+    if not quiet:
+        say(message)

@@ -1,0 +1,72 @@
+"""The same network for other engine libraries: built for the comparison, verified, and thrown away afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from dpm_edge.bench.measure import Entry
+from dpm_edge.errors import SpecError, nearest
+from dpm_edge.manifest import PORTABLE, Manifest
+from dpm_edge.progress import say
+
+RIVALS = ("onnxruntime", "openvino", "torch")
+PRECISION = "fp32"
+
+
+def check(engine: Path, names: Sequence[str], checkpoint: Path | None) -> None:
+    """Refuse what cannot be built before anything is done.
+
+    Raises:
+        SpecError: a name is unknown or comes twice, is the engine itself, or torch lacks a checkpoint.
+    """
+    manifest = Manifest.read(engine)
+    for name in names:
+        if name not in RIVALS:
+            raise SpecError(f"{name!r} cannot be compared with.{nearest(name, RIVALS)}")
+        if (name, PRECISION) == (manifest.backend, manifest.precision):
+            raise SpecError(f"the engine is {name} {PRECISION} itself; leave {name} out of --against")
+    if len(set(names)) < len(names):
+        raise SpecError(f"--against names an engine twice: {', '.join(names)}")
+    if "torch" in names and checkpoint is None and _shipped(manifest) is None:
+        raise SpecError("torch needs the checkpoint that the engine was exported from: --checkpoint FILE.safetensors")
+
+
+def build_all(
+    engine: Path, names: Sequence[str], checkpoint: Path | None, scratch: Path, *, quiet: bool
+) -> list[Entry]:
+    """An engine directory in `scratch` for each name, fp32, of the same portable ONNX (torch: of the checkpoint).
+
+    Raises:
+        DpmError: a library is missing, or the engine is over the accuracy budget.
+        SpecError: the checkpoint is of another model.
+    """
+    from dpm_edge.build import build
+
+    manifest = Manifest.read(engine)
+    entries = []
+    for name in names:
+        if not quiet:
+            say(f"building the {name} {PRECISION} engine to compare with")
+        model = engine / PORTABLE
+        if name == "torch":
+            model = checkpoint or _shipped(manifest) or model
+        built = build(
+            model, scratch / name, backend=name, precision=PRECISION, batch=str(manifest.batch), progress=False
+        )
+        if built.fingerprint != manifest.fingerprint:
+            raise SpecError(f"{model} is another model than the engine's (their fingerprints differ); give its own")
+        entries.append(Entry(f"{name} {PRECISION}", scratch / name, built.device))
+    return entries
+
+
+def _shipped(manifest: Manifest) -> Path | None:
+    """The checkpoint that ships, where the engine is of that model."""
+    import json
+
+    with as_file(files("dpm_edge") / "assets") as assets:
+        card = assets / "dpm-t.json"
+        if card.is_file() and json.loads(card.read_text())["fingerprint"] == manifest.fingerprint:
+            return card.with_suffix(".safetensors")
+    return None
