@@ -20,6 +20,7 @@ COMMANDS = {
     "gallery": "gallery",
     "calibrate": "calibrate",
     "eval": "evaluate",
+    "bench": "bench",
     "doctor": "doctor",
     "train": "train",
     "explain": "explain",
