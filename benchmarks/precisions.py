@@ -2,9 +2,9 @@
 
     python benchmarks/precisions.py --labelled dpm_edge/assets/samples --calibrate CROPS [--model MODEL …]
 
-writes benchmarks/results/precisions.json. MODEL is a portable ONNX or a checkpoint; the shipped dpm-t unless named. Every
-graph is emulated on the CPU: each operator computes in float32 and its result is rounded to the type that the graph
-gives it, as a GPU rounds the float32 sums of its matrix units. float8 and int8 are ONNX Runtime's own Q/DQ.
+writes benchmarks/results/precisions.json. MODEL is a portable ONNX or a checkpoint; the shipped dpm-t unless named.
+Every graph is emulated on the CPU: each operator computes in float32 and its result is rounded to the type that the
+graph gives it, as a GPU rounds the float32 sums of its matrix units. float8 and int8 are ONNX Runtime's own Q/DQ.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """float16 or bfloat16 written into the graph, for libraries that take each operator's type from it (TensorRT).
 
-Whole regions run in the low type: attention from the QKV product to the output product but for its softmax, the MLP with
-its GELU, the patch embedding, the convolutions of the mask generator. float32 islands stay where a sum over many values
-or a difference of near ones is formed: LayerNorm, softmax, the residual stream, and everything between the last product
-and an output (neck, L2 norm, the mask's sigmoid). Each tensor is cast at most once in each direction.
+Whole regions run in the low type: attention from the QKV product to the output product but for its softmax, the MLP
+with its GELU, the patch embedding, the convolutions of the mask generator. float32 islands stay where a sum over many
+values or a difference of near ones is formed: LayerNorm, softmax, the residual stream, and everything between the last
+product and an output (neck, L2 norm, the mask's sigmoid). Each tensor is cast at most once in each direction.
 benchmarks/precisions.py measures what each island is worth.
 """
 

@@ -1,8 +1,8 @@
 """INT8 and FP8 (E4M3) as quantise/dequantise pairs (Q/DQ) around the products with weights, calibrated on real crops.
 
-Symmetric: one scale per output channel of a weight, one per activation, no zero points, which is what TensorRT, OpenVINO
-and ONNX Runtime all take for INT8. FP8 is for TensorRT on GPUs of compute capability 8.9 and later; per-channel scales
-of FP8 weights want TensorRT 10.6. Biases, softmax, LayerNorm, GELU and the final normalisation stay in float.
+Symmetric: one scale per output channel of a weight, one per activation, no zero points, which is what TensorRT,
+OpenVINO and ONNX Runtime all take for INT8. FP8 is for TensorRT on GPUs of compute capability 8.9 and later; one scale
+per channel of an FP8 weight wants TensorRT 10.6. Biases, softmax, LayerNorm, GELU and the last norm stay in float.
 
 scale = largest |x| seen / largest value of the type (127, or E4M3's 448: arXiv 2209.05433).
 """
@@ -61,8 +61,8 @@ def quantise(
 
     Args:
         model: what `portable.read` gives; not changed.
-        crops: preprocessed inputs (n, 3, H, W) float32 to calibrate on, one call of the graph each, none of them kept: a
-            generator will do, and `progress.track` around it shows the remaining time.
+        crops: preprocessed inputs (n, 3, H, W) float32 to calibrate on, one call of the graph each, none of them kept:
+            a generator will do, and `progress.track` around it shows the remaining time.
         keep_float: names of further nodes to leave in float, beside the products of two activations.
         kind: "int8" or "fp8".
 

@@ -14,6 +14,14 @@ from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 
 
+@pytest.fixture(autouse=True)
+def no_traces(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trusted plans and timing caches of the tests do not end up in the home of who runs them."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("DPM_EDGE_TRUST", str(home / "trusted.json"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+
+
 @pytest.fixture(scope="session")
 def net() -> DPM:
     return network()
@@ -33,7 +41,7 @@ def portable_path(net: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def paper_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network with the paper's mask generator over four blocks and QuickGELU, wide enough for the mask-head kernel."""
+    """A network with the paper's mask generator over four blocks and QuickGELU, wide enough for its kernel."""
     path = tmp_path_factory.mktemp("paper") / "paper.onnx"
     changes = {"width": 64, "heads": 4, "layers": 4, "mask_blocks": (1, 2, 3, 4), "hmg": "paper", "quick_gelu": True}
     export(network(name="paper", **changes), path)

@@ -90,8 +90,8 @@ def test_casts_only_where_islands_begin_and_end(precision: str, model: ModelProt
     assert len({(c.input[0], c.attribute[0].i) for c in casts}) == len(casts), "a tensor is cast once"
     blocks, mask_blocks = 2, 2
     assert len(casts) == 1 + 1 + 6 * blocks + mask_blocks + 1, (
-        "the images, the patch tokens; in a block: two norms out, softmax in and out, two residual branches; the tokens "
-        "of the mask; its gates"
+        "the images, the patch tokens; in a block: two norms out, softmax in and out, two residual branches; the "
+        "tokens of the mask; its gates"
     )
     assert sum(len(t.raw_data) for t in lowered.graph.initializer) < 0.6 * sum(
         len(t.raw_data) for t in model.graph.initializer
