@@ -28,6 +28,8 @@ QUERY_TILE = 256
 GALLERY_TILE = 8192
 COMPILE_FROM = 1 << 13
 """Scores below which numpy alone answers: loading the compiled loops would take longer, and compiling them seconds."""
+PIECE = 256
+"""Rows that are converted at a time, so that what that needs beside them stays small."""
 SPARE = 16
 """Candidates beyond k, so that the border is usually clear at once."""
 
@@ -54,9 +56,17 @@ class Vectors:
 def squared_norms(values: NDArray) -> NDArray[np.float32]:
     """Σ v² of each row, (N, D) → (N,) float32, in pieces that stay small."""
     out = np.empty(len(values), np.float32)
-    for part in chunks(len(values), GALLERY_TILE):
+    for part in chunks(len(values), PIECE):
         rows = values[part].astype(np.float32)
         out[part] = np.einsum("nd,nd->n", rows, rows)
+    return out
+
+
+def unit(values: NDArray) -> NDArray[np.float32]:
+    """Rows scaled to L2 norm 1 in float64, (N, D) → (N, D) float32, in pieces that stay small."""
+    out = np.empty(values.shape, np.float32)
+    for part in chunks(len(values), PIECE):
+        out[part] = normalise(values[part].astype(np.float64))
     return out
 
 

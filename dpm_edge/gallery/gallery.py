@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery import parquet, saved
+from dpm_edge.gallery import exact, parquet, saved
 from dpm_edge.gallery.audit import Audit
 from dpm_edge.gallery.flusher import Flusher
 from dpm_edge.gallery.ids import Ids
@@ -22,7 +22,6 @@ from dpm_edge.gallery.places import create_store, open_store
 from dpm_edge.gallery.rows import Rows, Where, payload_json
 from dpm_edge.gallery.searching import Searching
 from dpm_edge.gallery.store import Store, new_meta
-from dpm_edge.metrics import normalise
 from dpm_edge.runtime.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class Gallery(Searching):
             names = self._ids.new(n) if ids is None else self._ids.given(ids)
             rows = Rows(
                 ids=names,
-                features=normalise(embeddings.features.astype(np.float64)).astype(np.float32),
+                features=exact.unit(embeddings.features),
                 masks=embeddings.masks if self._store.meta["masks"] else None,
                 people=_text(people),
                 tracks=[""] * n if tracks is None else _text(tracks),

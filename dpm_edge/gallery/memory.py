@@ -5,88 +5,78 @@ N rows · D feature dimensions
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import fields
-from sys import intern
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.gallery import exact
+from dpm_edge.gallery.columns import Column, Names
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.store import BATCH, Asked, Store
 
-TEXTS = ("people", "tracks", "cameras", "sources", "payloads")
+NAMES = ("people", "tracks", "cameras")
+TEXTS = (*NAMES, "sources", "payloads")
 
 
 class MemoryStore(Store):
-    """Columns that grow by doubling: memory that no row has touched yet costs nothing."""
+    """Columns that grow where they are; texts that recur are kept once."""
 
     def __init__(self, meta: dict[str, Any], dtype: str) -> None:
         """An empty store that keeps features and masks as `dtype`: float32, float16 or int8."""
         self.meta = meta
         self.dtype = np.dtype(dtype)
-        self._n = 0
         d = meta["dimension"]
-        self._columns: dict[str, NDArray] = {
-            "ids": np.empty(0, np.int64),
-            "features": np.empty((0, d), self.dtype),
-            "masks": np.empty((0, d if meta["masks"] else 0), self.dtype),
-            "squares": np.empty(0, np.float32),
-            "timestamps": np.empty(0, np.float64),
-            "visibility": np.empty(0, np.float32),
-            "boxes": np.empty((0, 4), np.float32),
-            "camera": np.empty(0, np.int32),
-            "person": np.empty(0, np.int32),
+        self._columns = {
+            "ids": Column((), np.int64),
+            "features": Column((d,), self.dtype),
+            "masks": Column((d if meta["masks"] else 0,), self.dtype),
+            "squares": Column((), np.float32),
+            "timestamps": Column((), np.float64),
+            "visibility": Column((), np.float32),
+            "boxes": Column((4,), np.float32),
         }
-        self._texts: dict[str, list[Any]] = {name: [] for name in TEXTS}
-        self._codes: dict[str, dict[str, int]] = {"camera": {}, "person": {}}
+        self._names = {name: Names() for name in NAMES}
+        self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
         self._places: dict[int, int] | None = None
 
     def column(self, name: str) -> NDArray:
         """A view of what is stored, such as features, masks, ids, timestamps; valid until the next change."""
-        return self._columns[name][: self._n]
+        return self._columns[name].rows
 
     def texts(self, name: str) -> list[Any]:
-        """People, tracks, cameras, sources or payloads (None where there is none) of all rows."""
-        return self._texts[name]
+        """People, tracks, cameras, sources or payloads of all rows; None where there is no payload."""
+        texts = self._texts_at(name, np.arange(len(self._columns["ids"])))
+        return [one or "" for one in texts] if name == "sources" else texts
 
     def add(self, rows: Rows) -> None:
-        """Copied to the end."""
+        """Copied to the end, some at a time."""
         assert rows.features is not None, "the gallery adds whole rows"
-        features = self._stored(rows.features, unit=False)
-        new = {
-            "ids": rows.ids,
-            "features": features,
-            "masks": self._stored(rows.masks, unit=True) if self.meta["masks"] else np.empty((len(rows), 0)),
-            "squares": exact.squared_norms(features),
-            "timestamps": rows.timestamps,
-            "visibility": rows.visibility,
-            "boxes": rows.boxes,
-            "camera": self._code("camera", rows.cameras),
-            "person": self._code("person", rows.people),
-        }
-        stop = self._n + len(rows)
-        for name, column in self._columns.items():
-            if stop > len(column):
-                grown = _room((max(stop, 2 * len(column), 256), *column.shape[1:]), column.dtype)
-                grown[: self._n] = column[: self._n]
-                self._columns[name] = grown
-            self._columns[name][self._n : stop] = new[name]
-        for name in TEXTS:  # people and cameras recur: one text each; most rows have no payload: None
-            self._texts[name] += [
-                intern(text) if isinstance(text, str) else text or None for text in getattr(rows, name)
-            ]
-        self._n, self._places = stop, None
+        for column in self._columns.values():
+            column.reserve(len(column) + len(rows))
+        for start in range(0, len(rows), exact.PIECE):
+            part = slice(start, start + exact.PIECE)
+            features = self._stored(rows.features[part], unit=False)
+            self._columns["features"].append(features)
+            self._columns["squares"].append(exact.squared_norms(features))
+            masks = rows.masks[part] if self.meta["masks"] and rows.masks is not None else np.empty((len(features), 0))
+            self._columns["masks"].append(self._stored(masks, unit=True))
+        for name in ("ids", "timestamps", "visibility", "boxes"):
+            self._columns[name].append(getattr(rows, name))
+        for name, names in self._names.items():
+            names.append(getattr(rows, name))
+        for name, kept in self._lists.items():  # most rows have no payload: None
+            kept += [one or None for one in getattr(rows, name)]
+        self._places = None
 
     def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Exact over every row."""
         ids = self.column("ids")
         own = None
         if asked.own_cameras is not None:
-            own = np.array([self._codes["camera"].get(camera, -1) for camera in asked.own_cameras], np.int32)
+            own = np.array([self._names["cameras"].code(camera) for camera in asked.own_cameras], np.int32)
         vectors = exact.Vectors(
             self.column("features"), self.column("masks") if self.meta["masks"] else None, self.column("squares")
         )
@@ -97,7 +87,7 @@ class MemoryStore(Store):
             metric=asked.metric,
             query_masks=asked.masks,
             hidden=None if asked.where.everything else ~self._fits(asked.where),
-            group=None if own is None else self.column("camera"),
+            group=None if own is None else self._names["cameras"].codes,
             own=own,
             names=ids,
         )
@@ -120,21 +110,16 @@ class MemoryStore(Store):
     def delete(self, ids: NDArray[np.int64]) -> None:
         """The rows behind move up, so that nothing of a deleted row stays in a column."""
         keep = np.flatnonzero(~np.isin(self.column("ids"), ids))
-        if len(keep) == self._n:
+        if len(keep) == len(self._columns["ids"]):
             return
-        for name, column in self._columns.items():
-            shrunk = _room((len(keep), *column.shape[1:]), column.dtype)
-            np.take(column[: self._n], keep, axis=0, out=shrunk)
-            self._columns[name] = shrunk
-        self._texts = {name: [texts[i] for i in keep] for name, texts in self._texts.items()}
-        self._n, self._places = len(keep), None
-        self._codes = {"camera": {}, "person": {}}  # a name that no row bears is not kept either
-        self._columns["camera"][:] = self._code("camera", self._texts["cameras"])
-        self._columns["person"][:] = self._code("person", self._texts["people"])
+        for column in (*self._columns.values(), *self._names.values()):
+            column.keep(keep)
+        self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
+        self._places = None
 
     def count(self, where: Where) -> int:
         """Rows that fit."""
-        return self._n if where.everything else int(self._fits(where).sum())
+        return len(self._columns["ids"]) if where.everything else int(self._fits(where).sum())
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Kept until `save`."""
@@ -149,9 +134,8 @@ class MemoryStore(Store):
     def close(self) -> None:
         """Nothing to do."""
 
-    def _stored(self, values: NDArray | None, *, unit: bool) -> NDArray:
+    def _stored(self, values: NDArray, *, unit: bool) -> NDArray:
         """Values as this store keeps them; int8 codes per row, or in 127ths for values in 0..1."""
-        assert values is not None, "the gallery gives masks where they are kept"
         if self.dtype != np.int8:
             return values.astype(self.dtype)
         return np.rint(values * 127).astype(np.int8) if unit else exact.quantise(values)[0]
@@ -163,29 +147,29 @@ class MemoryStore(Store):
         whole = values.astype(np.float32)
         return whole / 127 if unit else whole / np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-12)
 
-    def _code(self, what: str, names: list[str]) -> NDArray[np.int32]:
-        codes = self._codes[what]
-        return np.array([codes.setdefault(name, len(codes)) for name in names], np.int32)
-
     def _fits(self, where: Where) -> NDArray[np.bool_]:
-        camera, person = self._codes["camera"], self._codes["person"]
+        camera, person = self._names["cameras"], self._names["people"]
         coded = Where(
-            cameras=None if where.cameras is None else tuple(camera.get(c, -1) for c in where.cameras),  # type: ignore[misc]
-            not_camera=None if where.not_camera is None else camera.get(where.not_camera, -1),  # type: ignore[arg-type]
+            cameras=None if where.cameras is None else tuple(camera.code(c) for c in where.cameras),  # type: ignore[misc]
+            not_camera=None if where.not_camera is None else camera.code(where.not_camera),  # type: ignore[arg-type]
             since=where.since,
             until=where.until,
             min_visibility=where.min_visibility,
-            people=None if where.people is None else tuple(person.get(p, -1) for p in where.people),  # type: ignore[misc]
+            people=None if where.people is None else tuple(person.code(p) for p in where.people),  # type: ignore[misc]
         )
         return coded.holds(
-            cameras=self.column("camera"),
+            cameras=camera.codes,
             timestamps=self.column("timestamps"),
             visibility=self.column("visibility"),
-            people=self.column("person"),
+            people=person.codes,
         )
 
+    def _texts_at(self, name: str, at: NDArray[np.int64]) -> list[Any]:
+        return self._names[name].of(at) if name in self._names else [self._lists[name][i] for i in at]
+
     def _rows(self, at: NDArray[np.int64], vectors: bool) -> Rows:
-        picked: dict[str, Any] = {name: [texts[i] for i in at] for name, texts in self._texts.items()}
+        picked: dict[str, Any] = {name: self._texts_at(name, at) for name in TEXTS}
+        picked["sources"] = [one or "" for one in picked["sources"]]
         picked["payloads"] = [one or {} for one in picked["payloads"]]
         for field in fields(Rows):
             if field.name in self._columns and field.name not in ("features", "masks"):
@@ -194,11 +178,3 @@ class MemoryStore(Store):
         masks = vectors and self.meta["masks"]
         picked["masks"] = self._read(self.column("masks")[at], unit=True) if masks else None
         return Rows(**picked)
-
-
-def _room(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-    """An array of any content, in pages of its own: untouched ones cost nothing, freed ones go back to the system."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    if size < 1 << 20:
-        return np.empty(shape, dtype)
-    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
