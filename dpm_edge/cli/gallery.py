@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dpm_edge.cli import found
+from dpm_edge.cli import fill, found
 from dpm_edge.cli.found import search_options
 from dpm_edge.cli.options import PATH, as_json, quiet
 
@@ -263,3 +263,6 @@ def snapshot(place: str, folder: Path) -> None:
         else:
             gallery.snapshot(folder)
         click.echo(f"{folder}: {len(gallery)} rows")
+
+
+command.add_command(fill.command)

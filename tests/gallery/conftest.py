@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,22 +15,27 @@ from qdrant_client import QdrantClient
 
 from dpm_edge import Gallery
 from dpm_edge.gallery import edge, milvus, qdrant
+from dpm_edge.gallery.memory import MemoryStore
+from dpm_edge.gallery.rows import Where
 from dpm_edge.gallery.store import new_meta
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
-import sys, time
+import sys
 from milvus import MilvusServer
 server = MilvusServer()
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
+# A read waits for the next tick of the server's clock, 200 ms as it comes: the tests make hundreds of small reads.
+for setting, value in {"proxy.timeTickInterval": 10, "queryCoord.checkInterval": 50}.items():
+    server.config.set(setting, value)
 server.start()
 print("ready", flush=True)
 sys.stdin.read()
 server.stop()
 """
 
-Make = Callable[..., Gallery]
+Spare = dict[tuple[int, bool], list[milvus.MilvusStore]]
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +44,6 @@ def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if "DPM_MILVUS_URL" in os.environ:
         yield os.environ["DPM_MILVUS_URL"]
         return
-    if os.environ.get("DPM_TEST_MILVUS") != "1":
-        pytest.skip(reason="a Milvus server takes minutes: DPM_TEST_MILVUS=1 starts one, DPM_MILVUS_URL names one")
     python = ROOT / ".venv-milvus" / "bin" / "python"
     if not (python.parent / "milvus-server").exists():
         made = subprocess.run(
@@ -70,36 +73,73 @@ def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait(timeout=60)
 
 
-@pytest.fixture(params=["memory", "edge", "qdrant", "milvus"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """Makes empty galleries of model "f" over one kind of store; they are closed in the end."""
-    made: list[Gallery] = []
+@pytest.fixture(scope="session")
+def spare_collections() -> Iterator[Spare]:
+    """Collections that no test uses now, by dimension and masks: making and loading one takes the server 3 seconds."""
+    spare: Spare = {}
+    yield spare
+    for store in [one for several in spare.values() for one in several]:
+        store._client.drop_collection(store._collection)
 
-    def new(dimension: int = 12, masks: bool = True) -> Gallery:
+
+class Make:
+    """Makes empty galleries of model "f" over one kind of store."""
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        """The kind is the request's parameter."""
+        self.kind, self._request, self._folder = request.param, request, folder
+        self._open: list[Gallery] = []
+
+    def __call__(self, dimension: int = 12, masks: bool = True) -> Gallery:
+        """One more; it is given back when the test ends."""
         name, meta = f"g{uuid.uuid4().hex}", new_meta("f", dimension, masks)
-        if request.param == "memory":
-            gallery = Gallery("f", dimension, "float16")
-        elif request.param == "edge":
-            gallery = Gallery.create(tmp_path / name, "f", dimension, masks=masks)
-        elif request.param == "qdrant":
-            client = (
-                qdrant.connect(os.environ["DPM_QDRANT_URL"], None)
-                if "DPM_QDRANT_URL" in os.environ
-                else QdrantClient(":memory:")
-            )
+        if self.kind == "memory":
+            gallery = Gallery("f", dimension, store=MemoryStore(meta, "float16"))
+        elif self.kind == "edge":
+            gallery = Gallery.create(self._folder / name, "f", dimension, masks=masks)
+        elif self.kind == "qdrant":
+            url = os.environ.get("DPM_QDRANT_URL")
+            client = qdrant.connect(url, None) if url else QdrantClient(":memory:")
             gallery = Gallery("f", dimension, store=qdrant.QdrantStore.create(client, name, meta))
         else:
-            client = milvus.connect(request.getfixturevalue("milvus_url"), None)
-            gallery = Gallery("f", dimension, store=milvus.MilvusStore.create(client, name, meta))
-        made.append(gallery)
+            gallery = Gallery("f", dimension, store=self._milvus(name, meta))
+        self._open.append(gallery)
         return gallery
 
-    yield new
-    for gallery in made:
-        if request.param == "milvus":
-            gallery.store._client.drop_collection(gallery.store._collection)
-        if not (request.param == "edge" and isinstance(gallery.store, edge.EdgeStore) and closed(gallery)):
+    def give_back(self, gallery: Gallery) -> None:
+        """A test is done with it."""
+        self._open.remove(gallery)
+        if isinstance(gallery.store, milvus.MilvusStore):
+            self._spare(gallery.store.meta).append(gallery.store)
+        elif not (isinstance(gallery.store, edge.EdgeStore) and closed(gallery)):
             gallery.close()
+
+    def give_all_back(self) -> None:
+        """The test is over."""
+        for gallery in list(self._open):
+            self.give_back(gallery)
+
+    def _spare(self, meta: dict) -> list[milvus.MilvusStore]:
+        spare: Spare = self._request.getfixturevalue("spare_collections")
+        return spare.setdefault((meta["dimension"], meta["masks"]), [])
+
+    def _milvus(self, name: str, meta: dict) -> milvus.MilvusStore:
+        url, spare = self._request.getfixturevalue("milvus_url"), self._spare(meta)
+        if not spare:
+            return milvus.MilvusStore.create(milvus.connect(url, None), name, meta)
+        store = spare.pop()
+        store.write_meta(meta)
+        for rows in list(store.scan(Where(), vectors=False)):
+            store.delete(rows.ids)
+        return store
+
+
+@pytest.fixture(params=["memory", "edge", "qdrant", "milvus"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """Makes empty galleries over each kind of store in turn."""
+    maker = Make(request, tmp_path)
+    yield maker
+    maker.give_all_back()
 
 
 def closed(gallery: Gallery) -> bool:

@@ -1,0 +1,202 @@
+"""`dpm-edge gallery fill`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpm_edge.cli.options import PATH, as_json, engine_options, quiet
+
+if TYPE_CHECKING:
+    from dpm_edge.gallery.archive import Archive
+
+PATIENCE = 1800.0
+"""Seconds that part 1 waits for a new shard of the other parts before it gives up."""
+
+
+@click.command("fill")
+@click.argument("place")
+@click.argument("engine", type=PATH)
+@click.argument("folders", type=PATH, nargs=-1, required=True)
+@click.option("--archive", type=PATH, required=True, help="Folder for the shards, the same on every machine.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
+@click.option("--part", help="I/N: this is machine I of N. Under torchrun, its RANK and WORLD_SIZE.")
+@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Pictures in a shard.")
+@click.option("--camera", help="The camera of all rows; else the one that Market-1501's file names give.")
+@engine_options
+@as_json
+@quiet
+def command(
+    place: str,
+    engine: Path,
+    folders: tuple[Path, ...],
+    archive: Path,
+    workers: int,
+    part: str | None,
+    shard_size: int,
+    camera: str | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Embed every picture below FOLDERS with ENGINE, by many processes, and add the rows to the gallery at PLACE.
+
+    The same command again goes on where it was cut off: finished shards are kept, and no row is added twice. On many
+    machines that share the pictures and the archive folder, run it on each with --part, or under torchrun; part 1 waits
+    for the others and adds the rows. The gallery is created where there is none.
+
+    \b
+    Example:
+      dpm-edge gallery fill seen demo-out/engine /archive --archive /archive-shards --workers 2
+      torchrun --nproc-per-node 2 --no-python dpm-edge gallery fill seen demo-out/engine /archive --archive shards
+    """
+    import json
+
+    from dpm_edge.cli.match import labels
+    from dpm_edge.errors import GalleryError
+    from dpm_edge.gallery.archive import embed_part, open_archive, pour
+    from dpm_edge.manifest import Manifest
+    from dpm_edge.progress import say
+    from dpm_edge.runtime import Engine
+
+    manifest = Manifest.read(engine)
+    mine = _part(part)
+    plan = open_archive(archive, folders, manifest.fingerprint, shard_size)
+    before = len(plan.missing())
+    if workers == 1:
+        if plan.missing(mine):
+            with Engine.load(engine, device=device, threads=threads) as opened:
+                embed_part(plan, opened, mine, quiet=quiet)
+    else:
+        _by_workers(plan, engine, device, threads or 1, mine, workers, quiet)
+    if mine[0] == 0:
+        _wait(plan, quiet)
+        with _gallery(place, manifest) as gallery:
+            added, skipped = pour(plan, gallery, labels, camera=camera, quiet=quiet)
+            rows = len(gallery)
+    else:
+        added, skipped, rows = 0, [], None
+    left = len(plan.missing())
+    if left and mine[0] == 0:
+        raise GalleryError(f"{left} shards are missing in {archive}. Run the command again")
+    result: dict[str, Any] = {"pictures": len(plan.pictures), "shards": len(plan.shards()), "embedded": before - left}
+    result |= {"missing": left, "added": added, "rows": rows}
+    result["skipped"] = [{"picture": picture, "reason": reason} for picture, reason in skipped]
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    for picture, reason in skipped:
+        say(f"skipped {picture}: {reason}")
+    done = f"{added} rows added, {rows} there" if rows is not None else f"{left} shards left to the others"
+    click.echo(f"{len(plan.pictures)} pictures in {len(plan.shards())} shards: {done}")
+
+
+def _part(said: str | None) -> tuple[int, int]:
+    """(i, n) with i from 0, of --part I/N or of torchrun's environment; else all of it."""
+    if said is None:
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return 0, 1
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        number, count = (int(one) for one in said.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise click.UsageError(f"--part {said!r} is not understood; I/N with I from 1 to N is wanted, such as 1/4")
+    return number - 1, count
+
+
+def _gallery(place: str, manifest: Any) -> Any:
+    """The gallery at a place, made where there is none."""
+    from dpm_edge.errors import GalleryError
+    from dpm_edge.gallery import Gallery
+
+    if "://" not in place and not Path(place).exists():
+        return Gallery.create(place, manifest.fingerprint, manifest.spec.dimension)
+    try:
+        return Gallery.open(place)
+    except GalleryError as error:
+        if "no collection" not in str(error):
+            raise
+        return Gallery.create(place, manifest.fingerprint, manifest.spec.dimension)
+
+
+def _work(plan: Archive, engine: Path, device: str, threads: int, part: tuple[int, int]) -> None:
+    """What a worker process does."""
+    from dpm_edge.gallery.archive import embed_part
+    from dpm_edge.runtime import Engine
+
+    with Engine.load(engine, device=device, threads=threads) as opened:
+        embed_part(plan, opened, part, quiet=True)
+
+
+def _by_workers(
+    plan: Archive, engine: Path, device: str, threads: int, part: tuple[int, int], workers: int, quiet: bool
+) -> None:
+    """Processes until every shard of the part is there; what a killed one left is done by the next round.
+
+    Raises:
+        GalleryError: the workers ended without finishing one more shard.
+    """
+    from dpm_edge.errors import GalleryError
+    from dpm_edge.progress import say, track
+
+    context = multiprocessing.get_context("spawn")
+    while left := plan.missing(part):
+        parts = [(part[0] + part[1] * i, part[1] * workers) for i in range(workers)]
+        at_work = [context.Process(target=_work, args=(plan, engine, device, threads, one)) for one in parts]
+        for one in at_work:
+            one.start()
+        try:
+            for _ in track(_finished(plan, left, at_work), what="shards", total=len(left), quiet=quiet):
+                pass
+        finally:
+            for one in at_work:
+                one.terminate() if one.is_alive() else None
+                one.join()
+        dead = [f"{one.pid} ({one.exitcode})" for one in at_work if one.exitcode]
+        if dead and len(plan.missing(part)) == len(left):
+            raise GalleryError(f"workers {', '.join(dead)} ended without a finished shard; what they said is above")
+        if dead:
+            say(f"workers {', '.join(dead)} ended early; {len(plan.missing(part))} shards are left")
+
+
+def _finished(plan: Archive, left: list[int], at_work: list[Any]) -> Iterator[int]:
+    """Each shard when its file appears, until no worker is alive."""
+    waiting = set(left)
+    alive = True
+    while alive:
+        alive = any(one.is_alive() for one in at_work)
+        for number in sorted(number for number in waiting if plan.file(number).is_file()):
+            waiting.remove(number)
+            yield number
+        time.sleep(0.1 if alive else 0)
+
+
+def _wait(plan: Archive, quiet: bool) -> None:
+    """Until the other parts' shards are there too.
+
+    Raises:
+        GalleryError: none came for `PATIENCE` seconds.
+    """
+    from dpm_edge.errors import GalleryError
+    from dpm_edge.progress import say
+
+    left, since = plan.missing(), time.monotonic()
+    if left and not quiet:
+        say(f"waiting for {len(left)} shards of other parts")
+    while left:
+        time.sleep(0.2)
+        now = plan.missing()
+        if len(now) < len(left):
+            since = time.monotonic()
+        left = now
+        if time.monotonic() - since > PATIENCE:
+            raise GalleryError(f"{len(left)} shards did not come for {PATIENCE:.0f} s. Start their parts again")

@@ -1,0 +1,189 @@
+"""`dpm-edge gallery fill`: two workers make the rows that one makes; killed ones lose none and add none twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_engine
+from click.testing import CliRunner
+
+from dpm_edge import Gallery
+from dpm_edge.cli import main
+from dpm_edge.gallery.rows import Rows
+
+PICTURES, BROKEN = 41, 17
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures named as Market-1501's, one of them broken, and an engine."""
+    root = tmp_path_factory.mktemp("site")
+    tiny_engine.write_engine(root / "engine")
+    (root / "crops").mkdir()
+    for i, picture in enumerate(tiny_engine.people(PICTURES)):
+        large = cv2.resize(picture, (900, 1800), interpolation=cv2.INTER_NEAREST)  # some work for each
+        cv2.imwrite(str(root / "crops" / name(i)), large)
+    (root / "crops" / name(BROKEN)).write_bytes(b"no picture")
+    return root
+
+
+def name(i: int) -> str:
+    return f"{i % 7:04d}_c{i % 3}s1_{i:06d}_00.png"
+
+
+def fill(site: Path, out: Path, *more: object) -> list[str]:
+    """The command line."""
+    place = [str(out / "seen"), str(site / "engine"), str(site / "crops"), "--archive", str(out / "shards")]
+    return [*place, "--shard-size", "2", "--threads", "1", "--json", "--quiet", *map(str, more)]
+
+
+def start(site: Path, out: Path, *more: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "dpm_edge.cli", "gallery", "fill", *fill(site, out, *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen) -> dict:
+    said, wrong = process.communicate(timeout=300)
+    assert process.returncode == 0, wrong
+    return json.loads(said)
+
+
+def here(site: Path, out: Path, *more: object) -> dict:
+    """The command in this process."""
+    done = CliRunner().invoke(main, ["gallery", "fill", *fill(site, out, *more)])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def rows_of(out: Path) -> Rows:
+    with Gallery.open(out / "seen") as gallery:
+        return gallery.rows()
+
+
+@pytest.fixture(scope="module")
+def alone(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The rows that one worker makes."""
+    out = tmp_path_factory.mktemp("alone")
+    told = here(site, out)
+    assert (told["pictures"], told["shards"], told["embedded"], told["missing"]) == (PICTURES, 21, 21, 0)
+    assert told["added"] == told["rows"] == PICTURES - 1
+    assert [Path(one["picture"]).name for one in told["skipped"]] == [name(BROKEN)]
+    return rows_of(out)
+
+
+def assert_same(got: Rows, wanted: Rows) -> None:
+    assert len(set(wanted.ids.tolist())) == PICTURES - 1
+    np.testing.assert_array_equal(got.ids, wanted.ids)
+    np.testing.assert_array_equal(got.features, wanted.features)
+    np.testing.assert_array_equal(got.masks, wanted.masks)
+    assert (got.sources, got.people, got.cameras) == (wanted.sources, wanted.people, wanted.cameras)
+
+
+def test_one_workers_rows_are_the_networks(alone: Rows, site: Path) -> None:
+    pictures = [cv2.imread(str(site / "crops" / Path(source).name)) for source in alone.sources]
+    feature, mask = tiny_engine.expected(pictures)
+    np.testing.assert_allclose(alone.features, feature, atol=2e-3)
+    np.testing.assert_allclose(alone.masks, mask, atol=2e-3)
+    assert alone.people == [Path(source).name[:4] for source in alone.sources]
+
+
+def test_two_workers_and_a_second_run(site: Path, alone: Rows, tmp_path: Path) -> None:
+    assert finish(start(site, tmp_path, "--workers", 2))["added"] == PICTURES - 1
+    assert_same(rows_of(tmp_path), alone)
+    again = here(site, tmp_path)
+    assert (again["embedded"], again["added"], again["rows"]) == (0, 0, PICTURES - 1)
+
+
+def shards(out: Path) -> int:
+    return len(list((out / "shards").glob("shard-*.safetensors")))
+
+
+def wait_for(out: Path, count: int, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 120
+    while shards(out) < count:
+        assert process.poll() is None and time.monotonic() < until, "the command ended early"
+        time.sleep(0.01)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The embedding processes below a command; multiprocessing also starts one that tracks resources."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the workers' numbers are read from /proc")
+def test_a_worker_killed_by_kill_9_loses_none_and_doubles_none(site: Path, alone: Rows, tmp_path: Path) -> None:
+    command = start(site, tmp_path, "--workers", 2)
+    wait_for(tmp_path, 2, command)
+    os.kill(workers_of(command.pid)[0], signal.SIGKILL)
+    assert finish(command)["added"] == PICTURES - 1
+    assert_same(rows_of(tmp_path), alone)
+
+
+@pytest.mark.slow
+def test_everything_killed_by_kill_9_goes_on_with_the_same_command(site: Path, alone: Rows, tmp_path: Path) -> None:
+    for round_number in range(3):
+        command = start(site, tmp_path, "--workers", 2)
+        wait_for(tmp_path, 4 * (round_number + 1), command)
+        os.killpg(command.pid, signal.SIGKILL)
+        command.communicate()
+    kept = shards(tmp_path)
+    assert 12 <= kept < 21, kept
+    told = finish(start(site, tmp_path, "--workers", 2))
+    assert (told["embedded"], told["added"]) == (21 - kept, PICTURES - 1)
+    assert_same(rows_of(tmp_path), alone)
+    assert not list((tmp_path / "shards").glob(".*.part"))
+
+
+def test_parts_on_two_machines_and_a_half_poured_gallery(site: Path, alone: Rows, tmp_path: Path) -> None:
+    second = here(site, tmp_path, "--part", "2/2")
+    assert (second["embedded"], second["missing"], second["rows"]) == (10, 11, None)
+    assert here(site, tmp_path, "--part", "1/2")["added"] == PICTURES - 1
+    assert_same(rows_of(tmp_path), alone)
+    with Gallery.open(tmp_path / "seen") as gallery:
+        gallery.delete(alone.ids[5:11])  # as if it was cut off there
+    assert here(site, tmp_path)["added"] == 6
+    assert_same(rows_of(tmp_path), alone)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_parts(site: Path, alone: Rows, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "dpm_edge.cli", "gallery", "fill", *fill(site, tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same(rows_of(tmp_path), alone)
+
+
+def refused(site: Path, out: Path, *more: object) -> str:
+    done = CliRunner().invoke(main, ["gallery", "fill", *fill(site, out, *more)])
+    assert done.exit_code and "Traceback" not in done.output, done.output
+    return done.output
+
+
+def test_mistakes_are_named(site: Path, alone: Rows, tmp_path: Path) -> None:
+    here(site, tmp_path)
+    assert "I/N with I from 1 to N is wanted" in refused(site, tmp_path, "--part", "3/2")
+    shutil.copytree(site / "crops", tmp_path / "crops")
+    assert "Take another archive folder" in refused(site, tmp_path, tmp_path / "crops")
+    shard = tmp_path / "shards" / "shard-000003.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20])
+    assert f"{shard} is no safetensors file, or is damaged" in refused(site, tmp_path)
+    shard.unlink()
+    assert here(site, tmp_path)["embedded"] == 1
+    listed = tmp_path / "shards" / "pictures.txt"
+    listed.write_text(listed.read_text() + "x")
+    assert "is not the list" in refused(site, tmp_path)
+    assert_same(rows_of(tmp_path), alone)
