@@ -74,13 +74,14 @@ def _latency(results: dict[str, Any]) -> Figure:
         axes.axhline(settings["deadline_ms"], color="black", linewidth=0.8, linestyle=":")
         axes.set_title(f"{count} camera{'s' if count > 1 else ''}", fontsize=10)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(True, which="both", alpha=0.2)
-        axes.set_xlim(left=0)
     for axes in panels[len(cameras) :]:
         axes.set_visible(False)
+    panels[0].set_xlim(left=0)
     panels[0].annotate(
-        f"deadline {settings['deadline_ms']:g} ms", (0.99, settings["deadline_ms"]),
-        xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
+        f"deadline {settings['deadline_ms']:g} ms", (0.01, settings["deadline_ms"]),
+        xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=8,
     )  # fmt: skip
     figure.supxlabel("people offered a second, all cameras together", fontsize=10)
     figure.supylabel("frame in → ids out, ms", fontsize=10)
@@ -105,14 +106,14 @@ def _people(results: dict[str, Any]) -> Figure:
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     cameras = settings["cameras"]
-    width = 0.8 / len(engines)
+    width = min(0.5, 0.84 / len(engines))
     for i, (colour, one) in enumerate(zip(COLOURS, engines)):
         for place, count in enumerate(cameras):
             run = point(one, count)
             people = run["people_per_frame"] if run else 0.0
             at = place + (i - (len(engines) - 1) / 2) * width
             axes.bar(at, people, width * 0.92, color=colour)
-            axes.annotate(f"{people:.2g}", (at, people), ha="center", va="bottom", fontsize=8)
+            axes.annotate(f"{people:.2g}" if run else "none", (at, people), ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(cameras)), [str(count) for count in cameras])
     axes.set_xlabel("cameras")
     axes.set_ylabel("people per frame, on average")
@@ -123,6 +124,7 @@ def _people(results: dict[str, Any]) -> Figure:
     )
     axes.grid(True, axis="y", alpha=0.2)
     axes.set_axisbelow(True)
+    axes.margins(y=0.1)
     _legend(figure, engines, [])
     return figure
 

@@ -110,8 +110,8 @@ def _machine(results: dict[str, Any]) -> list[str]:
         memory = one["memory"]
         gpu = f", on the GPU {memory['gpu_mb']:g}" if memory["gpu_mb"] is not None else ""
         resident, highest = (_number(memory[key]) or "not readable" for key in ("resident_mb", "highest_mb"))
-        lines.append(f"memory, MB     {one['name']}: {resident} resident, {highest} at its highest{gpu}")
-    lines.append(f"energy         {conditions['energy']}")
+        lines.append(f"memory, MB      {one['name']}: {resident} resident, {highest} at its highest{gpu}")
+    lines.append(f"energy          {conditions['energy']}")
     names = {
         "cpu_mhz": "cores, MHz",
         "governor": "governor",
@@ -123,10 +123,10 @@ def _machine(results: dict[str, Any]) -> list[str]:
     }
     for key, name in names.items():
         before, after = (_short(conditions[when][key]) for when in ("before", "after"))
-        lines.append(f"{name:<14} {before}" + (f" before, {after} after" if before != after else ""))
+        lines.append(f"{name:<15} {before}" + (f" before, {after} after" if before != after else ""))
     working, stolen = conditions["cores_working"], conditions["cores_stolen"]
     if isinstance(working, float):
-        lines.append(f"cores' time    {working:.0%} worked, {stolen:.0%} stolen by other virtual machines")
+        lines.append(f"cores' time     {working:.0%} worked, {stolen:.0%} stolen by other virtual machines")
     return lines
 
 
