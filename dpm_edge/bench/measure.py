@@ -63,11 +63,8 @@ def measure(entries: Sequence[Entry], settings: Settings, *, threads: int | None
 
     Raises:
         DpmError: an engine cannot be opened, or fails.
-        SpecError: a batch is beyond an engine's range.
     """
     manifests = [Manifest.read(entry.folder) for entry in entries]
-    for manifest in manifests:
-        _check(settings, manifest)
     meter = energy.find()
     before, times = sensors.read(), sensors.cpu_times()
     with contextlib.ExitStack() as stack:
@@ -98,7 +95,12 @@ def measure(entries: Sequence[Entry], settings: Settings, *, threads: int | None
     }
 
 
-def _check(settings: Settings, manifest: Manifest) -> None:
+def check(settings: Settings, manifest: Manifest) -> None:
+    """Refuse batches that the engine does not take in one call.
+
+    Raises:
+        SpecError: there is one; the message has the engine's range.
+    """
     low, high = manifest.batch.low, manifest.batch.high
     wrong = [batch for batch in settings.batches if not low <= batch <= high]
     if wrong:

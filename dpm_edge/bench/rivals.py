@@ -15,13 +15,12 @@ RIVALS = ("onnxruntime", "openvino", "torch")
 PRECISION = "fp32"
 
 
-def check(engine: Path, names: Sequence[str], checkpoint: Path | None) -> None:
-    """Refuse what cannot be built before anything is done.
+def check(manifest: Manifest, names: Sequence[str], checkpoint: Path | None) -> None:
+    """Refuse what cannot be compared with that engine, before anything is done.
 
     Raises:
         SpecError: a name is unknown or comes twice, is the engine itself, or torch lacks a checkpoint.
     """
-    manifest = Manifest.read(engine)
     for name in names:
         if name not in RIVALS:
             raise SpecError(f"{name!r} cannot be compared with.{nearest(name, RIVALS)}")
@@ -52,9 +51,7 @@ def build_all(
         model = engine / PORTABLE
         if name == "torch":
             model = checkpoint or _shipped(manifest) or model
-        built = build(
-            model, scratch / name, backend=name, precision=PRECISION, batch=str(manifest.batch), progress=False
-        )
+        built = build(model, scratch / name, backend=name, precision=PRECISION, batch=manifest.batch, progress=False)
         if built.fingerprint != manifest.fingerprint:
             raise SpecError(f"{model} is another model than the engine's (their fingerprints differ); give its own")
         entries.append(Entry(f"{name} {PRECISION}", scratch / name, built.device))

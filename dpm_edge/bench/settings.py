@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpm_edge.errors import SpecError
+from dpm_edge.manifest import BatchRange
+
+BATCHES = (1, 8, 32)
 
 STEPS = 6
 """Loads that are tried for each number of cameras."""
@@ -16,7 +19,7 @@ TURNS = 2
 class Settings:
     """Everything that two runs must have in common to be compared."""
 
-    batches: tuple[int, ...] = (1, 8, 32)
+    batches: tuple[int, ...] = BATCHES
     """Crops in one call, engine only."""
     streams: tuple[int, ...] = (1, 2)
     """Threads that call at once, engine only."""
@@ -57,3 +60,8 @@ class Settings:
         """Seconds that they take, without opening and warming up the engines."""
         calls = len(self.batches) * len(self.streams) * self.seconds
         return engines * (calls + len(self.cameras) * STEPS * (self.seconds + self.warm_up + 0.2))
+
+
+def usual_batches(taken: BatchRange) -> tuple[int, ...]:
+    """Those of BATCHES that an engine takes in one call; its best one where it takes none of them."""
+    return tuple(batch for batch in BATCHES if taken.low <= batch <= taken.high) or (taken.best,)

@@ -29,7 +29,7 @@ class Numbers(click.ParamType):
 @click.argument("engine", type=PATH)
 @click.option("--against", default="", metavar="NAMES", help="Compare with onnxruntime,openvino,torch (any of them).")
 @click.option("--checkpoint", type=PATH, help="What the engine was exported from; for --against torch.")
-@click.option("--batch", type=Numbers(), default="1,8,32", show_default=True, help="Crops of a call, engine only.")
+@click.option("--batch", type=Numbers(), help="Crops of a call, engine only.  [default: 1,8,32, as the engine takes]")
 @click.option("--streams", type=Numbers(), default="1,2", show_default=True, help="Threads that call, engine only.")
 @click.option("--cameras", type=Numbers(), default="1,2,4,8", show_default=True, help="Cameras at once, end to end.")
 @click.option("--seconds", type=float, default=1.5, show_default=True, help="Length of each measurement.")
@@ -45,7 +45,7 @@ def command(
     engine: Path,
     against: str,
     checkpoint: Path | None,
-    batch: tuple[int, ...],
+    batch: tuple[int, ...] | None,
     streams: tuple[int, ...],
     cameras: tuple[int, ...],
     seconds: float,
@@ -75,13 +75,14 @@ def command(
 
     from dpm_edge.bench import measure, report, rivals
     from dpm_edge.bench import plot as picture
-    from dpm_edge.bench.settings import Settings
+    from dpm_edge.bench.settings import Settings, usual_batches
     from dpm_edge.errors import DpmError
     from dpm_edge.files import write_whole
     from dpm_edge.manifest import Manifest
 
+    manifest = Manifest.read(engine)
     settings = Settings(
-        batches=batch,
+        batches=batch or usual_batches(manifest.batch),
         streams=streams,
         cameras=cameras,
         seconds=seconds,
@@ -90,12 +91,12 @@ def command(
         gallery=gallery,
     )
     names = [name.strip() for name in against.split(",") if name.strip()]
-    rivals.check(engine, names, checkpoint)
+    measure.check(settings, manifest)
+    rivals.check(manifest, names, checkpoint)
     if plot is not None:
         picture.check()
     if out is not None and not out.parent.is_dir():
         raise DpmError(f"{out.parent} does not exist; -o wants a file in a folder that does")
-    manifest = Manifest.read(engine)
     with tempfile.TemporaryDirectory(prefix="dpm-edge-bench-") as scratch:
         entries = [measure.Entry(f"{manifest.backend} {manifest.precision}", engine, device)]
         entries += rivals.build_all(engine, names, checkpoint, Path(scratch), quiet=quiet)
