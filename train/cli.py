@@ -1,6 +1,7 @@
 """`python -m dpm_edge.train.cli RECIPE --data DIR [--out DIR] [--json] [field=value …]`; `dpm-edge train` wraps it.
 
-`preview`, `texts`, `ablation`, `statistics`, `curves` and `scores` in the recipe's place are the tools around training.
+`preview`, `texts`, `ablation`, `statistics`, `curves`, `scores` and `mask` in the recipe's place are the tools around
+training.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ TOOLS = {
     "statistics": "dpm_edge.train.occlusion_statistics",
     "curves": "dpm_edge.train.curves",
     "scores": "dpm_edge.train.scores",
+    "mask": "dpm_edge.train.mask",
 }
 """What `dpm-edge train` also does, by the word in a recipe's place."""
 

@@ -61,8 +61,8 @@ def arcface(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> Ten
 
 def ignored_classes(labels: Tensor, donor_labels: Tensor, classes: int) -> Tensor:
     """(B, C) bool: the donor's class of each mixed picture, unless donor and picture are one identity."""
-    other = (donor_labels != labels).unsqueeze(1)
-    return F.one_hot(donor_labels, classes).bool() & other
+    donor = donor_labels.unsqueeze(1)
+    return (donor == torch.arange(classes, device=donor.device)) & (donor != labels.unsqueeze(1))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, ignored: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
@@ -138,3 +138,16 @@ def anchor_projected(prototypes: Tensor, texts: Tensor, people: Tensor, projecti
         1.0
         - F.cosine_similarity(prototypes[people].float() @ projection.detach().float(), texts[people].float()).mean()
     )
+
+
+def agreement(mask: Tensor, feature: Tensor, person: Tensor, sharpness: float = 1.0) -> Tensor:
+    """Ours [R]: does each dimension of a picture's feature agree with its person? Trains the mask generator alone.
+
+    A dimension agrees where |q̂ − t̂| is under the picture's median over the dimensions. Binary cross-entropy of the
+    gates' logits over `sharpness`. mask (B, d) in (0, 1); feature (B, d) of the picture and person (B, d), such as its
+    prototype, get no gradient. Half of the dimensions always agree, so a mask cannot win by opening or closing all.
+    """
+    with torch.no_grad():
+        apart = (F.normalize(feature.float(), dim=1) - F.normalize(person.float(), dim=1)).abs()
+        agrees = (apart < apart.median(dim=1, keepdim=True).values).float()
+    return F.binary_cross_entropy_with_logits(torch.logit(mask.float(), eps=1e-6) / sharpness, agrees)
