@@ -17,22 +17,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
 import os
 import resource
 import tempfile
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpm_edge import Engine
+from dpm_edge.bench.apart import Apart
+from dpm_edge.bench.figures import spread
+from dpm_edge.bench.load import closed
+from dpm_edge.bench.scene import compose
 from dpm_edge.env import machine_card
 from dpm_edge.images import find_images, preprocess, read_image
+from dpm_edge.manifest import Manifest
 from dpm_edge.progress import track
+from dpm_edge.runtime.backends import open_backend
 from dpm_edge.spec import PRESETS
 
 RESULTS = Path(__file__).parent / "results" / "cpu-engines.json"
@@ -42,6 +47,27 @@ BATCHES = (1, 8)
 WARM_UP = 2
 WANTED_RATIO = 4.0
 WANTED_SHARE = 0.10
+
+
+class Rival:
+    """One way to run the network; lives in a process of its own."""
+
+    def __init__(self, kind: str, path: Path, threads: int, crops: list[np.ndarray]) -> None:
+        """kind: "torch" (a checkpoint), "call" (an engine's library alone) or "embed" (boxes in a frame)."""
+        if kind == "embed":
+            engine, scene = Engine.load(path, threads=threads), compose(crops)
+            self._calls = {n: partial(engine.embed, scene.frame, scene.boxes[:n]) for n in BATCHES}
+        else:
+            call = (torch_call if kind == "torch" else library_call)(path, threads)
+            self._calls = {n: partial(call, preprocess(crops[:n], PRESETS["dpm-s"].preprocessing)) for n in BATCHES}
+
+    def once(self, batch: int) -> float:
+        """Seconds of one call."""
+        return float(closed(self._calls[batch], streams=1, seconds=0).latencies[0])
+
+    def peak_memory(self) -> int:
+        """MiB of the process at its highest."""
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def torch_call(checkpoint: Path, threads: int) -> Callable[[np.ndarray], Any]:
@@ -62,9 +88,6 @@ def torch_call(checkpoint: Path, threads: int) -> Callable[[np.ndarray], Any]:
 
 def library_call(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
     """The engine's library alone, on preprocessed crops."""
-    from dpm_edge.manifest import Manifest
-    from dpm_edge.runtime.backends import open_backend
-
     manifest = Manifest.read(folder)
     backend = open_backend(manifest, folder, "CPU", threads)
 
@@ -75,71 +98,29 @@ def library_call(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
     return call
 
 
-def worker(pipe: Connection, kind: str, path: Path, threads: int, crops: list[np.ndarray]) -> None:
-    """Serve timed calls: receives a batch size, answers milliseconds; None answers with the peak memory and ends."""
-    if kind == "embed":
-        from dpm_edge import Engine
-
-        engine = Engine.load(path, threads=threads)
-        scene, boxes = frame(crops[:8])
-        calls = {n: partial(engine.embed, scene, boxes[:n]) for n in BATCHES}
-    else:
-        call = (torch_call if kind == "torch" else library_call)(path, threads)
-        calls = {n: partial(call, preprocess(crops[:n], PRESETS["dpm-s"].preprocessing)) for n in BATCHES}
-    while (batch := pipe.recv()) is not None:
-        start = time.perf_counter()
-        calls[batch]()
-        pipe.send((time.perf_counter() - start) * 1e3)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def frame(crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A 1920×1080 frame with the crops side by side, each 160×400 pixels, and their boxes (n, 4) float xyxy."""
-    import cv2
-
-    scene = np.full((1080, 1920, 3), 127, np.uint8)
-    boxes = []
-    for place, crop in enumerate(crops):
-        x, y = 40 + 230 * place, 300
-        scene[y : y + 400, x : x + 160] = cv2.resize(crop, (160, 400))
-        boxes.append((x, y, x + 160, y + 400))
-    return scene, np.array(boxes, np.float64)
-
-
 def measure(
     rivals: dict[str, tuple[str, Path]], crops: list[np.ndarray], threads: int, rounds: int
 ) -> tuple[dict[tuple[str, int], list[float]], dict[str, int]]:
-    """Milliseconds of every rival's calls by (rival, batch), taken in turns, and every process's peak memory in MiB."""
-    context = mp.get_context("spawn")
-    pipes, processes = {}, {}
-    for name, (kind, path) in rivals.items():
-        pipes[name], other = context.Pipe()
-        processes[name] = context.Process(target=worker, args=(other, kind, path, threads, crops), daemon=True)
-        processes[name].start()
+    """Seconds of every rival's calls by (rival, batch), taken in turns, and every process's peak memory in MiB."""
     taken: dict[tuple[str, int], list[float]] = {(name, batch): [] for batch in BATCHES for name in rivals}
-    for turn in track(range(rounds + WARM_UP), what="rounds"):
-        for (name, batch), times in taken.items():
-            pipes[name].send(batch)
-            milliseconds = pipes[name].recv()
-            if turn >= WARM_UP:
-                times.append(milliseconds)
-    memory = {}
-    for name, pipe in pipes.items():
-        pipe.send(None)
-        memory[name] = round(pipe.recv())
-        processes[name].join()
-    return taken, memory
+    with ExitStack() as stack:
+        apart = {
+            name: stack.enter_context(Apart(Rival, kind, path, threads, crops, name=name))
+            for name, (kind, path) in rivals.items()
+        }
+        for turn in track(range(rounds + WARM_UP), what="rounds"):
+            for (name, batch), times in taken.items():
+                seconds = apart[name].call("once", batch)
+                if turn >= WARM_UP:
+                    times.append(seconds)
+        return taken, {name: process.call("peak_memory") for name, process in apart.items()}
 
 
 def summary(times: list[float], batch: int) -> dict[str, float]:
-    """Median, best and 90th percentile in milliseconds, and crops per second at the median."""
-    median = float(np.median(times))
-    return {
-        "median_ms": round(median, 2),
-        "best_ms": round(min(times), 2),
-        "p90_ms": round(float(np.percentile(times, 90)), 2),
-        "crops_per_second": round(1e3 * batch / median, 2),
-    }
+    """Percentiles and the best in milliseconds, and crops per second at the median."""
+    found = spread(times)
+    per_second = round(1e3 * batch / found["p50_ms"], 2)
+    return {**found, "best_ms": round(min(times) * 1e3, 3), "crops_per_second": per_second}
 
 
 def int8_instructions() -> list[str]:
