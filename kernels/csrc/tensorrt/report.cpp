@@ -1,0 +1,44 @@
+#include "report.h"
+
+#include <mutex>
+#include <new>
+#include <string>
+
+namespace dpm_edge {
+
+namespace {
+
+nvinfer1::ILogger *log = nullptr;
+std::mutex logLock;
+
+} // namespace
+
+void setLogger(nvinfer1::ILogger *logger) noexcept {
+    std::lock_guard<std::mutex> hold(logLock);
+    log = logger;
+}
+
+int32_t fail(char const *plugin, char const *what, char const *why) noexcept {
+    std::lock_guard<std::mutex> hold(logLock);
+    if (log) {
+        try {
+            log->log(nvinfer1::ILogger::Severity::kERROR, (std::string(plugin) + ": " + what + ": " + why).c_str());
+        } catch (...) { // out of host memory: the status still says that it failed
+        }
+    }
+    return -1;
+}
+
+int32_t openKernels(char const *plugin, std::shared_ptr<dpm_kernels> &kernels) noexcept {
+    if (kernels) return 0;
+    dpm_kernels *opened = nullptr;
+    if (dpm_open(DPM_CURRENT_DEVICE, &opened)) return fail(plugin, "opening the kernels", dpm_last_error());
+    try {
+        kernels.reset(opened, dpm_close);
+    } catch (std::bad_alloc const &) { // reset has closed it
+        return fail(plugin, "opening the kernels", "out of host memory");
+    }
+    return 0;
+}
+
+} // namespace dpm_edge
