@@ -61,7 +61,9 @@ def command(
 
     from dpm_edge.cli.match import labels
     from dpm_edge.errors import GalleryError
+    from dpm_edge.gallery import Gallery
     from dpm_edge.gallery.archive import embed_part, open_archive, pour
+    from dpm_edge.gallery.places import is_there
     from dpm_edge.manifest import Manifest
     from dpm_edge.progress import say
     from dpm_edge.runtime import Engine
@@ -78,7 +80,9 @@ def command(
         _by_workers(plan, engine, device, threads or 1, mine, workers, quiet)
     if mine[0] == 0:
         _wait(plan, quiet)
-        with _gallery(place, manifest) as gallery:
+        if not is_there(place):
+            Gallery.create(place, manifest.fingerprint, manifest.spec.dimension).close()
+        with Gallery.open(place) as gallery:
             added, skipped = pour(plan, gallery, labels, camera=camera, quiet=quiet)
             rows = len(gallery)
     else:
@@ -111,21 +115,6 @@ def _part(said: str | None) -> tuple[int, int]:
     if not 1 <= number <= count:
         raise click.UsageError(f"--part {said!r} is not understood; I/N with I from 1 to N is wanted, such as 1/4")
     return number - 1, count
-
-
-def _gallery(place: str, manifest: Any) -> Any:
-    """The gallery at a place, made where there is none."""
-    from dpm_edge.errors import GalleryError
-    from dpm_edge.gallery import Gallery
-
-    if "://" not in place and not Path(place).exists():
-        return Gallery.create(place, manifest.fingerprint, manifest.spec.dimension)
-    try:
-        return Gallery.open(place)
-    except GalleryError as error:
-        if "no collection" not in str(error):
-            raise
-        return Gallery.create(place, manifest.fingerprint, manifest.spec.dimension)
 
 
 def _work(plan: Archive, engine: Path, device: str, threads: int, part: tuple[int, int]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dpm_edge.cli import fill, found
+from dpm_edge.cli import fill, found, migrate
 from dpm_edge.cli.found import search_options
 from dpm_edge.cli.options import PATH, as_json, quiet
 
@@ -266,3 +266,4 @@ def snapshot(place: str, folder: Path) -> None:
 
 
 command.add_command(fill.command)
+command.add_command(migrate.command)

@@ -64,6 +64,16 @@ class Held:
         with self._lock:
             return self._store.count(Where(people=people, cameras=named_cameras(camera), since=since, until=until))
 
+    def ids(self) -> NDArray[np.int64]:
+        """Every row's id, rising."""
+        with self._lock:
+            return self._fitting(Where())
+
+    def note(self, what: str, ids: NDArray[np.int64]) -> None:
+        """A line in the audit of rows that left in another way than by `delete`, `forget` and `expire`."""
+        if len(ids):
+            self._audit.write(what, ids)
+
     def delete(self, ids: Sequence[int] | NDArray) -> int:
         """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`."""
         with self._lock:

@@ -55,6 +55,26 @@ def open_store(place: str | Path) -> Store:
     return qdrant.QdrantStore.open(qdrant.connect(url, asked.get("token")), collection)
 
 
+def is_there(place: str | Path) -> bool:
+    """Whether something is at a place already.
+
+    Raises:
+        GalleryError: the place is not understood or does not answer.
+        MissingLibrary: its client is not installed.
+    """
+    if "://" not in str(place):
+        folder = Path(place)
+        return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    kind, url, collection, asked = _server(str(place))
+    if kind == "milvus":
+        from dpm_edge.gallery import milvus
+
+        return bool(milvus.connect(url, asked.get("token")).has_collection(collection))
+    from dpm_edge.gallery import qdrant
+
+    return bool(qdrant.connect(url, asked.get("token")).collection_exists(collection))
+
+
 def _server(place: str) -> tuple[str, str, str, dict[str, str]]:
     """Kind, address, collection and settings of a server's place."""
     parts = urlsplit(place)
