@@ -85,15 +85,14 @@ def check_gpu(manifest: Manifest, folder: Path) -> None:
     """
     if manifest.backend not in trust.PLANS:
         return
+    from dpm_edge.gpu import probe
     from dpm_edge.runtime.gpu import fit
-    from dpm_edge.runtime.gpu.device import Device
     from dpm_edge.runtime.gpu.plan import load_library
 
-    device = Device()
-    try:
-        fit.check(manifest, folder, device, load_library(manifest.backend).__version__)
-    finally:
-        device.close()
+    here = probe()
+    if here is None:
+        raise EngineError(f"the engine in {folder} runs on a GPU, and no GPU can be used here")
+    fit.check(manifest, folder, here, load_library(manifest.backend).__version__)
 
 
 def fits(manifest: Manifest, folder: Path) -> list[str]:

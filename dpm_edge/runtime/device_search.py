@@ -30,7 +30,7 @@ class DeviceMatches:
 
 
 class HeldGallery:
-    """Features of a gallery in GPU memory, from `Engine.hold`. A context manager; close it before its engine."""
+    """Features of a gallery in GPU memory, from `Engine.hold`. A context manager, or call `close`."""
 
     def __init__(self, ids: list[Any], held: Any) -> None:
         self.ids = ids

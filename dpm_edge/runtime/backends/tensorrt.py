@@ -118,7 +118,7 @@ class TensorRtBackend:
 
     def hold(self, features: NDArray[np.float32]) -> Held:
         """(N, D) features in GPU memory; see `GpuBackend`."""
-        return Held(self._device, features)
+        return Held(self._device.index, features)
 
     def search_frame(
         self, frame: Any, boxes: NDArray[np.float32], held: Held, k: int, after: Mark | None

@@ -127,11 +127,11 @@ def _frame(
 
 def _check_home(address: int, device: Device) -> None:
     """Refuse what is no memory of this GPU's primary context. Memory of a pool belongs to no context, and passes."""
-    attribute = device.driver.CUpointer_attribute
-    status, index = device.driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+    attribute = device.cuda.CUpointer_attribute
+    status, index = device.cuda.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
     if int(status) != 0 or int(index) != device.index:
         raise ImageError(f"the frame's address {address:#x} is no memory of GPU {device.index}, where the engine runs")
-    status, context = device.driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
+    status, context = device.cuda.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
     if int(status) == 0 and int(context) not in (0, device.context):
         raise ImageError(
             "the frame belongs to a CUDA context of the application's own making, which the engine cannot read. Use "

@@ -38,7 +38,7 @@ class Device:
             MissingLibrary: cuda-bindings is not installed.
             EngineError: there is no driver, or no such GPU.
         """
-        self.driver = cuda_driver()
+        self.cuda = cuda_driver()
         self.index = index
         self._context: Any = None
         try:
@@ -53,7 +53,8 @@ class Device:
         capability = [self._attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR")]
         self.compute_capability = "{}.{}".format(*capability)
         version = int(self.call("cuDriverGetVersion"))
-        self.driver_version = f"{version // 1000}.{version % 1000 // 10}"
+        self.driver = f"{version // 1000}.{version % 1000 // 10}"
+        """The newest CUDA version that the driver serves."""
         self.integrated = bool(self._attribute("INTEGRATED"))
         """Whether GPU and CPU share one memory, as on a Jetson."""
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
@@ -69,9 +70,9 @@ class Device:
         Raises:
             EngineError: in the driver's own words.
         """
-        status, *results = getattr(self.driver, function)(*arguments)
+        status, *results = getattr(self.cuda, function)(*arguments)
         if int(status) != 0:
-            _, text = self.driver.cuGetErrorString(status)
+            _, text = self.cuda.cuGetErrorString(status)
             raise EngineError(f"{function}: {text.decode() if text else 'unknown error'} (CUDA error {int(status)})")
         return results[0] if results else None
 
@@ -91,5 +92,5 @@ class Device:
             self.call("cuDevicePrimaryCtxRelease", self._device)
 
     def _attribute(self, name: str) -> int:
-        attribute = getattr(self.driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        attribute = getattr(self.cuda.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
         return int(self.call("cuDeviceGetAttribute", attribute, self._device))

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 from dpm_edge.errors import EngineError
 from dpm_edge.files import sha256
 from dpm_edge.manifest import GpuCard, Manifest, rebuild_advice
 from dpm_edge.plugin import plugin_library
-from dpm_edge.runtime.gpu.device import Device
 
 
-def check(manifest: Manifest, folder: Path, device: Device, tensorrt: str) -> Path | None:
+class Here(Protocol):
+    """A GPU of this machine."""
+
+    @property
+    def name(self) -> str:
+        """Such as "Orin"."""
+
+    @property
+    def compute_capability(self) -> str:
+        """Such as "8.7"."""
+
+    @property
+    def driver(self) -> str:
+        """The newest CUDA version that its driver serves, such as "12.6"."""
+
+
+def check(manifest: Manifest, folder: Path, device: Here, tensorrt: str) -> Path | None:
     """Refuse a plan of another GPU, TensorRT, plugin, or of a newer driver.
 
     Args:
@@ -33,11 +49,7 @@ def check(manifest: Manifest, folder: Path, device: Device, tensorrt: str) -> Pa
     differences = [
         *_hardware(gpu, device),
         *_library(gpu, tensorrt),
-        *(
-            [f"driver {gpu.driver}, here is {device.driver_version}"]
-            if _older(device.driver_version, gpu.driver)
-            else []
-        ),
+        *([f"driver {gpu.driver}, here is {device.driver}"] if _older(device.driver, gpu.driver) else []),
     ]
     plugin = plugin_library() if gpu.plugin else None
     if plugin is not None and sha256(plugin) != gpu.plugin:
@@ -51,7 +63,7 @@ def check(manifest: Manifest, folder: Path, device: Device, tensorrt: str) -> Pa
     return plugin
 
 
-def _hardware(gpu: GpuCard, device: Device) -> list[str]:
+def _hardware(gpu: GpuCard, device: Here) -> list[str]:
     """How this GPU differs from those that the plan runs on."""
     built, here = _numbers(gpu.compute_capability), _numbers(device.compute_capability)
     if gpu.hardware_compatibility == "ampere_plus":

@@ -59,7 +59,7 @@ class OurKernels:
 
         self._refusal: type[Exception] = LaunchError
         try:
-            self._kernels = Kernels(folder, device.index, device.driver)
+            self._kernels = Kernels(folder, device.index, device.cuda)
         except LaunchError as error:
             raise EngineError(str(error)) from error
 

@@ -7,6 +7,7 @@ n crops of a call, b of its bucket (n ≤ b) · H×W network input · D feature 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,16 @@ class Lane:
         self._device, self._kernels = device, kernels
         self._buckets = ready
         most = ready[-1].size
-        self._stream = device.call("cuStreamCreate", NON_BLOCKING)
-        self._seen = device.call("cuEventCreate", NO_TIMING)
+        self._stream: Any = None
+        self._seen: Any = None
         self._memory, self._grown = Memory(device), {"frame": Memory(device), "workspace": Memory(device)}
         self._frame: Staged | None = None
         self._workspace = self._workspace_bytes = 0
         self._graphs: dict[int, Any] = {}
         self._contexts: dict[int, Any] = {}
         try:
+            self._stream = device.call("cuStreamCreate", NON_BLOCKING)
+            self._seen = device.call("cuEventCreate", NO_TIMING)
             stage = self._memory.stage
             self._input = stage((most, *plan.row_shape), np.float32)
             self._out = {name: stage((most, width), np.float32) for name, width in plan.outputs.items()}
@@ -57,6 +60,8 @@ class Lane:
             for bucket in ready:
                 self._prepare(plan, bucket, scratch)
             self.wait()
+            if plain := [size for size, graph in self._graphs.items() if graph is None]:
+                warnings.warn(f"batches {plain} of this plan cannot be CUDA graphs: they run, slower", stacklevel=2)
         except BaseException:
             self.close()
             raise
@@ -139,8 +144,10 @@ class Lane:
         self._contexts.clear()
         for memory in (self._memory, *self._grown.values()):
             memory.close()
-        self._device.call("cuEventDestroy", self._seen)
-        self._device.call("cuStreamDestroy", self._stream)
+        if self._seen is not None:
+            self._device.call("cuEventDestroy", self._seen)
+        if self._stream is not None:
+            self._device.call("cuStreamDestroy", self._stream)
 
     def _prepare(self, plan: Plan, bucket: Bucket, scratch: int) -> None:
         """A context and a graph of one bucket. TensorRT wants one run before the capture."""
@@ -150,14 +157,16 @@ class Lane:
         self._graphs[bucket.size] = None
         self.execute(bucket.size)
         self.wait()
-        mode = self._device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._device.call("cuStreamBeginCapture", self._stream, mode)
+        call, mode = self._device.call, self._device.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        call("cuStreamBeginCapture", self._stream, mode)
+        captured = context.execute_async_v3(self.stream)
+        status, graph = self._device.cuda.cuStreamEndCapture(self._stream)
         try:
-            self.execute(bucket.size)
+            if captured and int(status) == 0:
+                self._graphs[bucket.size] = call("cuGraphInstantiate", graph, 0)
         finally:
-            graph = self._device.call("cuStreamEndCapture", self._stream)
-        self._graphs[bucket.size] = self._device.call("cuGraphInstantiate", graph, 0)
-        self._device.call("cuGraphDestroy", graph)
+            if graph is not None and int(graph):
+                call("cuGraphDestroy", graph)
 
     def _bring(self, frame: NDArray[np.uint8]) -> DeviceFrame:
         """Upload a numpy frame; the buffer grows with the largest frame so far."""

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dpm_edge.errors import EngineError, MissingLibrary
-from dpm_edge.manifest import BatchRange, Manifest, rebuild_advice
+from dpm_edge.manifest import TYPED, BatchRange, Manifest, rebuild_advice
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL = "pip install 'dpm-edge[tensorrt]' (JetPack brings its own)"
@@ -77,6 +77,8 @@ class Plan:
                 f"{manifest.backend} {trt.__version__} refuses {path}; its reasons stand on stderr. "
                 f"{rebuild_advice(folder)}"
             )
+        if manifest.gpu is not None and manifest.gpu.weights == "stripped":
+            self._refit(folder)
         self._check(manifest, folder)
         pre = manifest.spec.preprocessing
         self.row_shape = (3, pre.height, pre.width)
@@ -107,6 +109,16 @@ class Plan:
         """Let go of the plan, after all of its contexts."""
         self._engine = None
         self._runtime = None
+
+    def _refit(self, folder: Path) -> None:
+        """Give a plan that was built without weights those of the typed graph beside it."""
+        refitter = self._trt.Refitter(self._engine, self._logger)
+        parser = self._trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(folder / TYPED)) or not refitter.refit_cuda_engine():
+            raise EngineError(
+                f"the plan of {folder} holds no weights, and those of {folder / TYPED} do not fit it; its "
+                f"reasons stand on stderr. {rebuild_advice(folder)}"
+            )
 
     def _check(self, manifest: Manifest, folder: Path) -> None:
         engine, trt = self._engine, self._trt

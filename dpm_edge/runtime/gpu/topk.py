@@ -24,19 +24,23 @@ ALIGNMENT, QUERY_ROWS, WIDTH_STEP, SMALL_BATCH, GROUP, CHUNK, SMALL_K = 256, 128
 class Held:
     """N targets as (N, W) float16, L2-normalised, and a filter that keeps them all."""
 
-    def __init__(self, device: Device, features: NDArray[np.float32]) -> None:
-        """Copy (N, D) float32 features to the GPU; waits for the copy."""
+    def __init__(self, index: int, features: NDArray[np.float32]) -> None:
+        """Copy (N, D) float32 features to GPU number `index`; waits for the copy."""
         self.count, self.dimension = features.shape
         self.width = -(-self.dimension // WIDTH_STEP) * WIDTH_STEP
         rows = np.zeros((self.count, self.width), np.float16)
         rows[:, : self.dimension] = normalise(features)
-        self._device = device
-        with device:
-            self._memory: Memory | None = Memory(device)
-            self.rows = self._memory.reserve(rows.nbytes)
-            self.keep = self._memory.reserve(self.count)
-            device.call("cuMemcpyHtoD", self.rows, rows.ctypes.data, rows.nbytes)
-            device.call("cuMemsetD8", self.keep, 1, self.count)
+        self._device = device = Device(index)  # its own hold on the context: an engine may be closed first
+        self._memory: Memory | None = Memory(device)
+        try:
+            with device:
+                self.rows = self._memory.reserve(rows.nbytes)
+                self.keep = self._memory.reserve(self.count)
+                device.call("cuMemcpyHtoD", self.rows, rows.ctypes.data, rows.nbytes)
+                device.call("cuMemsetD8", self.keep, 1, self.count)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Free the memory; a second call does nothing."""
@@ -44,6 +48,7 @@ class Held:
         if memory is not None:
             with self._device:
                 memory.close()
+            self._device.close()
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Search:
         """(B, D) float32 copied into zeroed rows of W: the copy's address."""
         held, to = self._held, self._at + offset
         self._device.call("cuMemsetD8Async", to, 0, self._batch * held.width * 4, self._stream)
-        driver = self._device.driver
+        driver = self._device.cuda
         copy = driver.CUDA_MEMCPY2D()
         copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
         copy.srcDevice, copy.srcPitch = address, held.dimension * 4
