@@ -264,8 +264,8 @@ class EdgeStore(CandidateStore):
     def _vectors(self, rows: Rows, part: slice) -> Iterator[dict[str, Any]]:
         """Vectors by name, as memory: of lists the library reads numbers at half that pace, of arrays at a third."""
         columns = {"feature": rows.features, "mask": rows.masks} if self.meta["masks"] else {"feature": rows.features}
-        read = [map(memoryview, np.ascontiguousarray(values, np.float32)[part]) for values in columns.values()]
-        return (dict(zip(columns, row)) for row in zip(*read))
+        read = [np.ascontiguousarray(values, np.float32)[part] for values in columns.values()]
+        return (dict(zip(columns, map(memoryview, row))) for row in zip(*read))
 
     def _update(self, operation: Any) -> None:
         try:

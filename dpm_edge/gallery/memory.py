@@ -112,8 +112,10 @@ class MemoryStore(Store):
         keep = np.flatnonzero(~np.isin(self.column("ids"), ids))
         if len(keep) == len(self._columns["ids"]):
             return
-        for column in (*self._columns.values(), *self._names.values()):
+        for column in self._columns.values():
             column.keep(keep)
+        for names in self._names.values():
+            names.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
         self._places = None
 

@@ -20,24 +20,21 @@ FLOATS = ("time", "visibility")
 
 def payloads(rows: Rows) -> list[dict[str, Any]]:
     """Labels as JSON. What is unknown is left out; the owner's payload is one text, so that it is never parsed."""
-    made = []
-    for i in range(len(rows)):
-        one: dict[str, Any] = {
-            "person": rows.people[i],
-            "camera": rows.cameras[i],
-            "visibility": float(rows.visibility[i]),
-        }
-        if rows.tracks[i]:
-            one["track"] = rows.tracks[i]
-        if rows.sources[i]:
-            one["source"] = rows.sources[i]
-        if not np.isnan(rows.timestamps[i]):
-            one["time"] = float(rows.timestamps[i])
-        if not np.isnan(rows.boxes[i]).any():
-            one["box"] = [float(edge) for edge in rows.boxes[i]]
-        if rows.payloads[i]:
-            one["payload"] = json.dumps(rows.payloads[i], ensure_ascii=False)
-        made.append(one)
+    made: list[dict[str, Any]] = [
+        {"person": person, "camera": camera, "visibility": visibility}
+        for person, camera, visibility in zip(rows.people, rows.cameras, rows.visibility.tolist())
+    ]
+    for name, texts in (("track", rows.tracks), ("source", rows.sources)):
+        for i, text in enumerate(texts):
+            if text:
+                made[i][name] = text
+    for i in np.flatnonzero(~np.isnan(rows.timestamps)).tolist():
+        made[i]["time"] = float(rows.timestamps[i])
+    for i in np.flatnonzero(~np.isnan(rows.boxes).any(axis=1)).tolist():
+        made[i]["box"] = rows.boxes[i].tolist()
+    for i, payload in enumerate(rows.payloads):
+        if payload:
+            made[i]["payload"] = json.dumps(payload, ensure_ascii=False)
     return made
 
 
