@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "demo",
     "build": "build",
     "inspect": "inspect",
+    "export": "export",
     "trust": "trust",
     "embed": "embed",
     "match": "match",
