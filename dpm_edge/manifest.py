@@ -30,8 +30,8 @@ PORTABLE = "model.onnx"
 GOLDEN = "golden.npz"
 PEOPLE = "people.json"
 TYPED = "engine.onnx"
-"""The graph that a TensorRT plan was built from, its types written in: for trtexec, and for the weights of a plan
-that was built without them."""
+"""The graph that a TensorRT plan was built from, its types written in: for trtexec, and where the weights of a plan
+that was built without them come from."""
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 CALIBRATED = ("int8", "fp8")

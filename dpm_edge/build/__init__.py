@@ -8,6 +8,7 @@ except ImportError as error:
     raise MissingLibrary("onnx", "building an engine", "pip install 'dpm-edge[cpu]'") from error
 
 from dpm_edge.build.pipeline import build
+from dpm_edge.build.trt import PlanOptions
 from dpm_edge.build.verify import Budget
 
-__all__ = ["Budget", "build"]
+__all__ = ["Budget", "PlanOptions", "build"]

@@ -6,7 +6,7 @@ n crops · D feature dimensions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Reference:
     name: str
     """What computes it, with version; recorded in the manifest."""
     forward: Forward
+    known: dict[tuple[Path, ...], Outputs] = field(default_factory=dict, compare=False, repr=False)
+    """Outputs of the folders that were run before: every candidate of one build is held against the same."""
 
 
 def torch_reference(net: Any) -> Reference:
@@ -100,12 +102,16 @@ def readable(paths: Sequence[Path]) -> list[Path]:
 def run_reference(
     reference: Reference, paths: Sequence[Path], pre: Preprocessing, *, what: str, quiet: bool
 ) -> Outputs:
-    """The reference's outputs for picture files, in order, (n, D) each."""
+    """The reference's outputs for picture files, in order, (n, D) each; computed once for each list of files."""
+    if tuple(paths) in reference.known:
+        return reference.known[tuple(paths)]
     parts = [
         reference.forward(preprocess([read_image(p) for p in paths[part]], pre))
         for part in track(list(chunks(len(paths), AT_ONCE)), what=what, quiet=quiet)
     ]
-    return np.concatenate([f for f, _ in parts]), np.concatenate([m for _, m in parts])
+    outputs = np.concatenate([f for f, _ in parts]), np.concatenate([m for _, m in parts])
+    reference.known[tuple(paths)] = outputs
+    return outputs
 
 
 def run_engine(engine: Engine, paths: Sequence[Path], *, what: str, quiet: bool) -> Outputs:

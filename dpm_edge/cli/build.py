@@ -7,19 +7,57 @@ from pathlib import Path
 import click
 
 from dpm_edge.cli.options import PATH, as_json, quiet
-from dpm_edge.manifest import BACKENDS, PRECISIONS
+from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
 
 @click.command("build", short_help="Turn a checkpoint or a portable ONNX into an engine.")
 @click.argument("model", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="openvino", show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
-@click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to calibrate int8 with.")
-@click.option("--batch", default="1:8:64", show_default=True, help="Crops of one call: low:best:high, or one number.")
+@click.option(
+    "--precision",
+    type=click.Choice([*PRECISIONS, "auto"]),
+    default="fp32",
+    show_default=True,
+    help="auto: the fastest inside the budget, by timing.",
+)
+@click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to calibrate int8 and fp8 with.")
+@click.option(
+    "--batch",
+    default="1:8:64",
+    show_default=True,
+    help="Crops of one call: low:best:high, or one number; TensorRT takes several, 1:1:1,2:8:64.",
+)
 @click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
+@click.option(
+    "--closed-set", type=PATH, metavar="GALLERY", help="Also give each crop's masked similarity to these people."
+)
+@click.option(
+    "--mask-head",
+    type=click.Choice(["native", "plugin"]),
+    default="native",
+    show_default=True,
+    help="TensorRT: its own convolutions for the mask generator, or our fused kernel.",
+)
+@click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="TensorRT: most scratch memory of a layer.")
+@click.option("--opt-level", type=click.IntRange(0, 5), help="TensorRT: how long it searches; its default is 3.")
+@click.option("--low-memory", is_flag=True, help="TensorRT: build and run on a board with little memory.")
+@click.option("--strip-weights", is_flag=True, help="TensorRT: leave weights out of the plan; refit changes them.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT: later versions of the same major may open it.")
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(HARDWARE),
+    default="none",
+    show_default=True,
+    help="TensorRT: other GPUs that may open it; slower.",
+)
+@click.option(
+    "--timing-cache",
+    metavar="DIR",
+    help="TensorRT: where timings are kept for the next build, or none.  [default: in the user's cache]",
+)
 @click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
 @as_json
 @quiet
@@ -33,6 +71,15 @@ def command(
     labelled: Path | None,
     budget: float,
     cosine: float,
+    closed_set: Path | None,
+    mask_head: str,
+    workspace: int | None,
+    opt_level: int | None,
+    low_memory: bool,
+    strip_weights: bool,
+    version_compatible: bool,
+    hardware_compatibility: str,
+    timing_cache: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -45,10 +92,13 @@ def command(
     \b
     Example:
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
+      dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
-    from dpm_edge.build import Budget, build
+    from dpm_edge.build import Budget, PlanOptions, build
+    from dpm_edge.build.trt.options import default_timing_cache
     from dpm_edge.cli.inspect import show
 
+    named = None if timing_cache == "none" else Path(timing_cache) if timing_cache else default_timing_cache()
     manifest = build(
         model,
         out,
@@ -58,6 +108,17 @@ def command(
         batch=batch,
         labelled=labelled,
         budget=Budget(cosine=cosine, map_points=budget),
+        closed_set=closed_set,
+        mask_head=mask_head,
+        plan=PlanOptions(
+            workspace=workspace,
+            level=opt_level,
+            timing_cache=named,
+            version_compatible=version_compatible,
+            hardware_compatibility=hardware_compatibility,
+            strip_weights=strip_weights,
+            low_memory=low_memory,
+        ),
         force=force,
         progress=not quiet,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dpm_edge import Engine
-from dpm_edge.build import Budget, build, pipeline
+from dpm_edge.build import Budget, build, candidate
 from dpm_edge.errors import BuildRefused, CheckpointError, DataError, ImageError, MissingLibrary, SpecError
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.manifest import Manifest
@@ -136,7 +136,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_write_golden", interrupt)
+    monkeypatch.setattr(candidate, "write_golden", interrupt)
     with pytest.raises(KeyboardInterrupt):
         quiet_build(portable_path, tmp_path / "engine", calibrate=crops)
     assert not any(tmp_path.iterdir())

@@ -121,7 +121,7 @@ def test_demo_needs_no_torch(samples: Path, tmp_path: Path) -> None:
             sys.modules[name] = None
         import dpm_edge.demo.engine, dpm_edge.demo.shipped, dpm_edge.build.pipeline
         dpm_edge.demo.engine.MODEL = Path({str(tmp_path / "model.onnx")!r})
-        dpm_edge.build.pipeline.SAMPLES = dpm_edge.demo.shipped.FOLDER = Path({str(samples)!r})
+        dpm_edge.build.crops.SAMPLES = dpm_edge.demo.shipped.FOLDER = Path({str(samples)!r})
         from dpm_edge.cli import main
         main(["demo", "-o", {str(tmp_path / "out")!r}])
     """

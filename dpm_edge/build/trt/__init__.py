@@ -1,0 +1,11 @@
+"""TensorRT and TensorRT for RTX: from a typed ONNX graph to a plan, on the machine that is to run it.
+
+One code path for TensorRT 10.3 to 11.x: networks are strongly typed, so precisions are in the graph
+(`low_precision`, `quantise`), never in flags.
+"""
+
+from dpm_edge.build.trt.builder import Plan, write_plan
+from dpm_edge.build.trt.library import load_library
+from dpm_edge.build.trt.options import PlanOptions
+
+__all__ = ["Plan", "PlanOptions", "load_library", "write_plan"]
