@@ -68,7 +68,7 @@ def _calibrated(
 ) -> ModelProto:
     """The graph with its products quantised, but for those with outliers and the nodes kept apart."""
     some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
-    kept = peaked(model, some) if precision == "int8" else []
+    kept = peaked(model, some)
     if not quiet:
         say(f"calibrating on {len(calibration)} crops; {len(kept)} products with outliers stay in float")
     paths = track(calibration, what="calibrating", quiet=quiet)
