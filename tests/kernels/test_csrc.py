@@ -88,14 +88,23 @@ def test_the_plugin_builds_and_links_to_neither_tensorrt_nor_cuda(compiled_kerne
 
 
 REGISTRY_TEST = """
-import sys, tensorrt_lean as trt
+import array, sys, tensorrt_lean as trt
 registry = trt.get_plugin_registry()
 assert registry.get_creator("DpmMaskedSimilarity", "1", "dpm_edge") is None
 handle = registry.load_library(sys.argv[1])
-creator = registry.get_creator("DpmMaskedSimilarity", "1", "dpm_edge")
-plugin = creator.create_plugin("similarity", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD)
-core = plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
-print(trt.__version__, core.plugin_name, core.plugin_version, core.plugin_namespace)
+grid = {"height": array.array("i", [16]), "width": array.array("i", [8])}
+for name, numbers in (("DpmMaskedSimilarity", {}), ("DpmMaskHead", grid)):
+    creator = registry.get_creator(name, "1", "dpm_edge")
+    assert [f.name for f in creator.field_names] == list(numbers), name
+    fields = [trt.PluginField(n, number, trt.PluginFieldType.INT32) for n, number in numbers.items()]
+    for phase in (trt.TensorRTPhase.BUILD, trt.TensorRTPhase.RUNTIME):
+        plugin = creator.create_plugin("node", trt.PluginFieldCollection(fields), phase)
+        core = plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
+        build = plugin.get_capability_interface(trt.PluginCapabilityType.BUILD)
+        assert build.num_outputs == 1
+    print(core.plugin_name, core.plugin_version, core.plugin_namespace)
+    if numbers:
+        assert creator.create_plugin("node", trt.PluginFieldCollection(fields[:1]), phase) is None
 """
 
 
@@ -105,9 +114,10 @@ print(trt.__version__, core.plugin_name, core.plugin_version, core.plugin_namesp
     reason="DPM_TENSORRT_LEAN_PYTHON (a Python with tensorrt-lean, in an environment of its own, libcuda.so.1 or the "
     "stand-in driver on LD_LIBRARY_PATH) and DPM_TENSORRT_PLUGIN (the built plugin) are not both set",
 )
-def test_the_real_registry_loads_the_plugin() -> None:
+def test_the_real_registry_loads_both_plugins() -> None:
     python, plugin = os.environ["DPM_TENSORRT_LEAN_PYTHON"], os.environ["DPM_TENSORRT_PLUGIN"]
-    assert run(python, "-c", REGISTRY_TEST, plugin).split()[1:] == ["DpmMaskedSimilarity", "1", "dpm_edge"]
+    said = run(python, "-c", REGISTRY_TEST, plugin).splitlines()
+    assert said == ["DpmMaskedSimilarity 1 dpm_edge", "DpmMaskHead 1 dpm_edge"]
 
 
 def test_embedding_names_an_empty_folder_and_an_unknown_type(tmp_path: Path) -> None:
