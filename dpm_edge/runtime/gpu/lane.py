@@ -8,7 +8,7 @@ n crops of a call, b of its bucket (n ≤ b) · H×W network input · D feature 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from dpm_edge.runtime.gpu.kernels import OurKernels, affine
 from dpm_edge.runtime.gpu.memory import Memory, Staged
 from dpm_edge.runtime.gpu.plan import INPUT, Bucket, Plan
 from dpm_edge.spec import Preprocessing
+
+if TYPE_CHECKING:
+    import tensorrt
 
 NON_BLOCKING, NO_TIMING = 1, 2
 """CU_STREAM_NON_BLOCKING and CU_EVENT_DISABLE_TIMING."""
@@ -45,7 +48,7 @@ class Lane:
         self._frame: Staged | None = None
         self._workspace = self._workspace_bytes = 0
         self._graphs: dict[int, Any] = {}
-        self._contexts: dict[int, Any] = {}
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
         try:
             self._stream = device.call("cuStreamCreate", NON_BLOCKING)
             self._seen = device.call("cuEventCreate", NO_TIMING)
@@ -152,7 +155,7 @@ class Lane:
     def _prepare(self, plan: Plan, bucket: Bucket, scratch: int) -> None:
         """A context and a graph of one bucket. TensorRT wants one run before the capture."""
         addresses = {INPUT: self._input.address, **{name: out.address for name, out in self._out.items()}}
-        context = plan.context(bucket, addresses, scratch, self.stream)
+        context: tensorrt.IExecutionContext = plan.context(bucket, addresses, scratch, self.stream)
         self._contexts[bucket.size] = context
         self._graphs[bucket.size] = None
         self.execute(bucket.size)

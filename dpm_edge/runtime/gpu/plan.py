@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpm_edge.errors import EngineError, MissingLibrary
 from dpm_edge.manifest import TYPED, BatchRange, Manifest, rebuild_advice
+
+if TYPE_CHECKING:
+    import tensorrt
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL = "pip install 'dpm-edge[tensorrt]' (JetPack brings its own)"
@@ -87,7 +90,9 @@ class Plan:
         self.scratch_bytes = int(self._engine.device_memory_size_v2)
         """Device memory that a context works in."""
 
-    def context(self, bucket: Bucket, addresses: dict[str, int], scratch: int, stream: int) -> Any:
+    def context(
+        self, bucket: Bucket, addresses: dict[str, int], scratch: int, stream: int
+    ) -> tensorrt.IExecutionContext:
         """An execution context for one batch size, working in memory at `scratch`, tensors at `addresses`.
 
         Raises:
