@@ -190,6 +190,7 @@ class Lane:
         self._input = torch.zeros(most, *shape, device=device, dtype=dtype)
         self._ready = ready
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None  # one graph runs at a time: they may share
         for size in ready:
             self._capture(size)
 
@@ -212,7 +213,7 @@ class Lane:
         if self._stream is None and len(self._host) < n:
             self._host = torch.empty(n, *self._host.shape[1:])
         fill(self._host[:n].numpy())
-        return self._host[:n].to(self._device, self._dtype, non_blocking=True)
+        return self._host[:n].to(self._device, non_blocking=True).to(self._dtype)  # cast where it is quick
 
     def cut(self, frame: Any, boxes: NDArray[np.float32], pre: Preprocessing) -> Tensor:
         """The boxes (n, 4) of a frame, numpy (H, W, 3) uint8 or on the GPU, as (n, 3, H, W) on the device."""
@@ -248,7 +249,7 @@ class Lane:
                 self._network(images)
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 feature, mask = self._network(images)
         self._graphs[size] = (graph, feature, mask)
 
