@@ -4,7 +4,8 @@ Whole regions run in the low type: attention from the QKV product to the output 
 with its GELU, the patch embedding, the convolutions of the mask generator. float32 islands stay where a sum over many
 values or a difference of near ones is formed: LayerNorm, softmax, the residual stream, and everything between the last
 product and an output (neck, L2 norm, the mask's sigmoid). Each tensor is cast at most once in each direction.
-benchmarks/precisions.py measures what each island is worth.
+benchmarks/precisions.py measures what each island is worth. ONNX gave Conv and MaxPool bfloat16 in opset 22 only;
+TensorRT's parser goes by the tensors' types, so that the operator set stays one that 10.3 knows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Closed-set logits: the native operators against `dpm_edge.metrics` in float64, the plugin node against its own format."""
+"""Closed-set logits: native operators against `dpm_edge.metrics` in float64, the plugin node against its own format."""
 
 from __future__ import annotations
 

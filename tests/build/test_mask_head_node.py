@@ -73,7 +73,7 @@ def test_what_goes_into_the_node_gives_the_mask(source: portable.Portable, image
     fed = ModelProto()
     fed.CopyFrom(made)
     end = [n.name for n in fed.graph.node].index(node.name)
-    kept = [n for n in fed.graph.node[:end]]
+    kept = list(fed.graph.node[:end])
     del fed.graph.node[:], fed.graph.output[:]
     fed.graph.node.extend(kept)
     fed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.input[:4])
