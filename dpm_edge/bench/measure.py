@@ -38,7 +38,8 @@ class Entry:
 
     name: str
     folder: Path
-    device: str
+    device: str | None
+    """None: as it was built."""
 
 
 @dataclass
@@ -228,8 +229,7 @@ def _summary(one: _Running) -> dict[str, Any]:
         "precision": manifest.precision,
         "model": manifest.spec.name,
         "fingerprint": manifest.fingerprint,
-        "device": one.entry.device,
-        "opened_in_s": round(one.process.call("opened"), 2),
+        **one.process.call("opened"),
         "memory": one.process.call("memory"),
         "engine_only": one.engine_only,
         "batcher": {"max_batch": one.max_batch, "engine_only_crops_per_second": one.rate},

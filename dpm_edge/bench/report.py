@@ -110,7 +110,7 @@ def _machine(results: dict[str, Any]) -> list[str]:
         memory = one["memory"]
         gpu = f", on the GPU {memory['gpu_mb']:g}" if memory["gpu_mb"] is not None else ""
         resident, highest = (_number(memory[key]) or "not readable" for key in ("resident_mb", "highest_mb"))
-        lines.append(f"memory, MB      {one['name']}: {resident} resident, {highest} at its highest{gpu}")
+        lines.append(f"memory, MB      {one['name']} on {one['device']}: {resident} resident, {highest} at most{gpu}")
     lines.append(f"energy          {conditions['energy']}")
     names = {
         "cpu_mhz": "cores, MHz",

@@ -54,7 +54,7 @@ def build_all(
         built = build(model, scratch / name, backend=name, precision=PRECISION, batch=manifest.batch, progress=False)
         if built.fingerprint != manifest.fingerprint:
             raise SpecError(f"{model} is another model than the engine's (their fingerprints differ); give its own")
-        entries.append(Entry(f"{name} {PRECISION}", scratch / name, built.device))
+        entries.append(Entry(f"{name} {PRECISION}", scratch / name, None))
     return entries
 
 

@@ -17,7 +17,7 @@ from dpm_edge.runtime.engine import Engine
 class Subject:
     """An open engine, the crops and the frame that it is measured with, and a gallery of its own."""
 
-    def __init__(self, folder: Path, device: str, threads: int | None, rows: int) -> None:
+    def __init__(self, folder: Path, device: str | None, threads: int | None, rows: int) -> None:
         """Open the engine of `folder` and fill a gallery of `rows` rows.
 
         Raises:
@@ -33,9 +33,9 @@ class Subject:
         for n in (1, len(people)):
             self._gallery.search(people.take(slice(n)), 1)  # the first search of each kind may compile
 
-    def opened(self) -> float:
-        """Seconds that opening the engine took, its golden crop included."""
-        return self._opened
+    def opened(self) -> dict[str, Any]:
+        """Where the engine runs, and the seconds that opening it took, its golden crop included."""
+        return {"device": self._engine.device, "opened_in_s": round(self._opened, 2)}
 
     def engine_only(self, batch: int, streams: int, seconds: float) -> Calls:
         """`Engine.embed` of `batch` crops that are cut out already, from `streams` threads."""

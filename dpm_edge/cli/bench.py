@@ -54,7 +54,7 @@ def command(
     gallery: int,
     plot: Path | None,
     out: Path | None,
-    device: str,
+    device: str | None,
     threads: int | None,
     as_json: bool,
     quiet: bool,
