@@ -279,7 +279,7 @@ def tensorrt_here(module: str) -> Row:
         network.mark_output(network.add_activation(image, trt.ActivationType.RELU).get_output(0))
         plan = builder.build_serialized_network(network, builder.create_builder_config())
         opened = plan is not None and trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
-        said = "builds and opens a plan" if opened else "refuses this GPU"
+        said = "builds and opens a plan" if opened else "opens no plan here"
     except (RuntimeError, TypeError) as error:
         said = f"refuses this machine ({error})"
     return {"name": f"engine {module} {trt.__version__}: {said}", "shape": []}
