@@ -131,7 +131,7 @@ def without_sigmoid(model: ModelProto) -> None:
 
 
 def with_three_blocks(model: ModelProto) -> None:
-    concatenation = [n for n in model.graph.node if n.op_type == "Concat"][-1]
+    concatenation = next(n for n in model.graph.node if n.op_type == "Concat" and len(n.input) == 4)
     concatenation.input.pop()
 
 
