@@ -11,7 +11,7 @@ arXiv 2102.04378, CLIP-ReID arXiv 2211.13977.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,41 +80,35 @@ class MLP(nn.Module):
         return self.c_proj(self.gelu(self.c_fc(x)))
 
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth (arXiv 1603.09382): zero a residual branch x (B, …) for whole samples, scale up the others."""
-    if rate == 0.0 or not training:
-        return x
-    keep = torch.rand(x.shape[0], *(1,) * (x.dim() - 1), device=x.device) >= rate
-    return x * keep.to(x.dtype) / (1.0 - rate)
-
-
 class ResidualAttentionBlock(nn.Module):
     """One pre-LayerNorm transformer block."""
 
-    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool, drop_path_rate: float) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, hidden, quick_gelu)
-        self.drop_path_rate = drop_path_rate
 
-    def forward(self, x: Tensor, with_cls_logits: bool = False) -> tuple[Tensor, Tensor | None]:
-        """x (B, 1+N, d) → (B, 1+N, d), and the cls logits (B, A, N) if asked for."""
+    def forward(
+        self, x: Tensor, with_cls_logits: bool = False, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (B, 1+N, d) → (B, 1+N, d), and the cls logits (B, A, N) if asked for.
+
+        kept (2, B, 1, 1): factors on the two residual branches of each image.
+        """
         attended, logits = self.attn(self.ln_1(x), with_cls_logits)
-        x = x + drop_path(attended, self.drop_path_rate, self.training)
-        return x + drop_path(self.mlp(self.ln_2(x)), self.drop_path_rate, self.training), logits
+        x = x + (attended if kept is None else attended * kept[0])
+        made = self.mlp(self.ln_2(x))
+        return x + (made if kept is None else made * kept[1]), logits
 
 
 class Transformer(nn.Module):
     """The stack of blocks; its own module so that parameter names match open_clip's."""
 
-    def __init__(
-        self, width: int, layers: int, heads: int, hidden: int, quick_gelu: bool, drop_path_rate: float
-    ) -> None:
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, quick_gelu: bool) -> None:
         super().__init__()
-        rates = [drop_path_rate * i / max(layers - 1, 1) for i in range(layers)]
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, hidden, quick_gelu, rate) for rate in rates)
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, hidden, quick_gelu) for _ in range(layers))
 
 
 class Backbone(nn.Module):
@@ -122,8 +116,11 @@ class Backbone(nn.Module):
 
     `grid` is (h, w); `joint_dim` 0 leaves out the projection into CLIP's joint space; `cameras` > 0 adds a learned
     embedding per camera, times `camera_scale`, to every token (then `forward` may be given camera indices).
-    `drop_path_rate` rises linearly from 0 in the first block to this value in the last, in training mode only.
+    `drop_path_rate`: stochastic depth (arXiv 1603.09382), rising linearly from 0 in the first block to this value in
+    the last, in training mode only.
     """
+
+    drop_rates: Tensor
 
     def __init__(
         self,
@@ -150,9 +147,21 @@ class Backbone(nn.Module):
         self.positional_embedding = nn.Parameter(std * torch.randn(grid[0] * grid[1] + 1, width))
         self.camera_embedding = nn.Parameter(0.02 * torch.randn(cameras, width)) if cameras else None
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads, int(width * mlp_ratio), quick_gelu, drop_path_rate)
+        self.transformer = Transformer(width, layers, heads, int(width * mlp_ratio), quick_gelu)
+        self.drop_path_rate = drop_path_rate
+        rates = drop_path_rate * torch.arange(1, layers) / max(layers - 1, 1)
+        self.register_buffer("drop_rates", rates.repeat_interleave(2).view(layers - 1, 2, 1), persistent=False)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(std * torch.randn(width, joint_dim)) if joint_dim else None
+
+    def kept_branches(self, batch: int) -> Sequence[Tensor | None]:
+        """For each block (2, B, 1, 1) factors on its residual branches: 0 where an image skips one, else scaled up to
+        keep the mean; None where nothing is dropped. All are drawn at once."""
+        if not self.training or not self.drop_path_rate:
+            return [None] * len(self.transformer.resblocks)
+        rates = self.drop_rates
+        drawn = torch.rand(*rates.shape[:2], batch, device=rates.device) >= rates
+        return [None, *(drawn / (1 - rates)).view(*drawn.shape, 1, 1)]
 
     def embed(self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None) -> Tensor:
         """Tokens before the first block, (B, 1+N, d). Arguments as in `forward`."""
@@ -187,9 +196,9 @@ class Backbone(nn.Module):
         """
         x = self.embed(images, cameras, patch_scale)
         tokens, logits = [], None
-        last = len(self.transformer.resblocks)
+        last, kept = len(self.transformer.resblocks), self.kept_branches(x.shape[0])
         for number, block in enumerate(self.transformer.resblocks, start=1):
-            x, logits = block(x, with_cls_attention and number == last)
+            x, logits = block(x, with_cls_attention and number == last, kept[number - 1])
             if number in blocks:
                 tokens.append(x)
         cls = self.ln_post(x[:, 0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dpm_edge.errors import SpecError
-from dpm_edge.model.backbone import Backbone, QuickGELU, drop_path
+from dpm_edge.model.backbone import Backbone, QuickGELU
 
 SIZES = {
     "small": {"width": 96, "layers": 4, "heads": 3, "height": 96, "image_width": 64, "joint": 40},
@@ -109,13 +109,26 @@ def test_patch_scale_zero_hides_the_patch() -> None:
     torch.testing.assert_close(net(images, patch_scale=scale).cls, net(hidden).cls)
 
 
-def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
-    x = torch.ones(20000, 2)
-    dropped = drop_path(x, 0.25, training=True)
-    assert sorted(dropped.unique().tolist()) == [0.0, pytest.approx(4 / 3)]
-    assert (dropped[:, 0] == dropped[:, 1]).all()
-    assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
-    assert drop_path(x, 0.25, training=False) is x
+def test_stochastic_depth_keeps_the_mean_and_only_acts_in_training() -> None:
+    net = Backbone(width=8, layers=3, heads=2, patch=8, stride=8, grid=(4, 3), joint_dim=0, drop_path_rate=0.5)
+    first, second, third = net.kept_branches(20000)
+    assert first is None and second.shape == third.shape == (2, 20000, 1, 1)
+    for kept, rate in ((second, 0.25), (third, 0.5)):
+        assert sorted(kept.unique().tolist()) == [0.0, pytest.approx(1 / (1 - rate))]
+        assert kept.mean((1, 2, 3)).tolist() == pytest.approx([1.0, 1.0], abs=0.04)
+    assert not torch.equal(third[0], third[1])
+    assert net.eval().kept_branches(4) == [None] * 3 and "drop_rates" not in net.state_dict()
+
+
+def test_a_skipped_branch_adds_nothing_and_a_kept_one_is_scaled_up() -> None:
+    block = small().transformer.resblocks[0]
+    x = torch.randn(3, 5, block.ln_1.normalized_shape[0])
+    attended = block.attn(block.ln_1(x))[0]
+    factors = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]).view(2, 3, 1, 1)
+    y = block(x, kept=factors)[0]
+    torch.testing.assert_close(y[0], x[0])
+    torch.testing.assert_close(y[1], (x + 2 * attended)[1])
+    torch.testing.assert_close(y[2], (x + 2 * block.mlp(block.ln_2(x)))[2])
 
 
 def test_quick_gelu() -> None:
