@@ -83,3 +83,24 @@ def test_presets_build_and_run(preset: str) -> None:
     feature, mask = DPM(spec).eval()(torch.randn(1, 3, spec.preprocessing.height, spec.preprocessing.width))
     assert feature.shape == mask.shape == (1, spec.dimension)
     assert feature.norm().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("neck", ["before", "after"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("feature", ["cls", "concat"])
+def test_a_network_in_half_precision_gives_float32s_features(
+    tiny: ModelSpec, neck: str, dtype: torch.dtype, feature: str
+) -> None:
+    torch.manual_seed(0)
+    net = DPM(tiny.replace(neck=neck, feature=feature)).eval()
+    with torch.no_grad():
+        net.mask_generator.linear.weight.normal_(std=0.1)
+        x = images()
+        wanted = net(x)
+        with torch.autocast("cpu", dtype):
+            mixed = net(x)
+        half = net.to(dtype)(x.to(dtype))
+    for found in (mixed, half):
+        for came, expected in zip(found, wanted):
+            assert came.dtype == torch.float32
+            assert (came - expected).norm() / expected.norm() < (4e-2 if dtype == torch.bfloat16 else 1e-2)
