@@ -1,10 +1,11 @@
-"""Where a training step's time goes: picture by picture work, forward, mask generator, losses, backward, update.
+"""Where a training step's time goes: milliseconds, operations and waits of each part, and of whole steps.
 
     python benchmarks/train_step.py [RECIPE] [field=value …]     writes benchmarks/results/train_step-DEVICE-PRESET.json
 
 Random pictures of the recipe's size and random identities; medians over --steps steps, each part run alone and waited
 for, so that parts add up to more than a whole step on a GPU. "saliency in the step" is what SPT costs when the saliency
-model runs in every step, as its authors' released code does, instead of once for the training set.
+model runs in every step, as its authors' released code does, instead of once for the training set. --compiled also
+times torch.compile's two modes (optimiser.compile), which take a minute to compile.
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from step_counts import counts, launches
+from torch import Tensor
 
 from dpm_edge.env import machine_card
+from dpm_edge.model.network import DPMOutput
+from dpm_edge.progress import say
 from dpm_edge.train import distributed, optimisation
-from dpm_edge.train.augment import augment, flip
 from dpm_edge.train.config import Config, override
 from dpm_edge.train.criterion import Criterion
-from dpm_edge.train.data import IdentitySampler, Pictures, to_input
-from dpm_edge.train.loop import autocast, batch_of, train_step
+from dpm_edge.train.data import IdentitySampler, Pictures
+from dpm_edge.train.loop import autocast, batch_of, train_step, wait_for_gpu
+from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.recipes import recipe
-from dpm_edge.train.run import Run, device_of
+from dpm_edge.train.run import Run, device_of, forward_of
 from dpm_edge.train.saliency import SaliencyHead
 from dpm_edge.train.start import network
-from dpm_edge.train.transfer import transfer
 
 RESULTS = Path(__file__).parent / "results"
+WEIGHTLESS = ["model.clip=", "loss.i2t=0", "loss.anchor=0", "transfer.probability=0.5"]
+"""What a recipe needs to run without weights and texts, and with SPT."""
 
 
 def random_run(config: Config, identities: int) -> Run:
@@ -55,11 +62,13 @@ def random_run(config: Config, identities: int) -> Run:
         device=device,
         processes=distributed.Processes(),
         net=net,
-        average=None,
+        average=MovingAverage(net, config.optimiser.ema) if config.optimiser.ema else None,
         steppers=optimisation.optimisers(net, config.optimiser),
-        criterion=Criterion(config.loss),
+        criterion=Criterion(config.loss, None, config.optimiser.compile),
+        forward=forward_of(net, config.optimiser.compile, 1),
         train=train,
         labels=people.to(device),
+        cameras=train.cameras.to(device),
         masks=masks,
         query=train,
         gallery=train,
@@ -74,25 +83,24 @@ def median_ms(run: Run, what: Callable[[], object], steps: int) -> float:
     for number in range(steps + 3):
         begin = time.perf_counter()
         what()
-        if run.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for_gpu(run.device)
         if number >= 3:
             found.append(1000 * (time.perf_counter() - begin))
     return round(statistics.median(found), 3)
 
 
-def parts(run: Run, steps: int) -> dict[str, float]:
-    """Milliseconds by part."""
+def parts(run: Run, steps: int) -> dict[str, dict[str, float]]:
+    """Milliseconds, operations, views and waits by part."""
     config, net = run.config, run.net
     rows = torch.from_numpy(run.sampler.epoch(0)[0]).to(run.device)
-    draw = torch.Generator(run.device).manual_seed(0)
-    pixels, masks = flip(run.train.pixels[rows].float(), run.masks[rows], 0.5, draw)
     inputs, targets, _ = batch_of(run, rows)
     head = SaliencyHead(net.spec.width, len(net.spec.mask_blocks)).to(run.device)
+    [stepper] = run.steppers
+    parameters = optimisation.owned(stepper)
 
-    def forward() -> object:
+    def forward() -> DPMOutput:
         with autocast(run):
-            return net.forward_train(inputs)
+            return run.forward(inputs)
 
     def backbone() -> object:
         with autocast(run):
@@ -106,56 +114,93 @@ def parts(run: Run, steps: int) -> dict[str, float]:
         with autocast(run), torch.no_grad():
             return head(net.backbone(inputs, blocks=net.spec.mask_blocks).tokens)
 
+    def loss(out: DPMOutput) -> Tensor:
+        return torch.stack(list(run.criterion(out, net, targets, 0.5).values())).sum()
+
     def backward() -> None:
-        sum(run.criterion(net.forward_train(inputs), net, targets, 0.5).values()).backward()
+        stepper.zero_grad(set_to_none=True)
+        loss(forward()).backward()
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, config.optimiser.clip)
+        stepper.step()
 
     out = forward()
     timed: dict[str, Callable[[], object]] = {
-        "augmentation": lambda: to_input(augment(pixels, config.augment, draw), net.spec.preprocessing),
-        "SPT, masks at hand": lambda: transfer(pixels, masks, config.transfer, draw),
+        "batch: SPT and augmentation": lambda: batch_of(run, rows),
         "saliency in the step": saliency,
         "forward": forward,
         "forward: backbone": backbone,
         "forward: mask generator": generator,
-        "losses": lambda: run.criterion(out, net, targets, 0.5),
-        "forward, losses and backward": lambda: _autocast(run, backward),
+        "losses": lambda: loss(out),
+        "forward, losses and backward": backward,
+        "clip and AdamW": update,
+        "moving average": run.average.update if run.average is not None else lambda: None,
         "whole step": lambda: train_step(run, rows, 0.5),
     }
-    return {name: median_ms(run, what, steps) for name, what in timed.items()}
+    return {name: {"ms": median_ms(run, what, steps), **counts(what)} for name, what in timed.items()}
 
 
-def _autocast(run: Run, what: Callable[[], None]) -> None:
-    with autocast(run):
-        what()
+def whole(run: Run, steps: int) -> dict[str, float]:
+    """Milliseconds and pictures a second of whole steps that are waited for one by one, and of steps in a row."""
+    rows = torch.from_numpy(run.sampler.epoch(0)[0]).to(run.device)
+    waited = median_ms(run, lambda: train_step(run, rows, 0.5), steps)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        train_step(run, rows, 0.5)
+    wait_for_gpu(run.device)
+    ms = 1000 * (time.perf_counter() - begin) / steps
+    asked = launches(lambda: train_step(run, rows, 0.5))
+    return {"ms": waited, "ms_in_a_row": round(ms, 3), "pictures_per_second": round(1000 * len(rows) / ms, 1), **asked}
+
+
+def variants(config: Config, identities: int, steps: int, compiled: bool) -> dict[str, Any]:
+    """Whole steps of each way to optimise; a way that fails says why."""
+    ways = {
+        "joint": [],
+        "alternating": ["optimiser.optimisation=alternating"],
+        "joint, compiled": ["optimiser.compile=default"],
+        "joint, compiled with CUDA graphs": ["optimiser.compile=reduce-overhead"],
+    }
+    found: dict[str, Any] = {}
+    for way, words in ways.items():
+        if "compile" in way and not compiled:
+            continue
+        try:
+            found[way] = whole(random_run(override(config, words), identities), steps)
+        except Exception as error:  # a way that a machine cannot go is a result
+            found[way] = {"exception": f"{type(error).__name__}: {error}"[:500]}
+        say(f"{way}: {found[way]}")
+    return found
 
 
 def main() -> int:
-    """Measure joint and alternating optimisation; the last line on stdout is the JSON."""
+    """Measure parts and whole steps; the last line on stdout is the JSON."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("recipe", nargs="?", default="market_tiny")
     made.add_argument("overrides", nargs="*", metavar="field=value")
     made.add_argument("--identities", type=int, default=528, help="training identities")
     made.add_argument("--steps", type=int, default=20)
+    made.add_argument("--compiled", action="store_true", help="also torch.compile's modes")
     made.add_argument("--out", type=Path, default=RESULTS)
     options = made.parse_intermixed_args()
-    weightless = ["model.clip=", "loss.i2t=0", "loss.anchor=0", "transfer.probability=0.5"]
-    config = override(recipe(options.recipe), [*weightless, *options.overrides])
-    found: dict[str, object] = {"recipe": options.recipe, "batch": config.data.identities * config.data.pictures}
-    for mode in ("joint", "alternating"):
-        run = random_run(override(config, [f"optimiser.optimisation={mode}"]), options.identities)
-        found[mode] = parts(run, options.steps) if mode == "joint" else _whole(run, options.steps)
+    config = override(recipe(options.recipe), [*WEIGHTLESS, *options.overrides])
+    run = random_run(override(config, ["optimiser.optimisation=joint"]), options.identities)
+    found: dict[str, Any] = {
+        "recipe": options.recipe,
+        "batch": config.data.identities * config.data.pictures,
+        "parts": parts(run, options.steps),
+        "steps": variants(config, options.identities, options.steps, options.compiled),
+    }
     device = torch.cuda.get_device_name() if run.device.type == "cuda" else "cpu"
-    found.update(device=device, steps=options.steps, config=config.to_dict(), machine=machine_card())
+    found.update(device=device, measured_steps=options.steps, config=config.to_dict(), machine=machine_card())
     options.out.mkdir(parents=True, exist_ok=True)
     name = "".join(c if c.isalnum() else "-" for c in device.lower())
     (options.out / f"train_step-{name}-{config.model.preset}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({"joint": found["joint"], "alternating": found["alternating"], "device": device}))
+    for part, values in found["parts"].items():
+        print(f"{part:32s}" + "".join(f"{values[k]:>10} {k}" for k in values), file=sys.stderr)
+    print(json.dumps({"parts": found["parts"], "steps": found["steps"], "device": device}))
     return 0
-
-
-def _whole(run: Run, steps: int) -> dict[str, float]:
-    rows = torch.from_numpy(run.sampler.epoch(0)[0]).to(run.device)
-    return {"whole step": median_ms(run, lambda: train_step(run, rows, 0.5), steps)}
 
 
 if __name__ == "__main__":

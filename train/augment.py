@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpm_edge.train.config import AugmentConfig
+from dpm_edge.train.data import by_channel
 
 ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = (0.3, 3.33)
@@ -70,7 +71,7 @@ def _recolour(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> T
     def factor(part: float) -> Tensor:
         return uniform(count, 1 - strength * part, 1 + strength * part, draw)[:, None, None, None]
 
-    weights = torch.tensor(GREY, device=pixels.device).view(1, 3, 1, 1)
+    weights = by_channel(GREY, pixels.device)
     gains = torch.rand((count, 3, 1, 1), generator=draw, device=draw.device) * strength + 1 - strength / 2
     pixels = pixels * gains * factor(1.0)
     mean = (pixels * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)

@@ -16,6 +16,9 @@ from typing import Any
 
 from dpm_edge.errors import SpecError, nearest
 
+COMPILED = ("", "default", "reduce-overhead")
+"""Ways to run forward and losses; see OptimiserConfig.compile."""
+
 
 @dataclass(kw_only=True)
 class ModelConfig:
@@ -85,6 +88,8 @@ class AugmentConfig:
 
 @dataclass(kw_only=True)
 class SaliencyConfig:
+    source: str = "learned"
+    """"learned" (SPS) or "labels": a rendered set's own masks, exact [R]."""
     epochs: int = 20
     """Epochs of the saliency model (SPS)."""
     identities: int = 0
@@ -98,7 +103,10 @@ class SaliencyConfig:
     overlap_weight: float = 0.1
     """Weight of Σ softmax(whole)·softmax(discarded) [S]."""
     threshold: float = 0.5
-    """Patches whose saliency is at least this are the person [S]."""
+    """Patches whose saliency is at least this are the person [S]; 0: the value that keeps `usage` of all patches of the
+    training set [R]. Saliency rises slowly from `usage` everywhere: trained briefly, next to no patch reaches 0.5."""
+    head_lr: float = 10.0
+    """Factor on lr for its 1×1 convolution, which starts at nothing [R]."""
     masks: str = ""
     """A cached masks file to use instead of training the saliency model."""
 
@@ -155,8 +163,12 @@ class OptimiserConfig:
     """Factor on lr for the backbone."""
     prototype_lr: float = 1.0
     """Factor on lr for the prototypes, which start at nothing [R]."""
+    mask_lr: float = 1.0
+    """Factor on lr for the mask generator [R]."""
     weight_decay: float = 0.05
     """AdamW's, on matrices alone."""
+    mask_weight_decay: float = 1.0
+    """Factor on weight_decay for the mask generator; 0 leaves it undecayed [R]."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's."""
     clip: float = 1.0
@@ -169,6 +181,9 @@ class OptimiserConfig:
     """Decay of the averaged weights that are evaluated and kept; 0 keeps the last ones."""
     bf16: bool = True
     """Autocast to bfloat16 on a GPU (never on a CPU)."""
+    compile: str = ""
+    """torch.compile of forward and losses: "" (off), "default" (fused kernels) or "reduce-overhead" (CUDA graphs too);
+    one process only. The random numbers of stochastic depth are then others."""
 
 
 @dataclass(kw_only=True)

@@ -20,20 +20,27 @@ class Targets:
     """(B,) int64 in 0..C−1."""
     donor_labels: Tensor | None = None
     """(B,) int64: whose scene each picture stands in; its own label where SPT did nothing. None: no SPT."""
+    people: Tensor | None = None
+    """(P,) int64: the batch's identities, each once; anchoring reads it."""
 
 
 class Criterion:
     """L = L_id + triplet + HEM (+ i2t + anchor), method sections 3, 5 and 6."""
 
-    def __init__(self, config: LossConfig, texts: Tensor | None = None) -> None:
+    def __init__(self, config: LossConfig, texts: Tensor | None = None, compiled: str = "") -> None:
+        """compiled: a mode of torch.compile, or "" for none."""
         self.config, self.texts = config, texts
+        self._computed = torch.compile(self._terms, mode=compiled) if compiled else self._terms
 
     def __call__(self, out: DPMOutput, net: DPM, targets: Targets, progress: float) -> dict[str, Tensor]:
         """Weighted terms by name, scalars float32; their sum is the loss. progress: share of the epochs done, 0..1."""
+        weight = self.config.anchor * max(0.0, 1.0 - progress / self.config.anchor_epochs)
+        anchored = self.texts is not None and weight > 0
+        anchor = torch.full((), weight, device=out.f.device) if anchored else None  # a tensor: compiled code takes any
         with torch.autocast(out.f.device.type, enabled=False):
-            return self._terms(out, net, targets, progress)
+            return self._computed(out, net, targets, anchor)
 
-    def _terms(self, out: DPMOutput, net: DPM, targets: Targets, progress: float) -> dict[str, Tensor]:
+    def _terms(self, out: DPMOutput, net: DPM, targets: Targets, anchor: Tensor | None) -> dict[str, Tensor]:
         config, labels, donors = self.config, targets.labels, targets.donor_labels
         assert net.prototypes is not None and out.logits is not None
         ignored = losses.ignored_classes(labels, donors, len(net.prototypes)) if donors is not None else None
@@ -55,23 +62,24 @@ class Criterion:
         if config.hem:
             terms["hem"] = config.hem * losses.head_enrich(out.cls_attention)
         if self.texts is not None:
-            terms.update(self._text_terms(out, net, targets, ignored, progress))
+            terms.update(self._text_terms(out, net, targets, ignored, anchor))
         return terms
 
     def _text_terms(
-        self, out: DPMOutput, net: DPM, targets: Targets, ignored: Tensor | None, progress: float
+        self, out: DPMOutput, net: DPM, targets: Targets, ignored: Tensor | None, anchor: Tensor | None
     ) -> dict[str, Tensor]:
-        config, texts, terms = self.config, self.texts, {}
+        config, texts = self.config, self.texts
+        terms: dict[str, Tensor] = {}
         assert texts is not None and out.joint is not None and net.prototypes is not None
         if config.i2t:
             terms["i2t"] = config.i2t * losses.image_to_text(out.joint, texts, targets.labels, ignored)
-        weight = config.anchor * max(0.0, 1.0 - progress / config.anchor_epochs)
-        if weight:
-            people = targets.labels.unique()
+        if anchor is not None:
+            people = targets.people
+            assert people is not None, "anchoring needs the batch's identities"
             if config.anchor_form == "projected":
                 assert net.backbone.proj is not None, "a network without a projection gives no joint vector"
                 pull = losses.anchor_projected(net.prototypes, texts, people, net.backbone.proj)
             else:
                 pull = losses.anchor_relations(net.prototypes, texts, people, config.anchor_temperature)
-            terms["anchor"] = weight * pull
+            terms["anchor"] = anchor * pull
         return terms

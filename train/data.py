@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -83,9 +84,15 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
 
 def to_input(pixels: Tensor, pre: Preprocessing) -> Tensor:
     """(B, 3, H, W) pixels 0..255 of any dtype → float32 network input, (x/255 − mean)/std."""
-    mean = torch.tensor(pre.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(pre.std, device=pixels.device).view(1, 3, 1, 1)
+    mean, std = by_channel(tuple(pre.mean), pixels.device), by_channel(tuple(pre.std), pixels.device)
     return (pixels.float() / 255.0 - mean) / std
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1) float32, kept: each new constant would be a copy to the GPU that waits for all work before it."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 class IdentitySampler:

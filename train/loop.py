@@ -58,14 +58,16 @@ def train_step(run: Run, rows: Tensor, epoch: float) -> dict[str, Tensor]:
     terms: dict[str, Tensor] = {}
     for number, stepper in enumerate(run.steppers):  # one, or first the rest and then the mask generator
         torch.manual_seed((config.seed << 32) + 2 * run.step + number)
+        torch.compiler.cudagraph_mark_step_begin()
         with autocast(run):
-            out = run.net.forward_train(inputs, cameras)
+            out = run.forward(inputs, cameras)
         found = run.criterion(run.processes.gather(out), run.net, targets, epoch / run.epochs)
-        optimisation.step(stepper, torch.stack(list(found.values())).sum(), config.optimiser.clip, run.processes)
-        terms = terms or found
+        values = torch.stack(list(found.values()))  # a copy: the next step may write over what compiled code returned
+        optimisation.step(stepper, values.sum(), config.optimiser.clip, run.processes)
+        terms = terms or dict(zip(found, values.detach().unbind()))
     if run.average is not None:
-        run.average.update_parameters(run.net)
-    return {name: term.detach() for name, term in terms.items()}
+        run.average.update()
+    return terms
 
 
 def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
@@ -81,8 +83,9 @@ def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
     inputs = to_input(augment(pixels, config.augment, draw)[part], run.net.spec.preprocessing)
     cameras = None
     if run.net.spec.cameras:
-        cameras = (run.train.cameras[rows.cpu()] % run.net.spec.cameras).to(run.device)[part]
-    return inputs, Targets(labels, donors), cameras
+        cameras = (run.cameras[rows] % run.net.spec.cameras)[part]
+    people = labels[:: config.data.pictures]  # the sampler puts one person's pictures side by side
+    return inputs, Targets(labels, donors, people), cameras
 
 
 def autocast(run: Run) -> torch.autocast:

@@ -12,7 +12,6 @@ that the donor's scene replaces. In erasing it is the noise box, in the test set
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -27,12 +26,12 @@ from torch import Tensor
 from dpm_edge.env import machine_card
 from dpm_edge.errors import DpmError
 from dpm_edge.files import write_whole
+from dpm_edge.train.arguments import config_of, tool_parser
 from dpm_edge.train.augment import augment
-from dpm_edge.train.config import AugmentConfig, Config, override
+from dpm_edge.train.config import AugmentConfig, Config
 from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import covered
 from dpm_edge.train.preview import Example, examples
-from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import device_of, training_people
 from dpm_edge.train.saliency import person_masks
 from dpm_edge.train.start import model_spec
@@ -114,7 +113,7 @@ def statistics(config: Config, data: Path, out: Path, batches: int = 8) -> dict[
     people = training_people(config, data)
     pre = model_spec(config.model).preprocessing
     train, query = decode(people.train, pre).to(device), decode(people.query, pre)
-    masks = person_masks(config, train, out.parent, device)
+    masks = person_masks(config, train, data, out.parent, device)
     batch = examples(config, train, masks, batches)
     pixels = torch.cat([e.pixels for e in batch])
     person = torch.cat([e.masks for e in batch])
@@ -136,15 +135,10 @@ def statistics(config: Config, data: Path, out: Path, batches: int = 8) -> dict[
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the statistics and print the means. Returns the exit code."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("recipe")
-    made.add_argument("overrides", nargs="*", metavar="field=value")
-    made.add_argument("--data", type=Path, required=True)
-    made.add_argument("--out", type=Path, required=True)
-    options = made.parse_intermixed_args(arguments)
+    options = tool_parser("statistics", __doc__).parse_intermixed_args(arguments)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        found = statistics(override(recipe(options.recipe), options.overrides), options.data, options.out)
+        found = statistics(config_of(options), options.data, options.out)
     except DpmError as error:
         print(f"occlusion_statistics: {error}", file=sys.stderr)
         return 1

@@ -45,11 +45,13 @@ def optimisers(net: DPM, config: OptimiserConfig) -> list[torch.optim.AdamW]:
             decay = config.weight_decay if parameter.dim() > 1 and not name.endswith(NOT_DECAYED) else 0.0
             factor = config.backbone_lr if name.startswith("backbone.") else 1.0
             factor = config.prototype_lr if name == "prototypes" else factor
+            of_mask = name.startswith("mask_generator.")
+            if of_mask:
+                factor, decay = config.mask_lr, decay * config.mask_weight_decay
             group = {"params": [parameter], "weight_decay": decay, "factor": factor}
-            (mask if name.startswith("mask_generator.") else rest).append(group)
+            (mask if of_mask else rest).append(group)
     parts = [rest, mask] if config.optimisation == "alternating" and mask else [rest + mask]
-    fused = next(net.parameters()).is_cuda
-    return [torch.optim.AdamW(_merged(p), lr=config.lr, betas=config.betas, fused=fused) for p in parts]
+    return [torch.optim.AdamW(_merged(p), lr=config.lr, betas=config.betas, fused=True) for p in parts]
 
 
 def _merged(groups: list[dict]) -> list[dict]:

@@ -7,7 +7,6 @@ The saliency comes from saliency.masks, or from saliency.safetensors beside the 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpm_edge.errors import DpmError
+from dpm_edge.train.arguments import config_of, tool_parser
 from dpm_edge.train.augment import flip
-from dpm_edge.train.config import Config, override
+from dpm_edge.train.config import Config
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
-from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import device_of, training_people
 from dpm_edge.train.saliency import person_masks
 from dpm_edge.train.start import model_spec
@@ -99,22 +98,15 @@ def sheet(example: Example, rows: int = 24, columns: int = 4) -> NDArray[np.uint
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the sheet and print how many pictures found a donor. Returns the exit code."""
-    made = argparse.ArgumentParser(
-        prog="dpm-edge train preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("recipe")
-    made.add_argument("overrides", nargs="*", metavar="field=value")
-    made.add_argument("--data", type=Path, required=True)
-    made.add_argument("--out", type=Path, default=Path("preview.jpg"))
-    options = made.parse_intermixed_args(arguments)
+    options = tool_parser("preview", __doc__, Path("preview.jpg")).parse_intermixed_args(arguments)
     try:
-        config = override(recipe(options.recipe), options.overrides)
+        config = config_of(options)
         config.transfer.probability = config.transfer.probability or 1.0
         device = device_of(config)
         pre = model_spec(config.model).preprocessing
         train = decode(training_people(config, options.data).train, pre).to(device)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        masks = person_masks(config, train, options.out.parent, device)
+        masks = person_masks(config, train, options.data, options.out.parent, device)
         example = examples(config, train, masks)[0]
     except DpmError as error:
         print(f"preview: {error}", file=sys.stderr)

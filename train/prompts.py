@@ -10,7 +10,6 @@ The text features are written once and read by stage 2 (loss.texts=FILE); the te
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -151,21 +150,16 @@ def load_texts(path: Path, people: Tensor) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> int:
     """Learn the texts of a recipe's training people. Returns the exit code."""
-    from dpm_edge.train.config import override
+    from dpm_edge.train.arguments import config_of, tool_parser
     from dpm_edge.train.data import decode
-    from dpm_edge.train.recipes import recipe
     from dpm_edge.train.run import device_of, training_people
     from dpm_edge.train.start import NEEDED, network
 
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("recipe")
-    made.add_argument("overrides", nargs="*", metavar="field=value")
-    made.add_argument("--data", type=Path, required=True)
-    made.add_argument("--out", type=Path, required=True)
+    made = tool_parser("texts", __doc__)
     made.add_argument("--epochs", type=int, default=120)
     options = made.parse_intermixed_args(arguments)
     try:
-        config = override(recipe(options.recipe), options.overrides)
+        config = config_of(options)
         device = device_of(config)
         net = network(config.model, 0, 0, config.seed).to(device)
         if config.model.clip in ("", NEEDED):

@@ -61,7 +61,7 @@ def _from_scratch(name: str) -> Config:
         loss=LossConfig(label_smoothing=0.1),
         optimiser=OptimiserConfig(lr=1e-3, prototype_lr=5.0, weight_decay=0.05, optimisation="joint"),
         schedule=ScheduleConfig(epochs=120, warmup_epochs=5.0),
-        saliency=SaliencyConfig(epochs=20),
+        saliency=SaliencyConfig(epochs=20, threshold=0.0),
         evaluate=EvaluateConfig(every=20),
     )
 
@@ -86,8 +86,8 @@ def market_tiny_cpu() -> Config:
     config.optimiser.frozen_blocks = 4
     config.optimiser.lr = 3e-4
     config.data = DataConfig(identities=16, pictures=4)
-    config.schedule = ScheduleConfig(epochs=60, minutes=80.0, warmup_epochs=2.0)
-    config.saliency.epochs = 4
+    config.schedule = ScheduleConfig(epochs=60, minutes=75.0, warmup_epochs=2.0)
+    config.saliency.epochs, config.saliency.identities = 12, 64
     return config
 
 

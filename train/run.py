@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
-from dpm_edge.errors import SpecError
-from dpm_edge.model.network import DPM
+from dpm_edge.errors import SpecError, nearest
+from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import distributed, optimisation
-from dpm_edge.train.config import Config
+from dpm_edge.train.config import COMPILED, Config
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
 from dpm_edge.train.layouts import TrainingPeople, read_people, take, visible_shares
+from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.prompts import load_texts
 from dpm_edge.train.saliency import person_masks
 from dpm_edge.train.start import NEEDED, model_spec, network
@@ -32,11 +33,13 @@ class Run:
     device: torch.device
     processes: distributed.Processes
     net: DPM
-    average: AveragedModel | None
+    average: MovingAverage | None
     steppers: list[torch.optim.AdamW]
     criterion: Criterion
+    forward: Callable[..., DPMOutput]
     train: Pictures
     labels: Tensor
+    cameras: Tensor
     masks: Tensor
     query: Pictures
     gallery: Pictures
@@ -51,7 +54,7 @@ class Run:
     @property
     def judged(self) -> DPM:
         """The network that is evaluated and kept: the averaged one if there is one."""
-        return cast(DPM, self.average.module) if self.average is not None else self.net
+        return self.average.module if self.average is not None else self.net
 
 
 def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Run:
@@ -77,24 +80,25 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     texts = _texts(config, train)
     grid = net.spec.grid
     if config.transfer.probability:
-        masks = processes.first_then_others(lambda: person_masks(config, train, out, device, quiet))
+        masks = processes.first_then_others(lambda: person_masks(config, train, data, out, device, quiet))
     else:
         masks = torch.zeros((len(train), *grid), dtype=torch.bool, device=device)
     if processes.world > 1:
         distributed.share_batch_norm(net)
     optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=texts is not None)
-    average = AveragedModel(net, multi_avg_fn=moving_average(config.optimiser.ema)) if config.optimiser.ema else None
     return Run(
         config=config,
         out=out,
         device=device,
         processes=processes,
         net=net,
-        average=average,
+        average=MovingAverage(net, config.optimiser.ema) if config.optimiser.ema else None,
         steppers=optimisation.optimisers(net, config.optimiser),
-        criterion=Criterion(config.loss, texts.to(device) if texts is not None else None),
+        criterion=Criterion(config.loss, texts.to(device) if texts is not None else None, config.optimiser.compile),
+        forward=forward_of(net, config.optimiser.compile, processes.world),
         train=train,
         labels=labels.to(device),
+        cameras=train.cameras.to(device),
         masks=masks,
         query=query,
         gallery=gallery,
@@ -125,15 +129,17 @@ def training_people(config: Config, data: Path) -> TrainingPeople:
     return TrainingPeople(train, people.query, people.gallery)
 
 
-def moving_average(decay: float) -> Any:
-    """For AveragedModel: an exponential average whose decay rises from 0.1 with the number of updates."""
+def forward_of(net: DPM, mode: str, world: int) -> Callable[..., DPMOutput]:
+    """The network's training forward, compiled where `mode` says so.
 
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averaged, current, 1 - now)
-
-    return update
+    Raises SpecError for an unknown mode, or for any with many processes: batch norm over the global batch talks to the
+    others, which a compiled forward cannot.
+    """
+    if mode not in COMPILED:
+        raise SpecError(f"optimiser.compile={mode}.{nearest(mode, COMPILED)}")
+    if mode and world > 1:
+        raise SpecError(f"optimiser.compile={mode} with {world} processes: set optimiser.compile= to train on many")
+    return torch.compile(net.forward_train, mode=mode) if mode else net.forward_train
 
 
 def _check_texts(config: Config) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from dpm_edge.errors import DataError
+from dpm_edge.errors import DataError, SpecError, nearest
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
@@ -30,6 +30,7 @@ from dpm_edge.train import losses, state
 from dpm_edge.train.augment import augment, flip
 from dpm_edge.train.config import AugmentConfig, Config, SaliencyConfig
 from dpm_edge.train.data import IdentitySampler, Pictures, to_input
+from dpm_edge.train.labels import label_saliency
 from dpm_edge.train.optimisation import freeze_lower, optimisers, rate, set_rate, step
 from dpm_edge.train.start import network
 
@@ -110,7 +111,7 @@ def train_saliency(
         net.backbone.proj.requires_grad_(False)
     freeze_lower(net, config.optimiser.frozen_blocks)
     [stepper] = optimisers(net, config.optimiser)[:1]
-    stepper.add_param_group({"params": list(head.parameters()), "weight_decay": 0.0, "factor": 1.0})
+    stepper.add_param_group({"params": list(head.parameters()), "weight_decay": 0.0, "factor": config.saliency.head_lr})
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
     first = _restore(out / RESUME, config, net, head, stepper)
     draw = torch.Generator(device)
@@ -212,18 +213,42 @@ def load_saliency(path: Path, pictures: Pictures, grid: tuple[int, int]) -> Tens
     return saliency
 
 
-def person_masks(config: Config, pictures: Pictures, out: Path, device: torch.device, quiet: bool = False) -> Tensor:
-    """M of every training picture, (N, h, w) bool on `device`: from the cache, or computed now and cached in `out`."""
-    cache = Path(config.saliency.masks) if config.saliency.masks else out / "saliency.safetensors"
+SOURCES = {"learned": "saliency.safetensors", "labels": "saliency-labels.safetensors"}
+"""Where saliency comes from, and the file that keeps it in a run's folder."""
+
+
+def person_masks(
+    config: Config, pictures: Pictures, data: Path, out: Path, device: torch.device, quiet: bool = False
+) -> Tensor:
+    """M of every training picture, (N, h, w) bool on `device`: from the cache, or computed now and cached in `out`.
+
+    data: the data set's folder, for its masks. Raises SpecError for an unknown source, DataError as `label_saliency`
+    and `load_saliency` do.
+    """
+    if config.saliency.source not in SOURCES:
+        raise SpecError(f"saliency.source={config.saliency.source}.{nearest(config.saliency.source, SOURCES)}")
+    cache = Path(config.saliency.masks) if config.saliency.masks else out / SOURCES[config.saliency.source]
     grid = network_grid(config)
-    if not config.saliency.masks and not cache.is_file():
+    if not config.saliency.masks and config.saliency.source == "labels":
+        out.mkdir(parents=True, exist_ok=True)
+        save_saliency(cache, label_saliency(data, pictures, grid), pictures)
+    elif not config.saliency.masks and not cache.is_file():
         out.mkdir(parents=True, exist_ok=True)
         net, head = train_saliency(config, pictures, device, out, quiet)
         save_saliency_model(out / "saliency-model", net, head)
         save_saliency(cache, saliency_of(net, head, pictures.pixels), pictures)
         (out / RESUME).unlink(missing_ok=True)
     saliency = load_saliency(cache, pictures, grid)  # also after writing it: a resumed run must see the same rounding
-    return (saliency >= config.saliency.threshold).to(device)
+    return person_region(saliency, config.saliency).to(device)
+
+
+def person_region(saliency: Tensor, config: SaliencyConfig) -> Tensor:
+    """M (N, h, w) bool: saliency at or above the threshold, or the `usage` most salient patches of the whole set."""
+    threshold = config.threshold
+    if not threshold:
+        kept = max(1, round(config.usage * saliency.numel()))
+        threshold = float(saliency.flatten().kthvalue(saliency.numel() - kept + 1).values)
+    return saliency >= threshold
 
 
 def network_grid(config: Config) -> tuple[int, int]:

@@ -67,9 +67,9 @@ def choose(masks: Tensor, config: TransferConfig, draw: torch.Generator) -> tupl
     """
     count, _, width = masks.shape
     itself = torch.arange(count, device=masks.device)
-    share = overlaps(masks)
-    share[itself, itself] = -1.0
-    share[:, masks.flatten(1).float().mean(1) < config.smallest] = -1.0
+    small = masks.flatten(1).float().mean(1) < config.smallest
+    barred = small.unsqueeze(0) | (itself.unsqueeze(0) == itself.unsqueeze(1))  # (i, j)
+    share = overlaps(masks).masked_fill(barred.unsqueeze(2), -1.0)
     best, place = share.reshape(count, -1).topk(max(1, int(config.share * count)), dim=1)
     donor, roll = place // width, place % width
     before = share[:, :, 0].gather(1, donor)

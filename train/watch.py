@@ -45,7 +45,7 @@ class Watch:
             if run.config.schedule.minutes and len(self.marks) == 2 and self.before == 0:
                 self._fit_epochs()
         if self.log is not None and (run.step % run.config.log_every == 0 or run.step == 1):
-            values = {name: round(float(term), 6) for name, term in terms.items()}
+            values = {name: round(v, 6) for name, v in zip(terms, torch.stack(list(terms.values())).tolist())}
             values["loss"] = round(sum(values.values()), 6)
             speed = taken * run.sampler.identities * run.sampler.pictures / (time.perf_counter() - self.begin)
             self.log.write(

@@ -110,3 +110,44 @@ def test_joint_features_are_clips_image_features(clip, tmp_path):
     with torch.no_grad():
         wanted = large.encode_image(to_input(pixels, pre))
     torch.testing.assert_close(prompts.joint_features(net, pictures), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["relations", "projected"])
+def test_both_stages_run_on_a_clip_file_with_random_weights(market, tmp_path, monkeypatch, form):
+    """Stage 1 by its command, stage 2 as a training run: a small CLIP of open_clip's in the file, nothing made up."""
+    from types import SimpleNamespace
+
+    from conftest import SMALL
+    from safetensors.torch import load_file
+
+    from dpm_edge.train.recipes import recipe
+
+    library = prompts.open_clip()
+    vision = {"image_size": 64, "layers": 4, "width": 48, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 1}
+
+    def create_model(name, pretrained=None):
+        made = library.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+        if pretrained:
+            made.load_state_dict(load_file(pretrained))
+        return made
+
+    torch.manual_seed(0)
+    file, texts = tmp_path / "clip.safetensors", tmp_path / "texts.safetensors"
+    save_file({k: v.contiguous() for k, v in create_model("small").state_dict().items()}, file)
+    ours = SimpleNamespace(create_model=create_model, get_tokenizer=library.get_tokenizer)
+    monkeypatch.setattr(prompts, "open_clip", lambda: ours)
+    words = [*SMALL, f"model.clip={file}", "transfer.probability=0"]
+    asked = ["market_tiny", *words, "--data", str(market), "--out", str(texts), "--epochs", "1"]
+    assert prompts.main(asked) == 0
+    learned = prompts.load_texts(texts, torch.arange(1, 25))
+    assert learned.shape == (24, 16) and learned.isfinite().all() and len(learned.unique(dim=0)) == 24
+    second = [f"loss.texts={texts}", "loss.i2t=1", "loss.anchor=1", "loss.anchor_epochs=0.9"]
+    config = override(recipe("market_tiny"), [*words, *second, f"loss.anchor_form={form}"])
+    run = prepare(config, market, tmp_path / "run", quiet=True)
+    assert torch.equal(run.net.backbone.conv1.weight, load_file(file)["visual.conv1.weight"])
+    before = run.net.prototypes.detach().clone()
+    fit(run)
+    assert not torch.equal(run.net.prototypes, before)
+    steps = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert '"anchor"' in steps[0] and '"i2t"' in steps[0]

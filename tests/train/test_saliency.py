@@ -53,10 +53,10 @@ def test_kept_and_discarded_patches_reach_the_saliency_with_opposite_signs(small
 
 
 def test_masks_come_from_the_cache_and_only_for_the_same_pictures(train, small, tmp_path):
-    first = saliency.person_masks(small, train, tmp_path, torch.device("cpu"), quiet=True)
+    first = saliency.person_masks(small, train, tmp_path, tmp_path, torch.device("cpu"), quiet=True)
     assert first.shape == (len(train), 8, 4) and first.dtype == torch.bool
     stamp = (tmp_path / "saliency.safetensors").stat().st_mtime_ns
-    assert torch.equal(first, saliency.person_masks(small, train, tmp_path, torch.device("cpu"), quiet=True))
+    assert torch.equal(first, saliency.person_masks(small, train, tmp_path, tmp_path, torch.device("cpu"), quiet=True))
     assert (tmp_path / "saliency.safetensors").stat().st_mtime_ns == stamp
     again = saliency.saliency_of(*saliency.load_saliency_model(tmp_path / "saliency-model"), train.pixels)
     kept = saliency.load_saliency(tmp_path / "saliency.safetensors", train, (8, 4))
@@ -70,7 +70,7 @@ def test_masks_come_from_the_cache_and_only_for_the_same_pictures(train, small, 
 def test_a_stopped_saliency_run_goes_on_as_if_it_had_not_been(train, small, tmp_path, monkeypatch):
     small.saliency.epochs, small.saliency.identities = 2, 10
     cpu = torch.device("cpu")
-    whole = saliency.person_masks(small, train, tmp_path / "whole", cpu, quiet=True)
+    whole = saliency.person_masks(small, train, tmp_path, tmp_path / "whole", cpu, quiet=True)
     keep = saliency.state.save
 
     def stop(path, values):
@@ -79,11 +79,48 @@ def test_a_stopped_saliency_run_goes_on_as_if_it_had_not_been(train, small, tmp_
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(saliency.state, "save", stop)
-        saliency.person_masks(small, train, tmp_path / "part", cpu, quiet=True)
+        saliency.person_masks(small, train, tmp_path, tmp_path / "part", cpu, quiet=True)
     assert (tmp_path / "part" / saliency.RESUME).is_file()
-    assert torch.equal(whole, saliency.person_masks(small, train, tmp_path / "part", cpu, quiet=True))
+    assert torch.equal(whole, saliency.person_masks(small, train, tmp_path, tmp_path / "part", cpu, quiet=True))
     a, b = (saliency.load_saliency(tmp_path / d / "saliency.safetensors", train, (8, 4)) for d in ("whole", "part"))
     assert torch.equal(a, b) and not (tmp_path / "part" / saliency.RESUME).exists()
+
+
+def test_the_person_is_what_reaches_the_threshold_or_the_most_salient_share(small):
+    draw = torch.Generator().manual_seed(0)
+    s = 0.3 + 0.02 * torch.randn(50, 8, 4, generator=draw)  # as SPS is after a short training: near `usage` everywhere
+    small.saliency.threshold = 0.5
+    assert not saliency.person_region(s, small.saliency).any()
+    small.saliency.threshold, small.saliency.usage = 0.0, 0.25
+    found = saliency.person_region(s, small.saliency)
+    assert found.sum() == 400 and s[found].min() >= s[~found].max()
+
+
+def test_an_unknown_source_and_a_set_without_masks_are_refused(market, train, small, tmp_path):
+    from dpm_edge.errors import SpecError
+
+    small.saliency.source = "label"
+    with pytest.raises(SpecError, match="labels"):
+        saliency.person_masks(small, train, market, tmp_path, torch.device("cpu"), quiet=True)
+    small.saliency.source = "labels"
+    with pytest.raises(DataError, match="keeps no masks"):
+        saliency.person_masks(small, train, market, tmp_path, torch.device("cpu"), quiet=True)
+
+
+def test_masks_of_a_rendered_set_come_from_its_labels(train, small, tmp_path):
+    small.saliency.source = "labels"
+    folder = tmp_path / "set" / "masks" / "bounding_box_train"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(train.names):
+        mask = np.zeros((128, 64), np.uint8)
+        mask[: 16 * (number % 8 + 1), 16:] = 255
+        cv2.imwrite(str(folder / name.replace(".jpg", ".png")), mask)
+    masks = saliency.person_masks(small, train, tmp_path / "set", tmp_path, torch.device("cpu"), quiet=True)
+    for number, mask in enumerate(masks):
+        wanted = torch.zeros(8, 4, dtype=torch.bool)
+        wanted[: number % 8 + 1, 1:] = True
+        assert torch.equal(mask, wanted)
+    assert not (tmp_path / saliency.SOURCES["learned"]).exists()
 
 
 def test_saliency_is_learned_from_the_first_people_alone(train, small, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ All but one of these use a stand-in body (a box and a head), so that they need n
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from dpm_edge.errors import DataError, MissingLibrary
+from dpm_edge.train.labels import label_saliency
 from dpm_edge.train.synthetic import camera, dataset, figure, materials, person, picture, raster, scene
 from dpm_edge.train.synthetic.__main__ import SAMPLES, main
 from dpm_edge.train.synthetic.body import load_body
@@ -189,6 +191,48 @@ def test_a_stopped_run_goes_on_and_redraws_what_is_torn(stand_ins: None, tmp_pat
     assert pictures(tmp_path) == before
     assert labels(tmp_path) == listed
     assert kept.stat().st_mtime_ns == drawn_at
+
+
+def test_a_set_without_masks_gets_them_and_keeps_its_pictures(stand_ins: None, tmp_path: Path) -> None:
+    render(TINY, tmp_path, workers=1, quiet=True)
+    stamps = {name: (tmp_path / name).stat().st_mtime_ns for name in pictures(tmp_path)}
+    masks = {row["file"]: dataset.mask_of(tmp_path, row["file"]).read_bytes() for row in labels(tmp_path)}
+    shutil.rmtree(tmp_path / "masks")
+    with pytest.raises(DataError, match="other settings"):
+        render(replace(TINY, seed=8), tmp_path, workers=1, quiet=True)
+    render(TINY, tmp_path, workers=1, quiet=True)
+    assert {file: dataset.mask_of(tmp_path, file).read_bytes() for file in masks} == masks
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in pictures(tmp_path)} == stamps
+
+
+def test_a_mask_is_where_the_person_is_drawn(stand_ins: None, tmp_path: Path) -> None:
+    """The stand-in's own figure, drawn with and without something in front: the mask loses what the share says."""
+    render(replace(TINY, occluded=0.5), tmp_path, workers=1, quiet=True)
+    shares = []
+    for row in labels(tmp_path):
+        mask = cv2.imread(str(dataset.mask_of(tmp_path, row["file"])), cv2.IMREAD_GRAYSCALE)
+        assert mask.shape == (64, 32) and set(np.unique(mask)) <= {0, 255}
+        shares.append((float(row["visible"]), float((mask > 0).mean())))
+    whole = [covered for visible, covered in shares if visible == 1]
+    hidden = [covered for visible, covered in shares if visible < 0.7]
+    assert min(whole) > 0.05 and hidden and np.mean(hidden) < np.mean(whole)
+
+
+def test_labels_are_the_share_of_each_patch_that_shows_the_person(stand_ins: None, tmp_path: Path) -> None:
+    render(TINY, tmp_path, workers=1, quiet=True)
+    names = [Path(row["file"]).name for row in labels(tmp_path) if row["file"].startswith("bounding_box_train")]
+    held = SimpleNamespace(names=names)
+    found = label_saliency(tmp_path, held, (8, 4))
+    assert found.shape == (len(names), 8, 4)
+    for name, share in zip(names, found.numpy()):
+        mask = cv2.imread(str(tmp_path / "masks" / "bounding_box_train" / name.replace("jpg", "png")), 0) > 0
+        np.testing.assert_allclose(share, mask.reshape(8, 8, 4, 8).mean((1, 3)), atol=1e-6)
+    dataset.mask_of(tmp_path, f"bounding_box_train/{names[1]}").unlink()
+    with pytest.raises(DataError, match=names[1]):
+        label_saliency(tmp_path, held, (8, 4))
+    shutil.rmtree(tmp_path / "masks")
+    with pytest.raises(DataError, match="keeps no masks"):
+        label_saliency(tmp_path, held, (8, 4))
 
 
 def test_folders_names_and_labels_agree(stand_ins: None, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = SAMPLES if options["samples"] else Settings(**given)
         counts = render(settings, options["out"], workers=options["workers"], quiet=options["quiet"])
         if options["samples"]:
-            shutil.rmtree(options["out"] / "labels")
+            for folder in ("labels", "masks"):
+                shutil.rmtree(options["out"] / folder)
             (options["out"] / "bounding_box_train").rmdir()
     except (DpmError, OSError) as error:
         print(f"synthetic: {error}", file=sys.stderr)

@@ -4,9 +4,11 @@
     OUT/query/…, OUT/bounding_box_test/…               the last `test` people: one query for each camera
     OUT/labels/0001.csv                                file, person, camera, occluder, visible, seed: one file a person
     OUT/labels.csv                                     all of them
+    OUT/masks/bounding_box_train/0001_c3s1_000007_00.png   where the person is seen, one bit a pixel; as in each folder
 
-Every picture follows from (seed, person, view) alone, whatever the number of workers. A person whose labels and
-pictures are there is left alone, so that a run that was stopped goes on where it was.
+Every picture follows from (seed, person, view) alone, whatever the number of workers. A person whose labels,
+pictures and masks are there is left alone, so that a run that was stopped goes on where it was; a set made without
+masks gets them by the same command, and its pictures stay.
 """
 
 from __future__ import annotations
@@ -97,13 +99,17 @@ def _someone(seed: int, number: int) -> tuple[Any, Any]:
 
 
 def render_person(settings: Settings, person: int, out: Path) -> int:
-    """Render what is missing of one person; returns how many pictures were drawn."""
+    """Render what is missing of one person; returns how many pictures were drawn.
+
+    Raises DataError where a picture that is there was made with other settings: its mask would not be its own.
+    """
     labels = out / "labels" / f"{person:04d}.csv"
     planned = [
         (f"{person:04d}_c{k + 1}s1_{view:06d}_00.jpg", folder, view, k, q)
         for folder, view, k, q in plan(settings, person)
     ]
-    if labels.is_file() and all(_whole(out / folder / name) for name, folder, *_ in planned):
+    done = all(_whole(out / f / name) and mask_of(out, f"{f}/{name}").is_file() for name, f, *_ in planned)
+    if labels.is_file() and done:
         return 0
     from dpm_edge.train.synthetic.figure import dress
     from dpm_edge.train.synthetic.person import draw_person
@@ -113,6 +119,7 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
     who = draw_person(settings.seed, person)
     figure = dress(_body(), who)
     rows = []
+    known = {row[0]: row for row in _read(labels)} if labels.is_file() else {}
     for name, folder, view, number, query in planned:
         camera = c.draw_camera(settings.seed, number)
         for attempt in range(20):
@@ -125,10 +132,25 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
             if shot.visible >= LEAST_VISIBLE and (not kind or shot.visible < 0.97):
                 break
         _, data = cv2.imencode(".jpg", shot.image, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])
-        write_whole(out / folder / name, data.tobytes())
-        rows.append((f"{folder}/{name}", person, number + 1, kind or "none", f"{shot.visible:.4f}", settings.seed))
+        row = (f"{folder}/{name}", person, number + 1, kind or "none", f"{shot.visible:.4f}", settings.seed)
+        if _whole(out / folder / name):
+            was = known.get(row[0])
+            if was is not None and tuple(was) != tuple(map(str, row)):
+                raise DataError(f"{out / folder / name} was rendered with other settings ({', '.join(was)}; now "
+                                f"{', '.join(map(str, row))}): use those again, or another folder")  # fmt: skip
+        else:
+            write_whole(out / folder / name, data.tobytes())
+        mask_of(out, row[0]).parent.mkdir(parents=True, exist_ok=True)
+        _, bits = cv2.imencode(".png", shot.mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+        write_whole(mask_of(out, f"{folder}/{name}"), bits.tobytes())
+        rows.append(row)
     write_whole(labels, _csv(rows))
     return len(rows)
+
+
+def mask_of(out: Path, file: str) -> Path:
+    """The mask of a picture of the set in `out`; file: its name in labels.csv, FOLDER/NAME.jpg."""
+    return (out / "masks" / file).with_suffix(".png")
 
 
 def _whole(path: Path) -> bool:
@@ -151,8 +173,9 @@ def render(settings: Settings, out: Path, *, workers: int = 0, quiet: bool = Fal
         MissingLibrary: anny or numba is not installed.
         OSError: the disk is full; what is whole stays.
     """
-    for folder in ("bounding_box_train", "query", "bounding_box_test", "labels"):
+    for folder in ("bounding_box_train", "query", "bounding_box_test"):
         (out / folder).mkdir(parents=True, exist_ok=True)
+    (out / "labels").mkdir(exist_ok=True)
     _body()  # builds anny's cache once, before the workers would all build it
     numbers = range(settings.first, settings.first + settings.people)
     workers = min(workers or cores(), settings.people)

@@ -22,10 +22,12 @@ SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Shot:
-    """image: (H,W,3) uint8 BGR. visible: share of the person's silhouette inside the crop that nothing covers."""
+    """image: (H,W,3) uint8 BGR. visible: share of the person's silhouette inside the crop that nothing covers.
+    mask: (H,W) bool, the pixels that show the person, half of them or more."""
 
     image: np.ndarray
     visible: float
+    mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def take(
     table = np.concatenate(tables).astype(np.float32)
     materials.shade(image, owner, surface, table, camera.light, camera.sun, camera.sky)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return Shot(c.develop(rng, camera, image), float(mine.sum() / max(silhouette, 1)))
+    seen = cv2.resize(mine.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
+    return Shot(c.develop(rng, camera, image), float(mine.sum() / max(silhouette, 1)), seen)
 
 
 def _shadow(image: np.ndarray, view: c.View, rng: np.random.Generator) -> None:

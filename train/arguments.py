@@ -1,0 +1,28 @@
+"""The arguments that the tools around training share: RECIPE [field=value …] --data DIR --out PATH."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dpm_edge.train.config import Config, override
+from dpm_edge.train.recipes import recipe
+
+
+def tool_parser(tool: str, description: str | None, out: Path | None = None) -> argparse.ArgumentParser:
+    """A parser of them for `dpm-edge train TOOL`; out: where the result goes if not told, None to ask for it."""
+    made = argparse.ArgumentParser(
+        prog=f"dpm-edge train {tool}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("recipe")
+    made.add_argument("overrides", nargs="*", metavar="field=value")
+    made.add_argument("--data", type=Path, required=True)
+    made.add_argument("--out", type=Path, required=out is None, default=out)
+    return made
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """The recipe with its overrides. Raises SpecError for an unknown recipe, field or value."""
+    return override(recipe(options.recipe), options.overrides)
