@@ -2,8 +2,9 @@
 
     python -m dpm_edge.train.ablation --data MARKET [--rendered DIR | --init FILE] --out DIR --minutes M
 
-Rows share one saliency file, one set of first weights, one number of steps and one set of covered queries. Several
-rows train at a time on one GPU; how many epochs fit is measured first. ablation.json is rewritten after every row.
+Rows share one saliency file, one set of first weights, one number of steps and one set of covered queries. How many
+rows train at a time on one GPU, and for how many epochs, follows from step times that are measured first. ablation.json
+is rewritten after every row with the table of those that are done; the same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,55 +14,34 @@ import json
 import multiprocessing
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpm_edge.env import machine_card
-from dpm_edge.errors import DpmError, SpecError, nearest
+from dpm_edge.errors import DpmError, SpecError
 from dpm_edge.files import write_whole
 from dpm_edge.progress import say
+from dpm_edge.train.ablation_plan import (
+    DEFAULT,
+    ROWS,
+    Plan,
+    candidates,
+    check_rows,
+    choose,
+    job_folder,
+    jobs,
+    mean,
+    measure,
+)
 
-ERASING = ["transfer.probability=0", "augment.erase=0.5"]
-SPT = ["transfer.probability=0.5", "augment.erase=0"]
-PLAIN = ["loss.masked=false"]
-MASKED = ["loss.masked=true"]
-NO_HEM, HEM = ["loss.hem=0"], ["loss.hem=0.1"]
-ROWS: dict[str, list[str]] = {
-    "baseline": ERASING + PLAIN + NO_HEM,
-    "+SPT": SPT + PLAIN + NO_HEM,
-    "+HMG": ERASING + MASKED + NO_HEM,
-    "+HEM": ERASING + PLAIN + HEM,
-    "full": SPT + MASKED + HEM,
-    "full, erasing for SPT": ERASING + MASKED + HEM,
-    "full, alternating": SPT + MASKED + HEM + ["optimiser.optimisation=alternating"],
-    "full, from scratch": SPT + MASKED + HEM + ["model.init="],
-}
-ENDS = ("baseline", "full")
-"""Rows that are trained with three seeds."""
-DEFAULT = ("baseline", "full", "+SPT", "+HMG", "+HEM", "full, erasing for SPT", "full, from scratch")
 KEPT = ("epochs", "steps", "pictures_per_second", "summary", "summary_other_neck", "occlusion", "history")
 """What ablation.json keeps of each run."""
-COST = {"full, alternating": 2.0}
-"""Steps of a row that cost more than others'."""
-RESERVE = 0.86
-"""Share of the remaining time that is planned for steps."""
-SECONDS_PER_ROW = 12.0
-"""Decoding, occlusion curves and saving of one row."""
-
-
-def jobs(rows: list[str], seeds: int) -> list[tuple[str, int]]:
-    """(row, seed) in the order of their worth: every row once, then the ends' other seeds."""
-    first = [(row, 0) for row in rows]
-    return first + [(row, seed) for seed in range(1, seeds) for row in rows if row in ENDS]
-
-
-def job_folder(out: Path, row: str, seed: int) -> Path:
-    """Where a row's run goes: letters, digits and dashes alone."""
-    name = "".join(c if c.isalnum() else "-" for c in row).strip("-")
-    return out / f"{name}-seed{seed}"
 
 
 def train_row(recipe: str, data: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
@@ -74,30 +54,6 @@ def train_row(recipe: str, data: Path, out: Path, overrides: list[str]) -> dict[
     return train(recipe, data, out, overrides, quiet=True)
 
 
-def measure(recipe: str, data: Path, out: Path, overrides: list[str], steps: int) -> tuple[float, int]:
-    """Seconds of a step, and steps of an epoch, in a worker while its neighbours measure too."""
-    import torch
-
-    from dpm_edge.train.config import override
-    from dpm_edge.train.loop import train_step, wait_for_gpu
-    from dpm_edge.train.recipes import recipe as named
-    from dpm_edge.train.run import prepare
-
-    run = prepare(override(named(recipe), overrides), data, out, quiet=True)
-    batches = torch.from_numpy(
-        np.concatenate([run.sampler.epoch(e) for e in range(1 + 2 * steps // run.sampler.batches)])
-    )
-    begin = 0.0
-    for number, rows in enumerate(batches[: 2 * steps].to(run.device)):
-        if number == steps:
-            wait_for_gpu(run.device)
-            begin = time.perf_counter()
-        train_step(run, rows, 0.0)
-        run.step += 1
-    wait_for_gpu(run.device)
-    return (time.perf_counter() - begin) / steps, run.sampler.batches
-
-
 def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> Path:
     """Train SPS once for all rows, in a worker; returns the cache, with a sheet of what SPT does with it beside it."""
     import cv2
@@ -107,7 +63,7 @@ def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> P
     from dpm_edge.train.preview import examples, sheet
     from dpm_edge.train.recipes import recipe as named
     from dpm_edge.train.run import device_of, training_people
-    from dpm_edge.train.saliency import person_masks
+    from dpm_edge.train.saliency import SOURCES, person_masks
     from dpm_edge.train.start import model_spec
 
     config = override(named(recipe), overrides)
@@ -115,10 +71,10 @@ def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> P
     device = device_of(config)
     train = decode(training_people(config, data).train, model_spec(config.model).preprocessing, quiet=True)
     train = train.to(device)
-    masks = person_masks(config, train, out, device)
+    masks = person_masks(config, train, data, out, device)
     config.transfer.probability = 1.0
     cv2.imwrite(str(out / "transfer.jpg"), sheet(examples(config, train, masks)[0]))
-    return out / "saliency.safetensors"
+    return out / SOURCES[config.saliency.source]
 
 
 def covered_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> Path:
@@ -154,72 +110,92 @@ def table(found: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long and how much: minutes of all, the most runs at a time, epochs of each run (0: as many as fit)."""
+
+    minutes: float = 9.0
+    parallel: int = 6
+    epochs: int = 0
+
+
 def ablate(
     recipe: str,
     data: Path,
     out: Path,
     overrides: list[str],
     *,
-    minutes: float,
-    parallel: int,
+    budget: Budget,
     rows: list[str],
     seeds: int,
     rendered: Path | None = None,
     init: str = "",
-    epochs: int = 0,
     saliency: str = "",
 ) -> dict[str, Any]:
-    """Train all rows and write out/ablation.json. Raises SpecError for an unknown row."""
-    for row in rows:
-        if row not in ROWS:
-            raise SpecError(f"no ablation row {row!r}.{nearest(row, ROWS)}")
+    """Train all rows and write out/ablation.json after each; the same call again goes on where it was stopped.
+
+    No run starts that would not end within the minutes; those left out are named, and a later call trains them.
+    Raises SpecError for an unknown row, for minutes that fit nothing, or where `out` holds another ablation.
+    """
+    check_rows(rows, overrides)
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     todo = jobs(rows, seeds)
-    shared = list(overrides)
+    asked: dict[str, Any] = {
+        "recipe": recipe,
+        "data": str(data),
+        "overrides": overrides,
+        "init": init,
+        "rendered": str(rendered or ""),
+    }
+    asked["epochs"] = budget.epochs
+    plan = _kept_plan(out, asked)
+    found = finished(out, todo) if plan is not None else {}
+    todo = [job for job in todo if job not in found]
+    failed: dict[str, str] = {}
     timing: dict[str, float] = {}
+    if not todo:
+        return _write(out, report(found, failed, [], timing, plan))
 
     def lap(name: str) -> None:
         timing[name] = round(time.perf_counter() - begin, 1)
         say(f"{name}: done after {timing[name]} s")
 
-    with ProcessPoolExecutor(parallel, context) as pool:
+    def left() -> float:
+        return 60 * budget.minutes - (time.perf_counter() - begin)
+
+    with ProcessPoolExecutor(budget.parallel, context) as pool:
+        shared = [*overrides]
         covered = covered_file(recipe, data, out, overrides)
         lap("covering the queries")
         if rendered is not None and not init:
-            share = [f"schedule.minutes={0.25 * minutes}", "evaluate.every=1000", "evaluate.occlusion=false"]
+            share = [f"schedule.minutes={0.25 * budget.minutes}", "evaluate.every=1000", "evaluate.occlusion=false"]
             pool.submit(train_row, "rendered_tiny", rendered, out / "rendered", [*overrides, *share]).result()
             init = str(out / "rendered" / "last")
             lap("pretraining on rendered people")
         shared += [f"model.init={init}", f"evaluate.covered={covered}"] if init else [f"evaluate.covered={covered}"]
-        if any("transfer.probability=0.5" in ROWS[row] for row in rows):
+        if any("transfer.probability=0.5" in ROWS[row] for row, _ in todo):
             path = saliency or str(pool.submit(saliency_file, recipe, data, out, shared).result())
             shared.append(f"saliency.masks={path}")
             lap("saliency")
-        if not epochs:
-            runs = [
-                pool.submit(measure, recipe, data, out / f"measure-{i}", [*shared, *ROWS["full"]], 40)
-                for i in range(parallel)
-            ]
-            per_step, per_epoch = np.mean([r.result()[0] for r in runs]), runs[0].result()[1]
+        if plan is None:
+            plan = _measured_plan(pool, context, recipe, data, out, shared, todo, budget, left)
+            _keep_plan(out, asked, plan)
             lap("measuring")
-            left = 60 * minutes - (time.perf_counter() - begin)
-            cost = sum(COST.get(row, 1.0) for row, _ in todo)
-            seconds = RESERVE * left * parallel / cost - SECONDS_PER_ROW
-            epochs = max(1, int(seconds / (per_step * per_epoch)))
-            say(f"{1000 * per_step:.1f} ms a step, {parallel} at a time: {epochs} epochs for each of {len(todo)} runs")
-        shared += [f"schedule.epochs={epochs}", f"evaluate.every={max(1, epochs // 4)}", "save_every=100000"]
-        running: dict[Future, tuple[str, int]] = {
-            pool.submit(train_row, recipe, data, job_folder(out, row, seed), [*shared, *ROWS[row], f"seed={seed}"]): (
-                row,
-                seed,
-            )
-            for row, seed in todo
-        }
-        found: dict[tuple[str, int], dict[str, Any]] = {}
-        failed: dict[str, str] = {}
-        while running:
+        say(f"{plan.epochs} epochs, {plan.parallel} runs at a time, {plan.seconds:.0f} s each: {len(todo)} runs")
+        part = max(1, plan.epochs // 4)
+        shared += [f"schedule.epochs={plan.epochs}", f"evaluate.every={part}", f"save_every={part}"]
+        waiting, running = list(todo), {}
+        result = report(found, failed, waiting, timing, plan)
+        while waiting or running:
+            while waiting and len(running) < plan.parallel and (budget.epochs or left() >= 0.9 * plan.seconds):
+                row, seed = waiting.pop(0)
+                words = [*shared, *ROWS[row], f"seed={seed}"]
+                running[pool.submit(train_row, recipe, data, job_folder(out, row, seed), words)] = (row, seed)
+            if not running:
+                say(f"no time is left for {len(waiting)} runs: the same command trains them")
+                break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 row, seed = running.pop(future)
                 try:
@@ -227,17 +203,75 @@ def ablate(
                 except DpmError as error:
                     failed[f"{row}, seed {seed}"] = str(error)
                 lap(f"{row}, seed {seed}")
-                result = report(found, failed, timing, epochs, minutes)
-                write_whole(out / "ablation.json", (json.dumps(result, indent=1) + "\n").encode())
+                result = _write(out, report(found, failed, [*running.values(), *waiting], timing, plan))
+    return result
+
+
+def _measured_plan(
+    pool: Executor,
+    context: SpawnContext,
+    recipe: str,
+    data: Path,
+    out: Path,
+    shared: list[str],
+    todo: list[tuple[str, int]],
+    budget: Budget,
+    left: Callable[[], float],
+) -> Plan:
+    """Measure each number of runs at a time, and choose; with given epochs all of budget.parallel run at a time."""
+    if budget.epochs:
+        return Plan(budget.parallel, budget.epochs, 0.0)
+    dearest = max((row for row, _ in todo), key=lambda row: "loss.masked=true" in ROWS[row])
+    words, measured = [*shared, *ROWS[dearest]], {}
+    with context.Manager() as manager:
+        for count in candidates(min(budget.parallel, len(todo))):
+            together = manager.Barrier(count) if count > 1 else None
+            running = [pool.submit(measure, recipe, data, out / "measure", words, together) for _ in range(count)]
+            measured[count] = mean([r.result() for r in running])
+            say(f"{1000 * measured[count].seconds:.1f} ms a step, {count} at a time")
+    return choose(measured, todo, left())
+
+
+def finished(out: Path, todo: list[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Results of the runs that an earlier call ended."""
+    found = {}
+    for row, seed in todo:
+        path = job_folder(out, row, seed) / "results.json"
+        if path.is_file():
+            found[row, seed] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _keep_plan(out: Path, asked: dict[str, Any], plan: Plan) -> None:
+    write_whole(out / "plan.json", (json.dumps({"asked": asked, "plan": plan.to_dict()}, indent=1) + "\n").encode())
+
+
+def _kept_plan(out: Path, asked: dict[str, Any]) -> Plan | None:
+    """An earlier call's plan, so that rows trained today and tomorrow have equal epochs.
+
+    Raises SpecError where that call asked for another ablation.
+    """
+    path = out / "plan.json"
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    changed = [f"{name} (was {kept['asked'].get(name)!r})" for name in asked if kept["asked"].get(name) != asked[name]]
+    if changed:
+        raise SpecError(f"{out} holds an ablation with another {', '.join(changed)}: give another --out")
+    return Plan(**kept["plan"])
+
+
+def _write(out: Path, result: dict[str, Any]) -> dict[str, Any]:
+    write_whole(out / "ablation.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 
 def report(
     found: dict[tuple[str, int], dict[str, Any]],
     failed: dict[str, str],
+    left: list[tuple[str, int]],
     timing: dict[str, float],
-    epochs: int,
-    minutes: float,
+    plan: Plan | None,
 ) -> dict[str, Any]:
     """What ablation.json holds."""
     runs = [
@@ -253,9 +287,9 @@ def report(
         "table": table(found),
         "runs": runs,
         "failed": failed,
+        "left": [f"{row}, seed {seed}" for row, seed in left],
         "rows": ROWS,
-        "epochs": epochs,
-        "minutes": minutes,
+        "plan": plan.to_dict() if plan is not None else {},
         "seconds_after": timing,
         "config": first["config"] if first else {},
         "machine": first["machine"] if first else machine_card(),
@@ -275,12 +309,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     made.add_argument("--out", type=Path, required=True)
     made.add_argument("--minutes", type=float, default=9.0)
-    made.add_argument("--epochs", type=int, default=0, help="of every row; 0: as many as fit")
-    made.add_argument("--parallel", type=int, default=4)
+    made.add_argument("--epochs", type=int, default=0, help="of every row; 0: as many as fit the minutes")
+    made.add_argument("--parallel", type=int, default=6, help="the most runs at a time; fewer where that is faster")
     made.add_argument("--seeds", type=int, default=3, help="of the two ends")
     made.add_argument("--rows", default=";".join(DEFAULT), help="row names with ; between")
     options = vars(made.parse_intermixed_args(arguments))
     options["rows"] = [r.strip() for r in options["rows"].split(";")]
+    options["budget"] = Budget(**{name: options.pop(name) for name in ("minutes", "epochs", "parallel")})
     try:
         result = ablate(
             options.pop("recipe"), options.pop("data"), options.pop("out"), options.pop("overrides"), **options

@@ -20,7 +20,7 @@ import numpy as np
 
 from dpm_edge.errors import DataError, DpmError
 from dpm_edge.files import write_whole
-from dpm_edge.train.ablation import ROWS, job_folder
+from dpm_edge.train.ablation_plan import ROWS, job_folder
 from dpm_edge.train.evaluate import BOTH
 
 SCORES = ("mAP", "rank1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpm_edge.train import ablation, ablation_left
+from dpm_edge.train import ablation_left, ablation_plan
 
 
 def log(out: Path, row: str, seed: int, scores: dict[int, float], ending: str = "") -> None:
@@ -15,7 +15,7 @@ def log(out: Path, row: str, seed: int, scores: dict[int, float], ending: str = 
     for epoch, value in scores.items():
         both = {m: {"mAP": value + more, "rank1": 2 * value} for m, more in (("plain", 0.0), ("masked", 1.0))}
         lines.append(json.dumps({"kind": "evaluation", "step": 9 * epoch, "epoch": epoch, **both}))
-    folder = ablation.job_folder(out, row, seed)
+    folder = ablation_plan.job_folder(out, row, seed)
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n" + ending)
 
