@@ -13,20 +13,15 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any
 
 import timing
 import torch
+from rounding import Row, gradient_scales, labels_for, margin_row, reach, row_of, type_name
 from torch import Tensor
 
 from dpm_edge.kernels.masked_distance import contract, reference
 
-Row = dict[str, Any]
 HALVES = (torch.float16, torch.bfloat16)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _interpret_on(device: str) -> None:
@@ -58,30 +53,6 @@ def poison(device: str) -> None:
     """Leave NaN in the allocator's free blocks, so that a value never written shows."""
     for size in (1 << 12, 1 << 16, 1 << 20, 1 << 22):
         torch.full((size,), torch.nan, device=device)
-
-
-def _row(
-    what: str,
-    dtype: torch.dtype,
-    shape: tuple[int, ...],
-    came: Tensor,
-    wanted: Tensor,
-    tolerance: float,
-    of: Tensor | None = None,
-) -> Row:
-    """Error over the largest |value| of `of`, or of what is wanted."""
-    live = wanted.isfinite()
-    largest = float((wanted if of is None else of)[live].abs().max()) if live.any() else 1.0
-    error = float((came.double() - wanted)[live].abs().max()) / max(largest, 1e-30) if live.any() else 0.0
-    finite = bool((came.isfinite() == live).all()) and not bool(came.isnan().any())
-    return {
-        "name": what,
-        "dtype": _name(dtype),
-        "shape": list(shape),
-        "error": error,
-        "tolerance": tolerance,
-        "ok": bool(finite and error < tolerance),
-    }
 
 
 SHAPES = ((3, 65, 768), (7, 129, 129), (17, 1023, 129), (256, 20_001, 512))
@@ -120,25 +91,29 @@ def _check_case(device: str, quick: bool, dtype_name: str, shape: tuple[int, int
 
     dtype, (b, n, d) = getattr(torch, dtype_name), shape
     tolerance = contract.TOLERANCE[dtype_name]
-    q, m, t, scale = make(b, n, d, dtype, device)
+    for _ in range(100):
+        q, m, t, scale = make(b, n, d, dtype, device)
+        wanted = reference.similarity(q.double(), m.double(), t, scale)
+        labels = labels_for(wanted)
+        if labels is not None:
+            break
     own = torch.rand(n, d, device=device)
-    wanted = reference.similarity(q.double(), m.double(), t, scale)
+    near = reach(q, m, t, scale)
     poison(device)
-    rows = [_row("similarity", dtype, shape, launch.scores(q, m, t, scale), wanted, tolerance)]
+    rows = [row_of("similarity", dtype, shape, launch.scores(q, m, t, scale), wanted, tolerance, near)]
     came = launch.scores(q, m, t, scale, epilogue="distance")
-    angle = wanted.clamp(-1 + contract.ARCCOS_CLIP, 1 - contract.ARCCOS_CLIP).arccos()
-    rows.append(_row("distance", dtype, shape, came, angle, tolerance))
+    clipped = wanted.clamp(-1 + contract.ARCCOS_CLIP, 1 - contract.ARCCOS_CLIP)
+    # as cosines: towards an angle of 0 or π a rounding of the cosine moves the angle without bound
+    rows.append(row_of("distance", dtype, shape, came.double().cos(), clipped, tolerance, near))
     both = reference.similarity(q.double(), m.double(), t, scale, own)
-    rows.append(_row("mutual", dtype, shape, launch.scores(q, m, t, scale, own), both, tolerance))
-    if dtype != torch.int8:
-        labels = torch.randint(n, (b,), dtype=torch.int32, device=device)
+    came = launch.scores(q, m, t, scale, own)
+    rows.append(row_of("mutual", dtype, shape, came, both, tolerance, reach(q, m, t, scale, own)))
+    if dtype != torch.int8 and labels is not None:
         came = launch.scores(q, m, t, None, None, labels, epilogue="margin_logits")
-        logits = reference.with_margin(wanted, labels, contract.SCALE, contract.MARGIN)
-        # of the logits before the margin: with one target the only logit has it, and may lie anywhere near zero
-        rows.append(_row("margin logits", dtype, shape, came, logits, tolerance, of=contract.SCALE * wanted))
+        rows.append(margin_row(came, wanted, near, labels, dtype, shape))
         if n < 10_000 and (d < 256 or not quick):
             rows += _check_gradients(q, m, t, labels, tolerance)
-    return rows + _check_topk(q, m, t, scale, wanted, tolerance, quick)
+    return rows + _check_topk(q, m, t, scale, wanted, near, tolerance, quick)
 
 
 def _check_gradients(q: Tensor, m: Tensor, t: Tensor, labels: Tensor, tolerance: float) -> list[Row]:
@@ -154,13 +129,15 @@ def _check_gradients(q: Tensor, m: Tensor, t: Tensor, labels: Tensor, tolerance:
     exact = reference.margin_logits(*wide, labels, contract.SCALE, contract.MARGIN)
     wanted = torch.autograd.grad(exact, wide, grad.double())
     shape = (*out.shape, q.shape[1])
+    scales = gradient_scales(*(x.detach() for x in wide), labels, grad.double())
     return [
-        _row(f"gradient of {which}", t.dtype, shape, a, b, 3 * tolerance) for which, a, b in zip("qmw", came, wanted)
+        row_of(f"gradient of {which}", t.dtype, shape, a, b, 3 * tolerance, of)
+        for which, a, b, of in zip("qmw", came, wanted, scales)
     ]
 
 
 def _check_topk(
-    q: Tensor, m: Tensor, t: Tensor, scale: Tensor | None, wanted: Tensor, tolerance: float, quick: bool
+    q: Tensor, m: Tensor, t: Tensor, scale: Tensor | None, wanted: Tensor, near: Tensor, tolerance: float, quick: bool
 ) -> list[Row]:
     from dpm_edge.kernels.masked_distance import launch
 
@@ -176,7 +153,8 @@ def _check_topk(
         scores, found = launch.topk(q, m, t, k, scale, None, filters)
         keep = reference.kept(b, n, filters[0], filters[1:] if filters[1] is not None else None)
         best, index = reference.topk(wanted, k, keep)
-        row = _row(f"top-{k}{label}", t.dtype, (b, n, d), scores, best.double(), tolerance)
+        of = torch.gather(near, 1, index.clamp(min=0))
+        row = row_of(f"top-{k}{label}", t.dtype, (b, n, d), scores, best.double(), tolerance, of)
         # an index may differ only where the scores are as good as equal: what it points at must score the same
         there = torch.gather(wanted, 1, found.clamp(min=0))
         good = torch.where(found >= 0, (there - best).abs() < 2 * tolerance, index < 0)
@@ -241,7 +219,7 @@ def timings(device: str, quick: bool) -> list[Row]:
                 row = {
                     "name": name,
                     "shape": [b, n, d],
-                    "dtype": _name(dtype),  # noqa: B023
+                    "dtype": type_name(dtype),  # noqa: B023
                     "bytes": n * d * t.element_size() + 2 * b * d * 4 + out_bytes,  # noqa: B023
                     "flops": 4 * b * n * d,
                 }
@@ -306,7 +284,7 @@ def _same_as_default(q: Tensor, m: Tensor, t: Tensor, tile: contract.Tile) -> No
 
     some = t[:20_000]  # a multiple of 16, as the rows timed are: the kernel that was compiled beforehand
     off = float((launch.scores(q, m, some, tile=tile) - launch.scores(q, m, some)).abs().max())
-    if not off < contract.TOLERANCE[_name(t.dtype)]:
+    if not off < contract.TOLERANCE[type_name(t.dtype)]:
         raise ArithmeticError(f"{tile} is off by {off} from the table's tile")
 
 
@@ -331,7 +309,7 @@ def sweep(device: str) -> list[Row]:
                     "name": f"sweep {path}",
                     "tile": list(shape),
                     "shape": [b, n, d],
-                    "dtype": _name(dtype),
+                    "dtype": type_name(dtype),
                     "bytes": t.numel() * t.element_size() + 4 * b * n,
                     "flops": 4 * b * n * d,
                 }
