@@ -11,7 +11,7 @@ import numpy_kernels
 import pytest
 import tiny_engine
 from fake_cuda import FakeCuda
-from fake_tensorrt import VERSION, FakeTensorRt
+from fake_plans import VERSION, FakeTensorRt
 
 from dpm_edge import Engine, env
 from dpm_edge.files import sha256

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_cuda
-import fake_tensorrt
+import fake_plans
 import gpu_machine
 import numpy as np
 import pytest
@@ -335,18 +335,18 @@ def test_the_runtime_uses_no_call_that_the_fake_driver_lacks() -> None:
         assert {name for name in used if not hasattr(FakeCuda, name)} == set(), path.name
 
 
-def test_every_name_of_the_fake_tensorrt_is_a_real_ones() -> None:
+def test_every_name_of_the_fake_plans_is_a_real_ones() -> None:
     """TensorRT for RTX has TensorRT's names; tests/build holds those of four versions against what is used."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
     classes = {
-        "Runtime": fake_tensorrt.Runtime, "Refitter": fake_tensorrt.Refitter, "ICudaEngine": fake_tensorrt.Engine,
-        "OnnxParserRefitter": fake_tensorrt.OnnxParserRefitter, "IExecutionContext": fake_tensorrt.Context,
+        "Runtime": fake_plans.Runtime, "Refitter": fake_plans.Refitter, "ICudaEngine": fake_plans.Engine,
+        "OnnxParserRefitter": fake_plans.OnnxParserRefitter, "IExecutionContext": fake_plans.Context,
     }  # fmt: skip
     for name, fake in classes.items():
         public = [n for n in vars(fake) if not n.startswith("_") and n != "load_library"]
         assert [n for n in public if not hasattr(getattr(trt, name), n)] == [], name
     assert hasattr(trt.IPluginRegistry, "load_library")
-    for kind in (fake_tensorrt.DataType, fake_tensorrt.ExecutionContextAllocationStrategy):
+    for kind in (fake_plans.DataType, fake_plans.ExecutionContextAllocationStrategy):
         assert [m.name for m in kind if not hasattr(getattr(trt, kind.__name__), m.name)] == []
 
 

@@ -1,6 +1,6 @@
 """A TensorRT whose plans are the tiny network: contexts check what they are told, and run on a FakeCuda's streams.
 
-Every name is one of the real bindings' (tests/runtime/test_gpu_names.py).
+Every name is one of the real bindings' (tests/runtime/test_gpu_application.py).
 """
 
 from __future__ import annotations
