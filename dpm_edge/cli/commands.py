@@ -13,6 +13,7 @@ from dpm_edge.errors import DpmError
 COMMANDS = {
     "demo": "demo",
     "build": "build",
+    "refit": "refit",
     "inspect": "inspect",
     "export": "export",
     "trust": "trust",

@@ -1,0 +1,125 @@
+"""`refit`: other weights for a plan that was built without any, in seconds instead of a build.
+
+A stripped plan does not change with its weights: the new engine directory has the same engine.plan, and a typed graph
+(engine.onnx) with the new weights, which the runtime puts into the plan when it opens it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from dpm_edge import env
+from dpm_edge.build import accept, crops, graph, source
+from dpm_edge.build.source import write_golden
+from dpm_edge.build.verify import Budget
+from dpm_edge.errors import CheckpointError, SpecError
+from dpm_edge.files import sha256, whole_folder
+from dpm_edge.manifest import CALIBRATED, NAME, PORTABLE, TYPED, Manifest, rebuild_advice
+from dpm_edge.progress import say
+from dpm_edge.runtime import trust
+
+
+def refit(
+    engine: str | Path,
+    model: str | Path,
+    out: str | Path,
+    *,
+    calibrate: str | Path | None = None,
+    labelled: str | Path | None = None,
+    budget: Budget | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> Manifest:
+    """Write the engine directory `out`: the plan of `engine` with the weights of `model`, verified against `model`.
+
+    Args:
+        engine: an engine directory whose plan was built with --strip-weights, in fp32, fp16 or bf16.
+        model: a checkpoint or portable ONNX of the same network.
+        out: the directory to write; may be `engine` itself.
+        calibrate: a folder of crops to verify on; the shipped samples without it.
+        labelled, budget, force, progress: as in `build`.
+
+    Raises:
+        SpecError: the plan holds its weights, is quantised, or has people in it; the message has the command to build.
+        CheckpointError: the model is another network than the plan's.
+        EngineError, ImageError, DataError, MissingLibrary, BuildRefused: as in `build`.
+    """
+    engine, model, out = Path(engine), Path(model), Path(out)
+    old = Manifest.read(engine)
+    old.check_files(engine)
+    _check(old, engine)
+    _, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=False)
+    with whole_folder(out) as folder:
+        if progress:
+            say(f"reading {model}")
+        read = source.read(model, folder / PORTABLE)
+        mask_head = "plugin" if "--mask-head" in old.options else "native"
+        typed, _ = graph.assemble(
+            read.model,
+            read.spec,
+            old.backend,
+            old.precision,
+            [],
+            people=None,
+            mask_head=mask_head,
+            quiet=not progress,
+        )
+        _check_same_network(onnx.load(engine / TYPED), typed, model, engine)
+        onnx.save_model(typed, folder / TYPED)
+        shutil.copy(engine / old.engine, folder / old.engine)
+        write_golden(folder, read, verification[0])
+        manifest = replace(
+            old,
+            spec=read.spec,
+            fingerprint=read.fingerprint,
+            files={p.name: sha256(p) for p in sorted(folder.iterdir()) if p.name != NAME},
+            built=env.machine_card(),
+            verification={"golden_cosine": -1.0},
+        )
+        manifest.write(folder)
+        place = Path(labelled) if labelled else None
+        found = accept.examine(folder, read, verification, place, budget or Budget(), quiet=not progress)
+        manifest = replace(manifest, verification=accept.insist(found, force=force))
+        manifest.write(folder)
+    if progress:
+        say(f"wrote {out}")
+    return manifest
+
+
+def _check(old: Manifest, engine: Path) -> None:
+    """Refuse engines whose weights cannot be changed."""
+    if old.backend not in trust.PLANS or old.gpu is None or old.gpu.weights != "stripped":
+        raise SpecError(
+            f"the engine in {engine} holds its weights, which cannot be changed. {rebuild_advice(engine)} "
+            "(with --backend tensorrt --strip-weights they can be from then on)"
+        )
+    if old.precision in CALIBRATED:
+        raise SpecError(
+            f"the scales of an {old.precision} plan belong to its weights, and TensorRT does not change them. "
+            f"{rebuild_advice(engine)}"
+        )
+    if "logits" in old.outputs:
+        raise SpecError(f"the plan in {engine} holds people of its old model. {rebuild_advice(engine)}")
+
+
+def _check_same_network(old: ModelProto, new: ModelProto, model: Path, engine: Path) -> None:
+    """Operators in order, and name, type and shape of every weight must be the plan's.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    if [n.op_type for n in old.graph.node] != [n.op_type for n in new.graph.node]:
+        raise CheckpointError(f"{model} is another network than the plan in {engine}. {rebuild_advice(engine)}")
+    wanted = {t.name: (t.data_type, tuple(t.dims)) for t in old.graph.initializer}
+    came = {t.name: (t.data_type, tuple(t.dims)) for t in new.graph.initializer}
+    for name in sorted(wanted.keys() | came.keys()):
+        if wanted.get(name) != came.get(name):
+            raise CheckpointError(
+                f"{model} is another network than the plan in {engine}: weight {name} is {came.get(name)}, "
+                f"{wanted.get(name)} (ONNX type, shape) is wanted. {rebuild_advice(engine)}"
+            )
