@@ -98,7 +98,8 @@ def command(
     if out is not None and not out.parent.is_dir():
         raise DpmError(f"{out.parent} does not exist; -o wants a file in a folder that does")
     with tempfile.TemporaryDirectory(prefix="dpm-edge-bench-") as scratch:
-        entries = [measure.Entry(f"{manifest.backend} {manifest.precision}", engine, device)]
+        name = f"{manifest.backend} {manifest.precision}" + (f" on {device}" if device else "")
+        entries = [measure.Entry(name, engine, device)]
         entries += rivals.build_all(engine, names, checkpoint, Path(scratch), quiet=quiet)
         results = measure.measure(entries, settings, threads=threads, quiet=quiet)
     text = json.dumps(results, indent=2)
