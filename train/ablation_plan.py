@@ -30,6 +30,7 @@ ROWS: dict[str, list[str]] = {
     "+HEM": ERASING + PLAIN + HEM,
     "+anchoring": SPT + MASKED + HEM + ["loss.i2t=1", "loss.anchor=1"],
     "full": SPT + MASKED + HEM,
+    "full + agreement": SPT + MASKED + HEM + ["loss.agreement=1"],
     "full, erasing for SPT": ERASING + MASKED + HEM,
     "full, alternating": SPT + MASKED + HEM + ["optimiser.optimisation=alternating"],
     "full, from scratch": SPT + MASKED + HEM + ["model.init="],
@@ -38,7 +39,16 @@ NEEDS_TEXTS = ("+anchoring",)
 """Rows that learn from texts: loss.texts=FILE must be given."""
 ENDS = ("baseline", "full")
 """Rows that are trained with three seeds."""
-DEFAULT = ("baseline", "full", "+SPT", "+HMG", "+HEM", "full, erasing for SPT", "full, from scratch")
+DEFAULT = (
+    "baseline",
+    "full",
+    "+SPT",
+    "+HMG",
+    "+HEM",
+    "full + agreement",
+    "full, erasing for SPT",
+    "full, from scratch",
+)
 COST = {"full, alternating": 2.0, "+anchoring": 1.1}
 """Steps of a row that cost more than others'."""
 RESERVE = 0.95

@@ -133,6 +133,10 @@ class LossConfig:
     """ArcFace's additive angular margin [D]."""
     scale: float = 30.0
     """ArcFace's scale [D]."""
+    agreement: float = 0.0
+    """Weight of the gates' own supervision: does each dimension agree with the person's prototype? [R]"""
+    sharpness: float = 2.0
+    """Of `agreement`: factor on the gates' logits over those of a calibrated yes or no [R]."""
     label_smoothing: float = 0.0
     """Of the plain cross-entropy."""
     triplet: float = 1.0

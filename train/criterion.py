@@ -25,7 +25,7 @@ class Targets:
 
 
 class Criterion:
-    """L = L_id + triplet + HEM (+ i2t + anchor), method sections 3, 5 and 6."""
+    """L = L_id + triplet + HEM (+ i2t + anchor), method sections 3, 5 and 6; agreement is ours."""
 
     def __init__(self, config: LossConfig, texts: Tensor | None = None, compiled: str = "") -> None:
         """compiled: a mode of torch.compile, or "" for none."""
@@ -57,6 +57,10 @@ class Criterion:
                 kernel=config.kernel,
             )
             terms = {"id_plain": 0.5 * plain, "id_masked": 0.5 * losses.cross_entropy(logits, labels, ignored)}
+            if config.agreement:
+                prototypes = net.prototypes[labels]
+                gates = losses.agreement(out.mask, out.neck, prototypes, config.sharpness)
+                terms["agreement"] = config.agreement * gates
         if config.triplet:
             terms["triplet"] = config.triplet * losses.batch_hard_triplet(out.f, labels, donors)
         if config.hem:

@@ -141,7 +141,7 @@ def anchor_projected(prototypes: Tensor, texts: Tensor, people: Tensor, projecti
 
 
 def agreement(mask: Tensor, feature: Tensor, person: Tensor, sharpness: float = 1.0) -> Tensor:
-    """Ours [R]: does each dimension of a picture's feature agree with its person? Trains the mask generator alone.
+    """Ours [R]: does each dimension of a picture's feature agree with its person? A gate is told the answer.
 
     A dimension agrees where |q̂ − t̂| is under the picture's median over the dimensions. Binary cross-entropy of the
     gates' logits over `sharpness`. mask (B, d) in (0, 1); feature (B, d) of the picture and person (B, d), such as its

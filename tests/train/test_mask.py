@@ -14,6 +14,8 @@ from dpm_edge.errors import DataError
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train import losses, mask
+from dpm_edge.train.config import LossConfig
+from dpm_edge.train.criterion import Criterion, Targets
 from dpm_edge.train.data import decode
 from dpm_edge.train.layouts import read_people, take
 
@@ -52,6 +54,22 @@ def test_only_the_mask_gets_a_gradient():
     losses.agreement(gates, feature, person).backward()
     assert gates.grad is not None and gates.grad.abs().sum() > 0
     assert feature.grad is None and person.grad is None
+
+
+def test_the_criterion_supervises_gates_where_it_is_asked_to():
+    torch.manual_seed(0)
+    net = DPM(SPEC, classes=6).train()
+    torch.nn.init.normal_(net.mask_generator.linear.weight, std=0.1)
+    targets = Targets(labels=torch.tensor([0, 1, 2, 3]))
+    out = net.forward_train(torch.rand(4, 3, 64, 32))
+    without = Criterion(LossConfig())(out, net, targets, 0.0)
+    terms = Criterion(LossConfig(agreement=0.5, sharpness=3.0))(out, net, targets, 0.0)
+    assert terms.keys() - without.keys() == {"agreement"}
+    wanted = losses.agreement(out.mask, out.neck, net.prototypes[:4], 3.0)
+    assert float(terms["agreement"].detach()) == pytest.approx(0.5 * float(wanted.detach()), rel=1e-6)
+    terms["agreement"].backward()
+    moved = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert "mask_generator" in moved and not moved & {"prototypes", "neck"}
 
 
 def test_covers_are_boxes_of_the_share_that_was_asked_for():
