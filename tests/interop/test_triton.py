@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -209,6 +210,22 @@ def test_a_real_server_answers_many_clients_as_the_runtime_does_and_batches(
     assert rows / calls > 2, f"{rows} rows in {calls} calls: the server hardly batched"
     assert max(sizes) == 8, f"no full batch: {sizes}"
     assert server.get("/v2")["version"] == "2.51.0"
+
+
+@pytest.mark.slow
+def test_the_pages_client_gets_the_runtimes_feature(
+    server: TritonServer, environment: Path, repository: Path, tmp_path: Path
+) -> None:
+    page = (HERE.parents[1] / "docs" / "interop.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = code.replace("localhost:8000", f"127.0.0.1:{server.http}").replace("dpm-t-openvino-fp32", MODEL)
+    (tmp_path / "person.jpg").write_bytes(encoded_people(3)[2])
+    code += "\nnp.save('feature.npy', answer.as_numpy('feature'))\n"
+    command = [str(triton_environment.python(environment)), "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert result.returncode == 0, result.stderr + server.text()
+    own = own_answers(repository / MODEL / "1" / "engine", encoded_people(3))["feature"][2:]
+    np.testing.assert_allclose(np.load(tmp_path / "feature.npy"), own, rtol=0, atol=2e-6)
 
 
 class FakeRequest:
