@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -36,7 +36,9 @@ def outlier_ratio(model: ModelProto, names: Collection[str], crops: NDArray[np.f
     return {name: largest[name] / max(np.sqrt(square[name]), 1e-12) for name in names}
 
 
-def _statistics(model: ModelProto, names: list[str], crops: Iterable[NDArray[np.float32]]):
+def _statistics(
+    model: ModelProto, names: list[str], crops: Iterable[NDArray[np.float32]]
+) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
     """For each call of the graph the largest |x| and the mean of x², by name. The graph itself reduces them."""
     try:
         import onnxruntime

@@ -28,7 +28,8 @@ steps, eight are left for its ordinary values. Its product stays in float."""
 OUTLIER_CROPS = 16
 """Crops on which `peaked` looks."""
 OPSET = 19
-"""First with float8, and with scales of any float type (a float16 graph keeps its quantised products: `lower`)."""
+"""First with float8, and with scales of any float type: TensorRT's parser gives what a DQ makes the type of its scale,
+and from here on wants a Q's scale in the type of its data (onnx-tensorrt, onnxOpImporters.cpp). `lower` keeps to both."""
 SMALLEST_SCALE = 2.0**-20
 """What float16 still holds to a few per cent; a channel of smaller weights is as good as zero."""
 
