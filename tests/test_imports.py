@@ -53,7 +53,17 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize(
     "room",
-    ["dpm_edge", "dpm_edge.runtime", "dpm_edge.gallery", "dpm_edge.cli", "dpm_edge.demo.shipped", "dpm_edge.market"],
+    [
+        "dpm_edge",
+        "dpm_edge.runtime",
+        "dpm_edge.gallery",
+        "dpm_edge.cli",
+        "dpm_edge.demo.shipped",
+        "dpm_edge.market",
+        "dpm_edge.bench.measure",
+        "dpm_edge.bench.plot",
+        "dpm_edge.bench.rivals",
+    ],
 )
 def test_light_rooms_import_with_every_heavy_library_blocked(room: str) -> None:
     others = tuple(f"dpm_edge.{name}" for name in ("model", "build", "train", "kernels"))
@@ -176,7 +186,7 @@ def test_the_package_does_not_import_training() -> None:
 
 def test_the_runtime_imports_no_torch_and_no_room_above_it() -> None:
     """One file may: the backend that runs a network in torch. Our launcher of compiled kernels needs neither."""
-    rooms = ("model", "build", "train", "kernels", "gallery", "cli", "demo")
+    rooms = ("model", "build", "train", "kernels", "gallery", "cli", "demo", "bench")
     forbidden = ("torch", "triton", "onnx", *(f"dpm_edge.{room}" for room in rooms))
     found = broken("dpm_edge/runtime", "*.py", forbidden, but=("dpm_edge.kernels.launch",))
     assert [line for line in found if not line.startswith("dpm_edge/runtime/backends/torch.py imports ")] == []
