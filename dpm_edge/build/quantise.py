@@ -29,7 +29,7 @@ OUTLIER_CROPS = 16
 """Crops on which `peaked` looks."""
 OPSET = 19
 """First with float8, and with scales of any float type: TensorRT's parser gives what a DQ makes the type of its scale,
-and from here on wants a Q's scale in the type of its data (onnx-tensorrt, onnxOpImporters.cpp). `lower` keeps to both."""
+and from here on wants a Q and its data of one type (onnx-tensorrt, onnxOpImporters.cpp); `lower` keeps to that."""
 SMALLEST_SCALE = 2.0**-20
 """What float16 still holds to a few per cent; a channel of smaller weights is as good as zero."""
 
