@@ -87,7 +87,7 @@ def check_gpu(manifest: Manifest, folder: Path) -> None:
         return
     from dpm_edge.gpu import probe
     from dpm_edge.runtime.gpu import fit
-    from dpm_edge.runtime.gpu.plan import load_library
+    from dpm_edge.runtime.gpu.library import load_library
 
     here = probe()
     if here is None:

@@ -14,11 +14,12 @@ import pytest
 
 from dpm_edge import gpu
 from dpm_edge.build import PlanOptions, build, portable
-from dpm_edge.build.trt import builder, library, write_plan
+from dpm_edge.build.trt import builder, write_plan
 from dpm_edge.build.trt.options import LOW_MEMORY
 from dpm_edge.env import installed
 from dpm_edge.errors import BuildRefused, EngineError, MissingLibrary, SpecError
 from dpm_edge.manifest import BatchRange, Manifest
+from dpm_edge.runtime.gpu import library
 from dpm_edge.spec import Preprocessing
 
 ORIN = gpu.Gpu(name="Orin", compute_capability="8.7", memory=64 << 30, integrated=True, driver="12.6", cuda="12.6")

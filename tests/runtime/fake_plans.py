@@ -49,17 +49,22 @@ class FakeTensorRt:
         """Whether plans can be captured in a graph."""
         self.scratch_users: dict[int, int] = {}
 
-    class Logger:
-        """A logger."""
+    class ILogger:
+        """What loggers derive from."""
 
-        ERROR = 1
+        class Severity(enum.Enum):
+            """How bad it is."""
 
-        def __init__(self, severity: int) -> None:
-            self.severity = severity
+            INTERNAL_ERROR = 0
+            ERROR = 1
+            WARNING = 2
+
+        def log(self, severity: Severity, message: str) -> None:
+            """Called by the library."""
 
     def Runtime(self, logger: Any) -> Runtime:
         """A runtime."""
-        return Runtime(self)
+        return Runtime(self, logger)
 
     def Refitter(self, engine: Engine, logger: Any) -> Refitter:
         """What gives a stripped plan its weights."""
@@ -75,20 +80,24 @@ class Runtime:
 
     engine_host_code_allowed = True
 
-    def __init__(self, trt: FakeTensorRt) -> None:
-        self._trt = trt
+    def __init__(self, trt: FakeTensorRt, logger: Any) -> None:
+        self._trt, self._logger = trt, logger
 
     def get_plugin_registry(self) -> Runtime:
         return self
 
-    def load_library(self, path: str) -> None:
+    def load_library(self, path: str) -> object:
         self._trt.plugins.append(path)
+        return object()
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
         if self.engine_host_code_allowed:
             self._trt.cuda.violations.append("host code in plans was allowed")
         self._trt.deserialised += 1
         kind, _, seed = plan.partition(b" ")
+        self._logger.log(self._trt.ILogger.Severity.WARNING, "of no interest")
+        if kind not in (b"plan", b"stripped"):
+            self._logger.log(self._trt.ILogger.Severity.ERROR, "magic tag does not match\n")
         return Engine(self._trt, int(seed), kind == b"plan") if kind in (b"plan", b"stripped") else None
 
 

@@ -290,7 +290,9 @@ def test_a_plan_is_opened_only_when_somebody_vouches_for_it(machine: Machine) ->
 
 
 def test_what_is_no_plan_and_what_its_manifest_does_not_say_are_refused(machine: Machine) -> None:
-    with pytest.raises(EngineError, match=r"tensorrt 10\.3\.0 refuses .*engine\.plan.*dpm-edge build"):
+    with pytest.raises(
+        EngineError, match=r"tensorrt 10\.3\.0 refuses .*engine\.plan: magic tag does not match\. .*dpm-edge build"
+    ):
         machine.open(plan=b"PK rubbish")
     with pytest.raises(EngineError, match=r"is not what its manifest says.*2 profiles are wanted"):
         machine.open(profiles=gpu_machine.BatchRange.parse_all("1:1:1,2:4:8"))
@@ -335,7 +337,7 @@ def test_the_runtime_uses_no_call_that_the_fake_driver_lacks() -> None:
         assert {name for name in used if not hasattr(FakeCuda, name)} == set(), path.name
 
 
-def test_every_name_of_the_fake_plans_is_a_real_ones() -> None:
+def test_every_name_of_the_fake_tensorrt_is_a_real_ones() -> None:
     """TensorRT for RTX has TensorRT's names; tests/build holds those of four versions against what is used."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
     classes = {

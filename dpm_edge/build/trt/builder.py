@@ -17,13 +17,13 @@ from onnx import ModelProto
 
 from dpm_edge.build.portable import INPUT
 from dpm_edge.build.trt import layers, timing_cache, trtexec
-from dpm_edge.build.trt.library import collecting_logger, load_library
 from dpm_edge.build.trt.monitor import progress_monitor, stoppable
 from dpm_edge.build.trt.options import PlanOptions
 from dpm_edge.errors import EngineError, SpecError
 from dpm_edge.files import sha256
 from dpm_edge.gpu import Gpu, probe
 from dpm_edge.manifest import TYPED, BatchRange, GpuCard
+from dpm_edge.runtime.gpu.library import collecting_logger, load_library
 from dpm_edge.spec import Preprocessing
 
 if TYPE_CHECKING:

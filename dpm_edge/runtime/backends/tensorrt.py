@@ -19,7 +19,8 @@ from dpm_edge.runtime.gpu.device import Device
 from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder
 from dpm_edge.runtime.gpu.lane import Lane
 from dpm_edge.runtime.gpu.lanes import Lanes, Mark
-from dpm_edge.runtime.gpu.plan import Plan, buckets, load_library
+from dpm_edge.runtime.gpu.library import load_library
+from dpm_edge.runtime.gpu.plan import Plan, buckets
 from dpm_edge.runtime.gpu.topk import Held
 from dpm_edge.spec import Preprocessing
 

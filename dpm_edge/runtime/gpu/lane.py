@@ -39,7 +39,7 @@ class Lane:
         Raises:
             EngineError: the GPU's memory does not suffice, or TensorRT refuses.
         """
-        self._device, self._kernels = device, kernels
+        self._device, self._plan, self._kernels = device, plan, kernels
         self._buckets = ready
         most = ready[-1].size
         self._stream: Any = None
@@ -61,7 +61,7 @@ class Lane:
             self._input.upload(self._input.host.nbytes, self._stream)
             scratch = self._memory.reserve(plan.scratch_bytes)
             for bucket in ready:
-                self._prepare(plan, bucket, scratch)
+                self._prepare(bucket, scratch)
             self.wait()
             if plain := [size for size, graph in self._graphs.items() if graph is None]:
                 warnings.warn(f"batches {plain} of this plan cannot be CUDA graphs: they run, slower", stacklevel=2)
@@ -108,7 +108,7 @@ class Lane:
         if graph is not None:
             self._device.call("cuGraphLaunch", graph, self._stream)
         elif not self._contexts[bucket.size].execute_async_v3(self.stream):
-            raise EngineError(f"TensorRT refuses to run batch {bucket.size}; its reasons stand on stderr")
+            raise EngineError(f"TensorRT refuses to run batch {bucket.size}: {self._plan.reasons()}")
 
     def search(self, n: int, held: topk.Held, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k best rows of `held` for each of the n crops that were executed, (n, k); waits for them."""
@@ -152,10 +152,10 @@ class Lane:
         if self._stream is not None:
             self._device.call("cuStreamDestroy", self._stream)
 
-    def _prepare(self, plan: Plan, bucket: Bucket, scratch: int) -> None:
+    def _prepare(self, bucket: Bucket, scratch: int) -> None:
         """A context and a graph of one bucket. TensorRT wants one run before the capture."""
         addresses = {INPUT: self._input.address, **{name: out.address for name, out in self._out.items()}}
-        context: tensorrt.IExecutionContext = plan.context(bucket, addresses, scratch, self.stream)
+        context: tensorrt.IExecutionContext = self._plan.context(bucket, addresses, scratch, self.stream)
         self._contexts[bucket.size] = context
         self._graphs[bucket.size] = None
         self.execute(bucket.size)

@@ -6,19 +6,17 @@ b crops of a bucket · H×W network input · D feature dimensions
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dpm_edge.errors import EngineError, MissingLibrary
+from dpm_edge.errors import EngineError
 from dpm_edge.manifest import TYPED, BatchRange, Manifest, rebuild_advice
+from dpm_edge.runtime.gpu.library import collecting_logger
 
 if TYPE_CHECKING:
     import tensorrt
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL = "pip install 'dpm-edge[tensorrt]' (JetPack brings its own)"
 INPUT = "images"
 
 
@@ -47,18 +45,6 @@ def sizes(span: BatchRange) -> list[int]:
     return sorted({span.low, span.best, span.high} | powers)
 
 
-def load_library(backend: str) -> ModuleType:
-    """TensorRT, or TensorRT for RTX.
-
-    Raises:
-        MissingLibrary: it is not installed.
-    """
-    try:
-        return import_module(MODULES[backend])
-    except ImportError as error:
-        raise MissingLibrary(MODULES[backend], f"an engine of backend {backend}", INSTALL) from error
-
-
 class Plan:
     """A deserialised plan. Call inside `with device:`."""
 
@@ -69,16 +55,15 @@ class Plan:
             EngineError: TensorRT refuses the plan, or its tensors are not those of the manifest.
         """
         self._trt, path = trt, folder / manifest.engine
-        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._logger = collecting_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         self._runtime.engine_host_code_allowed = False
-        if plugin is not None:
-            self._runtime.get_plugin_registry().load_library(str(plugin))
+        if plugin is not None and self._runtime.get_plugin_registry().load_library(str(plugin)) is None:
+            raise EngineError(f"{manifest.backend} {trt.__version__} does not load {plugin}: {self.reasons()}")
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise EngineError(
-                f"{manifest.backend} {trt.__version__} refuses {path}; its reasons stand on stderr. "
-                f"{rebuild_advice(folder)}"
+                f"{manifest.backend} {trt.__version__} refuses {path}: {self.reasons()}. {rebuild_advice(folder)}"
             )
         if manifest.gpu is not None and manifest.gpu.weights == "stripped":
             self._refit(folder)
@@ -96,7 +81,7 @@ class Plan:
         """An execution context for one batch size, working in memory at `scratch`, tensors at `addresses`.
 
         Raises:
-            EngineError: TensorRT refuses; its reasons stand on stderr.
+            EngineError: TensorRT refuses, and why.
         """
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
@@ -107,8 +92,14 @@ class Plan:
             done = done and context.set_input_shape(INPUT, (bucket.size, *self.row_shape))
             done = done and all(context.set_tensor_address(name, at) for name, at in addresses.items())
         if not done:
-            raise EngineError(f"TensorRT makes no context for batch {bucket.size}; its reasons stand on stderr")
+            raise EngineError(f"TensorRT makes no context for batch {bucket.size}: {self.reasons()}")
         return context
+
+    def reasons(self) -> str:
+        """TensorRT's errors since the last time that they were asked for."""
+        told = "; ".join(self._logger.reasons)
+        self._logger.reasons.clear()
+        return told or "it gives no reason"
 
     def close(self) -> None:
         """Let go of the plan, after all of its contexts."""
@@ -121,8 +112,8 @@ class Plan:
         parser = self._trt.OnnxParserRefitter(refitter, self._logger)
         if not parser.refit_from_file(str(folder / TYPED)) or not refitter.refit_cuda_engine():
             raise EngineError(
-                f"the plan of {folder} holds no weights, and those of {folder / TYPED} do not fit it; its "
-                f"reasons stand on stderr. {rebuild_advice(folder)}"
+                f"the plan of {folder} holds no weights, and those of {folder / TYPED} do not fit it: "
+                f"{self.reasons()}. {rebuild_advice(folder)}"
             )
 
     def _check(self, manifest: Manifest, folder: Path) -> None:
