@@ -137,8 +137,8 @@ def choose(measured: Mapping[int, Measured], todo: list[tuple[str, int]], second
 
 
 def candidates(most: int) -> list[int]:
-    """Numbers of runs at a time to measure: 1, 2, 4, … and the most."""
-    return sorted({2**k for k in range(most.bit_length())} & set(range(1, most + 1)) | {most})
+    """Numbers of runs at a time to measure: 2, 4, 8, … and the most; 1 only where 2 is the most."""
+    return sorted({2**k for k in range(most > 2, most.bit_length()) if 2**k < most} | {most})
 
 
 @lru_cache(maxsize=1)
