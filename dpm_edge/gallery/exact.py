@@ -22,7 +22,7 @@ from dpm_edge.env import cores, installed
 from dpm_edge.images import chunks
 from dpm_edge.metrics import EPSILON, normalise, similarity
 
-FEW = 24
+FEW = 48
 """Up to this many queries the loops beat the products: "crossover" in benchmarks/results/gallery-exact.json."""
 QUERY_TILE = 256
 GALLERY_TILE = 8192
@@ -137,12 +137,12 @@ def top_k(
                 unclear.append(i)
                 continue
             here = here[s >= np.sort(s)[-min(places, len(s))] - 2 * margin] if len(s) else here
-            _settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
+            settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
         waiting, wide = np.array(unclear, np.int64), 4 * wide
     return rows, best
 
 
-def _settle(
+def settle(
     q: NDArray,
     m: NDArray,
     vectors: Vectors,
@@ -155,12 +155,16 @@ def _settle(
     """Order candidates by the formula in float64 and write the best into one query's places."""
     if not len(here):
         return
-    masks = _as_float64(vectors.masks, here) if metric == "mutual" else None
-    s = similarity(
-        q[None], vectors.values[here].astype(np.float64), metric=metric, query_masks=m[None], target_masks=masks
-    )[0]
+    s = exact_similarity(q, m, vectors, here, metric)
     order = np.lexsort([here if names is None else names[here], -s])[: len(rows)]
     rows[: len(order)], best[: len(order)] = here[order], s[order]
+
+
+def exact_similarity(q: NDArray, m: NDArray, vectors: Vectors, here: NDArray, metric: str) -> NDArray[np.float64]:
+    """The formula in float64 for one query (D,), its mask (D,) and these rows: (R,)."""
+    masks = _as_float64(vectors.masks, here) if metric == "mutual" else None
+    targets = vectors.values[here].astype(np.float64)
+    return similarity(q[None], targets, metric=metric, query_masks=m[None], target_masks=masks)[0]
 
 
 def _as_float64(masks: NDArray | None, here: NDArray) -> NDArray[np.float64]:
@@ -245,16 +249,36 @@ def _by_products(
     for part in chunks(len(values) if allowed is None else len(allowed), GALLERY_TILE):
         here = np.arange(part.start, part.stop) if allowed is None else allowed[part]
         which = part if allowed is None else here
-        t = values[which].astype(np.float32, copy=False)
-        if masks is not None:
-            t = t * masks[which].astype(np.float32, copy=False)
-        tt = t * t
+        mask = None if masks is None else masks[which]
+        t, tt = (_widen_compiled if fast else _widen)(values[which], mask)
         group = asked.group[which] if len(asked.group) else asked.group
         for some in chunks(len(asked.qm), QUERY_TILE):
             tile = asked.qm[some] @ t.T, asked.mm[some] @ tt.T, floor[which], here, group
             own = asked.own[some] if len(asked.own) else asked.own
             (_take_compiled if fast else _take)(*tile, own, rows[some], s[some])
     return rows, s
+
+
+def _widen(values: NDArray, masks: NDArray | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A tile (T, D) as float32, times its masks where there are some, and its squares."""
+    t = values.astype(np.float32, copy=False)
+    if masks is not None:
+        t = t * masks.astype(np.float32, copy=False)
+    return t, t * t
+
+
+def _widen_compiled(values: NDArray, masks: NDArray | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The same, a part a core: numpy takes ten times as long to widen halves."""
+    from dpm_edge.gallery import exact_numba
+
+    t, tm = _bits(values, values), _bits(masks, values)
+    x, xx = np.empty(values.shape, np.float32), np.empty(values.shape, np.float32)
+
+    def work(part: slice) -> None:
+        exact_numba.widen(t, tm, part.start, part.stop, x, xx)
+
+    list(_pool(os.getpid()).map(work, chunks(len(t), -(-len(t) // cores()))))
+    return x, xx
 
 
 def _take_compiled(

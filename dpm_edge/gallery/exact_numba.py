@@ -145,6 +145,26 @@ def scan_few(
                         _keep(s, n, s_QK[i + j], rows_QK[i + j])
 
 
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _widen_row(row_D: Any, mask_D: Any, x_D: Any, xx_D: Any) -> None:
+    """A row as float32, times its mask where there is one (length 0: none), and its squares."""
+    masked = len(mask_D) > 0
+    for d in range(len(row_D)):
+        x = _float(row_D[d])
+        if masked:
+            x *= _float(mask_D[d])
+        x_D[d] = x
+        xx_D[d] = x * x
+
+
+@njit(cache=True, nogil=True)
+def widen(t_TD: Any, masks_TD: Any, start: int, stop: int, x_TD: Any, xx_TD: Any) -> None:
+    """Rows start..stop of a tile as the products want them."""
+    masked, none = len(masks_TD) > 0, masks_TD[0:0].ravel()
+    for n in range(start, stop):
+        _widen_row(t_TD[n], masks_TD[n] if masked else none, x_TD[n], xx_TD[n])
+
+
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def select(
     over_QT: Any, under_QT: Any, floor_T: Any, rows_T: Any, group_T: Any, own_Q: Any,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.gallery import exact
+from dpm_edge.gallery import exact, on_device
 from dpm_edge.gallery.columns import Column, Names
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.store import BATCH, Asked, Store
@@ -24,8 +25,15 @@ TEXTS = (*NAMES, "sources", "payloads")
 class MemoryStore(Store):
     """Columns that grow where they are; texts that recur are kept once."""
 
-    def __init__(self, meta: dict[str, Any], dtype: str) -> None:
-        """An empty store that keeps features and masks as `dtype`: float32, float16 or int8."""
+    def __init__(self, meta: dict[str, Any], dtype: str, device: str = "cpu") -> None:
+        """An empty store that keeps features and masks as `dtype`: float32, float16 or int8.
+
+        device: "cuda" searches a copy of them on a GPU, which follows at the next search after a change.
+
+        Raises:
+            GalleryError: there is no such device.
+            MissingLibrary: torch or Triton is wanted for it and not installed.
+        """
         self.meta = meta
         self.dtype = np.dtype(dtype)
         d = meta["dimension"]
@@ -41,6 +49,7 @@ class MemoryStore(Store):
         self._names = {name: Names() for name in NAMES}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
         self._places: dict[int, int] | None = None
+        self._there = None if device == "cpu" else on_device.resident(device)
 
     def column(self, name: str) -> NDArray:
         """A view of what is stored, such as features, masks, ids, timestamps; valid until the next change."""
@@ -80,10 +89,14 @@ class MemoryStore(Store):
         vectors = exact.Vectors(
             self.column("features"), self.column("masks") if self.meta["masks"] else None, self.column("squares")
         )
-        rows, s = exact.top_k(
+        search = exact.top_k
+        if self._there is not None:
+            self._there.follow(vectors.values, vectors.masks)
+            search = partial(on_device.top_k, there=self._there)
+        rows, s = search(
             asked.features,
             vectors,
-            asked.k,
+            k=asked.k,
             metric=asked.metric,
             query_masks=asked.masks,
             hidden=None if asked.where.everything else ~self._fits(asked.where),
@@ -118,6 +131,8 @@ class MemoryStore(Store):
             names.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
         self._places = None
+        if self._there is not None:
+            self._there.clear()
 
     def count(self, where: Where) -> int:
         """Rows that fit."""

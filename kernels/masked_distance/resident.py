@@ -1,0 +1,173 @@
+"""Targets that stay on a device between searches, in blocks: numpy in, numpy out.
+
+    B queries, N targets, D feature dimensions, k results
+
+A block is one tensor, so that adding targets uploads only the last one again. Scores are the kernel's, rounded as
+`contract.py` says: whoever needs the exact order scores the rows found, or those `within` reach, again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpm_edge.kernels.masked_distance import contract, op
+
+BLOCK = 1 << 18
+"""Targets of one block."""
+QUERIES = 16
+"""Queries of which a whole (B, N) of similarities may exist at once."""
+K_MAX = contract.K_MAX
+TOLERANCE = contract.TOLERANCE
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    values: Tensor
+    scale: Tensor | None
+    masks: Tensor | None
+
+
+class Resident:
+    """Targets of one dtype on one device."""
+
+    def __init__(self, device: str) -> None:
+        """None yet, on "cuda", "cuda:1" or, in Triton's interpreter or by the reference, "cpu".
+
+        Raises:
+            ValueError: this torch finds no such device.
+        """
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {device!r} came, but torch {torch.__version__} finds no GPU here")
+        self._blocks: list[_Block] = []
+
+    def __len__(self) -> int:
+        return sum(len(block.values) for block in self._blocks)
+
+    def clear(self) -> None:
+        """Let go of every target."""
+        self._blocks = []
+
+    def follow(self, values: np.ndarray, masks: np.ndarray | None) -> None:
+        """Take over the rows of a table that were added since; those before are as they were (else: `clear`).
+
+        values: (N, D) float32, float16 or int8 codes of any scale. masks: (N, D), codes in 127ths where int8; or None.
+        """
+        there = len(self)
+        if there == len(values):
+            return
+        if there % BLOCK:
+            self._blocks.pop()
+        for start in range(len(self), len(values), BLOCK):
+            part = values[start : start + BLOCK]
+            scale = None
+            if part.dtype == np.int8:
+                wide = np.einsum("nd,nd->n", part, part, dtype=np.float32)
+                scale = self._up(1 / np.sqrt(np.maximum(wide, 1)))
+            mask = None if masks is None else masks[start : start + BLOCK]
+            if mask is not None and mask.dtype == np.int8:
+                mask = (mask / np.float32(127)).astype(np.float16)
+            self._blocks.append(_Block(self._up(part), scale, None if mask is None else self._up(mask)))
+
+    def topk(
+        self,
+        q: np.ndarray,
+        m: np.ndarray,
+        k: int,
+        *,
+        mutual: bool = False,
+        keep: np.ndarray | None = None,
+        groups: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of each query by the kernel: rows (B, k) int64 and scores (B, k) float32, falling.
+
+        Args:
+            q, m: (B, D) float32 queries and masks.
+            k: 1 to K_MAX.
+            mutual: the targets' masks act too.
+            keep: (N,) bool: only these are found.
+            groups: (B,) and (N,) int32: a query does not find targets of its own group.
+
+        Where fewer than k are left: row −1, score −inf.
+        """
+        parts = []
+        for start, block in self._each():
+            row_filter, junk = self._filters(start, len(block.values), keep, groups, len(q))
+            scores, rows = op.masked_topk(
+                *self._queries(q, m), block.values, k, row_scale=block.scale,
+                target_masks=block.masks if mutual else None, row_filter=row_filter, junk=junk,
+            )  # fmt: skip
+            parts.append((torch.where(rows >= 0, rows + start, -1), scores))
+        rows, scores = (torch.cat(columns, dim=1) for columns in zip(*parts))
+        scores, at = scores.sort(dim=1, descending=True, stable=True)
+        return rows.gather(1, at)[:, :k].cpu().numpy(), scores[:, :k].cpu().numpy()
+
+    def within(
+        self,
+        q: np.ndarray,
+        m: np.ndarray,
+        k: int,
+        reach: float,
+        *,
+        mutual: bool = False,
+        keep: np.ndarray | None = None,
+        groups: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """For each query, every row that scores at least the k-th best score less `reach`: (R,) int64, rising.
+
+        Arguments as for `topk`; any k ≥ 1. The whole (B, N) of some queries exists meanwhile.
+        """
+        for first in range(0, len(q), QUERIES):
+            some = slice(first, first + QUERIES)
+            mine = None if groups is None else (groups[0][some], groups[1])
+            parts = []
+            for start, block in self._each():
+                scores = op.masked_similarity(
+                    *self._queries(q[some], m[some]), block.values, row_scale=block.scale,
+                    target_masks=block.masks if mutual else None,
+                )  # fmt: skip
+                row_filter, junk = self._filters(start, len(block.values), keep, mine, len(scores))
+                if row_filter is not None:
+                    scores[:, row_filter == 0] = -torch.inf
+                if junk is not None:
+                    scores[junk[1][:, None] == junk[3]] = -torch.inf
+                parts.append(scores)
+            scores = torch.cat(parts, dim=1)
+            last = scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1:]
+            least = torch.where(last == -torch.inf, torch.finfo(torch.float32).min, last - reach)
+            for row in scores >= least:
+                yield row.nonzero().flatten().cpu().numpy()
+
+    def _each(self) -> Iterator[tuple[int, _Block]]:
+        start = 0
+        for block in self._blocks:
+            yield start, block
+            start += len(block.values)
+
+    def _queries(self, q: np.ndarray, m: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self._up(q), self._up(m)
+
+    def _filters(
+        self,
+        start: int,
+        count: int,
+        keep: np.ndarray | None,
+        groups: tuple[np.ndarray, np.ndarray] | None,
+        queries: int,
+    ) -> tuple[Tensor | None, Any]:
+        """The op's row filter and its "junk": one person for all, so that the group alone decides."""
+        row_filter = None if keep is None else self._up(keep[start : start + count].astype(np.uint8))
+        if groups is None:
+            return row_filter, None
+        one = [torch.zeros(n, dtype=torch.int32, device=self._device) for n in (queries, count)]
+        own, group = self._up(groups[0]), self._up(groups[1][start : start + count])
+        return row_filter, (one[0], own, one[1], group)
+
+    def _up(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, copy=True)

@@ -1,0 +1,110 @@
+"""Exact search over a GPU's copy of the rows, its kernel in Triton's interpreter, against the float64 formula.
+
+Q queries · N rows · D dimensions. Shapes are small: a program of the interpreter takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from oracle import rows, scores
+from test_exact import stored
+
+from dpm_edge import Gallery
+from dpm_edge.errors import GalleryError
+from dpm_edge.gallery import exact, on_device
+from dpm_edge.gallery.memory import MemoryStore
+from dpm_edge.gallery.store import new_meta
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is imported
+resident = pytest.importorskip("dpm_edge.kernels.masked_distance.resident", reason="needs torch and Triton ([gpu])")
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a search meets a full block and a part of one."""
+    monkeypatch.setattr(resident, "BLOCK", 64)
+
+
+def search(q: np.ndarray, vectors: exact.Vectors, k: int, **more: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Over rows that came to the device in two steps."""
+    there, half = on_device.resident("cpu"), len(vectors) // 2
+    there.follow(vectors.values[:half], None if vectors.masks is None else vectors.masks[:half])
+    there.follow(vectors.values, vectors.masks)
+    return on_device.top_k(q, vectors, there, k, **more)
+
+
+def full_sort(truth: np.ndarray, k: int) -> np.ndarray:
+    """(Q, k) rows of the highest values, −1 where they are −inf."""
+    order = np.argsort(-truth, axis=1, kind="stable")[:, :k]
+    wanted = np.full((len(truth), k), -1)
+    wanted[:, : order.shape[1]] = np.where(np.isneginf(np.take_along_axis(truth, order, axis=1)), -1, order)
+    return wanted
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize(("dtype", "metric"), [("float32", "masked"), ("float16", "mutual"), ("int8", "masked"),
+                                               ("int8", "mutual"), ("float16", "plain")])  # fmt: skip
+def test_rows_are_those_of_the_full_sort(dtype: str, metric: str, filtered: bool) -> None:
+    rng, (queries, n, d) = np.random.default_rng(5), (3, 150, 40)
+    values, masks, meant = stored(rng.standard_normal((n, d)), rng.random((n, d)), dtype)
+    q, m = rng.standard_normal((queries, d)), rng.random((queries, d)).astype(np.float32)
+    truth, more = scores(q, m, values, meant, metric), {}
+    if filtered:
+        hidden, group = rng.random(n) < 0.5, rng.integers(0, 3, n).astype(np.int32)
+        own = np.array([0, 1, 2], np.int32)
+        truth[:, hidden], truth[own[:, None] == group] = -np.inf, -np.inf
+        more = {"hidden": hidden, "group": group, "own": own}
+    got, s = search(q, exact.Vectors(values, masks), 60, metric=metric, query_masks=m, **more)
+    wanted = full_sort(truth, 60)
+    np.testing.assert_array_equal(got, wanted)
+    best = np.where(wanted < 0, -np.inf, np.take_along_axis(truth, np.maximum(wanted, 0), axis=1))
+    np.testing.assert_allclose(s, best, atol=1e-6)
+
+
+def test_rows_nearer_than_the_kernel_rounds_come_in_float64s_order() -> None:
+    rng = np.random.default_rng(0)
+    t = (rng.standard_normal(32) + 1e-4 * rng.standard_normal((150, 32))).astype(np.float16)
+    q, m = rng.standard_normal((2, 32)), rng.random((2, 32))
+    got, _ = search(q, exact.Vectors(t), 5, query_masks=m)
+    np.testing.assert_array_equal(got, full_sort(scores(q, m, t, None, "masked"), 5))
+
+
+def test_ties_zero_masks_and_more_places_than_the_kernel_has() -> None:
+    t, names = np.repeat(np.eye(3, 8, dtype=np.float32), 60, axis=0), np.random.default_rng(1).permutation(180)
+    got, s = search(np.eye(3, 8), exact.Vectors(t), 5, query_masks=np.ones((3, 8)), names=names)
+    for axis in range(3):
+        assert names[got[axis]].tolist() == sorted(names[axis * 60 : axis * 60 + 60])[:5] and (s[axis] == 1).all()
+    got, s = search(np.ones((1, 8)), exact.Vectors(t), 170, query_masks=np.zeros((1, 8)), names=names)
+    assert names[got[0]].tolist() == list(range(170)) and (s == 0).all()
+    got, _ = search(np.ones((1, 8)), exact.Vectors(t), 3, metric="plain", hidden=np.ones(180, bool))
+    assert (got == -1).all()
+
+
+def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "resident", lambda device: resident.Resident("cpu"))
+    both = [
+        Gallery("f", 12, store=MemoryStore(new_meta("f", 12, True), "float16", device)) for device in ("cpu", "cuda")
+    ]
+    query, found = dataclasses.replace(rows(2, seed=9)), []
+    for gallery in both:
+        answers = []
+        for step in range(3):
+            gallery.add(rows(50, seed=step), people=["p"] * 50, cameras=np.arange(50) % 4, timestamps=np.arange(50.0))
+            answers.append(gallery.search(query, 4))
+        gallery.delete(list(range(20, 90)))
+        answers.append(gallery.search(query, 4, since=10, exclude_same_camera=True, query_cameras=[1, 2]))
+        found.append(answers)
+    for on_cpu, on_gpu in zip(*found):
+        np.testing.assert_array_equal(on_cpu.rows, on_gpu.rows)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    if resident.torch.cuda.is_available():
+        pytest.skip(reason="there is a GPU here")
+    with pytest.raises(GalleryError, match=r'no GPU here.*device="cpu"'):
+        on_device.resident("cuda")
