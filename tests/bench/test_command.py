@@ -40,7 +40,8 @@ def measured(engine: Path) -> tuple[dict[str, Any], Result, Path]:
     out = engine.parent
     result = run(
         engine, "--against", "openvino", "--batch", "1,4", "--streams", "1", "--cameras", "1,2", "--seconds", "0.1",
-        "--gallery", "20", "--threads", "1", "--deadline", "500", "--plot", out / "plots", "-o", out / "b.json",
+        "--gallery", "20", "--fps", "200", "--threads", "1", "--deadline", "500", "--plot", out / "plots",
+        "-o", out / "b.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return json.loads((out / "b.json").read_text()), result, out
