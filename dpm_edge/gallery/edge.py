@@ -5,6 +5,7 @@
         shard-1/        Qdrant Edge's own files
         migrating/      rows of the next model, while a migration is under way
         writer          the process that holds the folder
+        sizes.json      how long the shard's files were at the last flush
         audit.jsonl     a line for each deletion
 
 One process holds a folder at a time. An acknowledged row survives a killed process; a flushed one, power loss.
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DpmError, GalleryError, MissingLibrary
 from dpm_edge.files import whole_folder, write_whole
-from dpm_edge.gallery import points
+from dpm_edge.gallery import points, sizes
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.store import BATCH, CandidateStore, check_meta
 
@@ -62,6 +63,7 @@ class EdgeStore(CandidateStore):
         store = cls(folder, meta, _new_shard(folder / meta["shard"], meta))
         store.write_meta(meta)
         store._sign()
+        store.flush()
         return store
 
     @classmethod
@@ -82,9 +84,12 @@ class EdgeStore(CandidateStore):
         place = folder / str(meta.get("shard", "shard-1"))
         if not place.is_dir():
             raise GalleryError(f"{folder} is damaged: no folder {place.name}. Restore a snapshot: copy its folder here")
+        sizes.check(folder, place.name)
         try:
             shard = _library().EdgeShard.load(str(place))
-        except Exception as error:  # the library raises nothing narrower
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
             if "WouldBlock" in str(error):
                 raise GalleryError(
                     f"{folder} is open in {_signed(folder)}; one process at a time is wanted. Close it there, or use "
@@ -183,8 +188,16 @@ class EdgeStore(CandidateStore):
         self.meta = meta
 
     def flush(self) -> None:
-        """The library's flush: its files are synced."""
+        """The library's flush: its files are synced.
+
+        Raises:
+            DpmError: the disk is full.
+        """
         self._shard.flush()
+        try:
+            sizes.record(self.folder, self.meta["shard"])
+        except OSError as error:
+            raise DpmError(f"{self.folder} could not be flushed whole ({error.strerror}). Free some space") from error
 
     def compact(self) -> None:
         """Write the rows that are left into a new shard and remove the old one.
@@ -217,6 +230,7 @@ class EdgeStore(CandidateStore):
         self.write_meta({**self.meta, "shard": name})
         self._shard.close()
         self._shard = fresh
+        self.flush()
         self._sweep()
         shutil.rmtree(self.folder / PENDING, ignore_errors=True)
 
@@ -234,13 +248,16 @@ class EdgeStore(CandidateStore):
         self.write_meta({**kept, **new, "shard": name})
         self._shard.close()
         self._shard = fresh
+        self.flush()
         self._sweep()
         shutil.rmtree(other)
 
     def close(self) -> None:
         """Flush, and release the folder."""
-        self._shard.flush()
-        self._shard.close()
+        try:
+            self.flush()
+        finally:
+            self._shard.close()
         (self.folder / WRITER).unlink(missing_ok=True)
 
     def snapshot(self, folder: Path) -> None:
@@ -251,11 +268,12 @@ class EdgeStore(CandidateStore):
         """
         if folder.exists():
             raise GalleryError(f"{folder} exists; a snapshot wants a new folder")
-        self._shard.flush()
+        self.flush()
         try:
             with whole_folder(folder) as beside:
                 shutil.copytree(self.folder / self.meta["shard"], beside / self.meta["shard"])
-                shutil.copy2(self.folder / NAME, beside / NAME)
+                for name in (NAME, sizes.NAME):
+                    shutil.copy2(self.folder / name, beside / name)
         except OSError as error:
             raise GalleryError(
                 f"no snapshot was made of {self.folder}: {error}. Free some space and try again"
@@ -265,7 +283,7 @@ class EdgeStore(CandidateStore):
         """Vectors by name, as memory: of lists the library reads numbers at half that pace, of arrays at a third."""
         columns = {"feature": rows.features, "mask": rows.masks} if self.meta["masks"] else {"feature": rows.features}
         read = [np.ascontiguousarray(values, np.float32)[part] for values in columns.values()]
-        return (dict(zip(columns, map(memoryview, row))) for row in zip(*read))
+        return (dict(zip(columns, [memoryview(values) for values in row])) for row in zip(*read))
 
     def _update(self, operation: Any) -> None:
         try:

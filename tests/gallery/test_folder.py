@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -141,11 +142,46 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     elif damage == "no shard":
         (place / "shard-1").rename(tmp_path / "elsewhere")
     else:
+        (place / "sizes.json").unlink()  # as if it had never been flushed
         for file in (place / "shard-1" / "segments").rglob("*.json"):
             file.write_bytes(file.read_bytes()[:-4])
     says = {"newer": "format 99", "no shard": "Restore a snapshot", "cut short": "Restore a snapshot"}
     with pytest.raises(GalleryError, match=says.get(damage, "no gallery")):
         Gallery.open(place)
+
+
+FILES = ("mutable_id_tracker.mappings", "mutable_id_tracker.versions", "chunk_0.mmap", "page_0.dat", "status.dat")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["half", "gone"])
+def test_a_truncated_segment_is_named_and_a_snapshots_folder_takes_its_place(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    """Qdrant Edge itself opens a shard whose list of ids was cut short, with fewer rows."""
+    place = tmp_path / "g"
+    with Gallery.create(place, "f", 12) as gallery:
+        gallery.add(rows(2500, seed=1), people=range(2500), ids=range(2500))
+        gallery.snapshot(tmp_path / "copy")
+    for file in (place / "shard-1" / "segments").rglob(name):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if damage == "half" else file.unlink()
+    with pytest.raises(GalleryError, match=rf"{name} (has|is gone).*Restore a snapshot: copy its folder here"):
+        Gallery.open(place)
+    shutil.rmtree(place)  # as the error says
+    shutil.copytree(tmp_path / "copy", place)
+    with Gallery.open(place) as gallery:
+        held = gallery.rows()
+        assert held.ids.tolist() == list(range(2500)) and held.people == [str(i) for i in range(2500)]
+        np.testing.assert_allclose(held.features, rows(2500, seed=1).features, atol=1e-3)
+
+
+def test_a_panic_of_the_engine_is_an_error_like_others(tmp_path: Path) -> None:
+    Gallery.create(tmp_path / "g", "f", 12).close()
+    (tmp_path / "g" / "sizes.json").unlink()
+    for file in (tmp_path / "g" / "shard-1" / "segments").rglob("vectors/status.dat"):
+        file.write_bytes(b"")
+    with pytest.raises(GalleryError, match="is damaged"):
+        Gallery.open(tmp_path / "g")
 
 
 def test_a_snapshot_taken_while_writing_opens_and_is_of_one_moment(tmp_path: Path) -> None:
