@@ -10,19 +10,23 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
+from dpm_edge.gallery import points
 from dpm_edge.gallery.rows import NAME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES, Rows, Where
-from dpm_edge.gallery.store import BATCH, CandidateStore, check_meta
+from dpm_edge.gallery.store import BATCH, CandidateStore, add_in_steps, check_meta
 
 UNKNOWN = -1e300
 """A time or box edge that nobody knows: Milvus has no empty fields in 2.3."""
 META = "dpm_edge"
 """The collection's property that holds the gallery's description."""
+EMPTY = {"track": "", "source": "", "time": UNKNOWN, "box": "", "payload": ""}
+"""What stands for a label that a point of Qdrant would not have."""
 LABELS = ["id", "person", "track", "camera", "time", "visibility", "box", "source", "payload"]
 
 
@@ -104,36 +108,21 @@ class MilvusStore(CandidateStore):
 
     def add(self, rows: Rows) -> None:
         """In steps of BATCH; when a step fails, those before it are taken back."""
+        add_in_steps(rows, self._insert, self.delete)
+
+    def _insert(self, rows: Rows) -> None:
         assert rows.features is not None, "the gallery adds whole rows"
-        half = rows.features.astype(np.float16)
-        try:
-            for start in range(0, len(rows), BATCH):
-                made = []
-                for i in range(start, min(start + BATCH, len(rows))):
-                    time, box = rows.timestamps[i], rows.boxes[i]
-                    one: dict[str, Any] = {
-                        "id": int(rows.ids[i]),
-                        "feature": half[i].astype(np.float32).tolist(),
-                        "person": rows.people[i],
-                        "track": rows.tracks[i],
-                        "camera": rows.cameras[i],
-                        "time": UNKNOWN if np.isnan(time) else float(time),
-                        "visibility": float(rows.visibility[i]),
-                        "box": "" if np.isnan(box).any() else json.dumps([float(edge) for edge in box]),
-                        "source": rows.sources[i],
-                        "payload": json.dumps(rows.payloads[i], ensure_ascii=False) if rows.payloads[i] else "",
-                    }
-                    if self.meta["masks"]:
-                        assert rows.masks is not None, "the gallery adds masks where they are kept"
-                        one["mask"] = base64.b64encode(rows.masks[i].astype("<f2").tobytes()).decode()
-                    made.append(one)
-                self._client.insert(self._collection, made)
-        except Exception as error:  # the transports raise many kinds
-            try:
-                self.delete(rows.ids)
-            except Exception as second:
-                raise GalleryError(f"some of {len(rows)} rows may have been added ({error}; then {second})") from error
-            raise GalleryError(f"the server refused rows ({error}); none was added") from error
+        features = rows.features.astype(np.float16).astype(np.float32)
+        made = []
+        for i, labels in enumerate(points.payloads(rows)):
+            if "box" in labels:
+                labels["box"] = json.dumps(labels["box"])
+            one = {**EMPTY, **labels, "id": int(rows.ids[i]), "feature": features[i].tolist()}
+            if self.meta["masks"]:
+                assert rows.masks is not None, "the gallery adds masks where they are kept"
+                one["mask"] = base64.b64encode(rows.masks[i].astype("<f2").tobytes()).decode()
+            made.append(one)
+        self._client.insert(self._collection, made)
 
     def candidates(
         self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
@@ -149,13 +138,14 @@ class MilvusStore(CandidateStore):
             consistency_level="Strong",
         )
         d = self.meta["dimension"]
+        found = [[_point(hit["entity"] | {"id": hit["id"]}) for hit in some] for some in answers]
         return [
             (
-                np.array([hit["id"] for hit in some], np.int64),
-                np.array([hit["entity"]["feature"] for hit in some], np.float32).reshape(-1, d),
-                _masks([hit["entity"] for hit in some], d) if masks else None,
+                np.array([point.id for point in some], np.int64),
+                points.vectors_of(some, "feature", d),
+                points.vectors_of(some, "mask", d) if masks else None,
             )
-            for some in answers
+            for some in found
         ]
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
@@ -210,29 +200,19 @@ class MilvusStore(CandidateStore):
         return LABELS + (["feature"] + ["mask"] * bool(self.meta["masks"]) if vectors else [])
 
     def _rows(self, found: list[dict[str, Any]], vectors: bool) -> Rows:
-        d = self.meta["dimension"]
-        features = np.array([one["feature"] for one in found], np.float32).reshape(-1, d) if vectors else None
-        return Rows(
-            ids=np.array([one["id"] for one in found], np.int64),
-            features=features,
-            masks=_masks(found, d) if vectors and self.meta["masks"] else None,
-            people=[one["person"] for one in found],
-            tracks=[one["track"] for one in found],
-            cameras=[one["camera"] for one in found],
-            timestamps=np.array([np.nan if one["time"] == UNKNOWN else one["time"] for one in found], np.float64),
-            visibility=np.array([one["visibility"] for one in found], np.float32),
-            boxes=np.array(
-                [json.loads(one["box"]) if one["box"] else [np.nan] * 4 for one in found], np.float32
-            ).reshape(-1, 4),
-            sources=[one["source"] for one in found],
-            payloads=[json.loads(one["payload"]) if one["payload"] else {} for one in found],
-        )
+        made = [_point(one) for one in found]
+        return points.rows_of(made, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
 
 
-def _masks(found: list[dict[str, Any]], dimension: int) -> NDArray[np.float32]:
-    """(N, D) out of base64."""
-    halves = [np.frombuffer(base64.b64decode(one["mask"]), "<f2") for one in found]
-    return np.array(halves, np.float32).reshape(-1, dimension)
+def _point(one: dict[str, Any]) -> SimpleNamespace:
+    """A row of Milvus in the shape of a point of Qdrant: id, payload without what is unknown, vectors."""
+    labels = {key: value for key, value in one.items() if key in LABELS and value != EMPTY.get(key)}
+    if "box" in labels:
+        labels["box"] = json.loads(labels["box"])
+    vector = {"feature": one.get("feature")}
+    if "mask" in one:
+        vector["mask"] = np.frombuffer(base64.b64decode(one["mask"]), "<f2")
+    return SimpleNamespace(id=one["id"], payload=labels, vector=vector)
 
 
 def _expression(where: Where) -> str:

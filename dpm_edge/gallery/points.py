@@ -1,4 +1,4 @@
-"""A gallery row as a point of Qdrant: what the embedded shard and the server share.
+"""A gallery row as a point: id, payload, named vectors. What Qdrant Edge, Qdrant and Milvus share.
 
 N rows · D feature dimensions
 """

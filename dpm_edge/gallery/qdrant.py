@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery import points
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.store import BATCH, CandidateStore, check_meta
+from dpm_edge.gallery.store import BATCH, CandidateStore, add_in_steps, check_meta
 
 
 def connect(url: str, token: str | None) -> Any:
@@ -92,24 +92,19 @@ class QdrantStore(CandidateStore):
 
     def add(self, rows: Rows) -> None:
         """In steps of BATCH; when a step fails, those before it are taken back."""
+        add_in_steps(rows, self._upsert, self.delete)
+
+    def _upsert(self, rows: Rows) -> None:
         assert rows.features is not None, "the gallery adds whole rows"
         models, labels = _models(), points.payloads(rows)
-        half = _halves(rows.features), None if rows.masks is None else _halves(rows.masks)
-        try:
-            for start in range(0, len(rows), BATCH):
-                made = []
-                for i in range(start, min(start + BATCH, len(rows))):
-                    vector = {"feature": half[0][i].tolist()}
-                    if half[1] is not None and self.meta["masks"]:
-                        vector["mask"] = half[1][i].tolist()
-                    made.append(models.PointStruct(id=int(rows.ids[i]), vector=vector, payload=labels[i]))
-                self._client.upsert(self._collection, made, wait=True)
-        except Exception as error:  # the transports raise many kinds
-            try:
-                self.delete(rows.ids)
-            except Exception as second:
-                raise GalleryError(f"some of {len(rows)} rows may have been added ({error}; then {second})") from error
-            raise GalleryError(f"the server refused rows ({error}); none was added") from error
+        features, masks = _halves(rows.features), None if rows.masks is None else _halves(rows.masks)
+        made = []
+        for i in range(len(rows)):
+            vector = {"feature": features[i].tolist()}
+            if masks is not None and self.meta["masks"]:
+                vector["mask"] = masks[i].tolist()
+            made.append(models.PointStruct(id=int(rows.ids[i]), vector=vector, payload=labels[i]))
+        self._client.upsert(self._collection, made, wait=True)
 
     def candidates(
         self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool

@@ -6,7 +6,7 @@ Q queries · N rows · D feature dimensions · k places · K candidates
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,23 @@ class CandidateStore(Store):
                 )
                 ids[i], best[i] = np.where(rows[0] >= 0, names[rows[0]] if len(names) else -1, -1), s[0]
         return ids, best
+
+
+def add_in_steps(rows: Rows, put: Callable[[Rows], None], take_back: Callable[[NDArray[np.int64]], None]) -> None:
+    """Give a server BATCH rows at a time; when a step fails, those before it are taken back.
+
+    Raises:
+        GalleryError: the server refused; the message says whether it kept some.
+    """
+    try:
+        for start in range(0, len(rows), BATCH):
+            put(rows.take(np.arange(start, min(start + BATCH, len(rows)))))
+    except Exception as error:  # the transports raise many kinds
+        try:
+            take_back(rows.ids)
+        except Exception as second:
+            raise GalleryError(f"some of {len(rows)} rows may have been added ({error}; then {second})") from error
+        raise GalleryError(f"the server refused rows ({error}); none was added") from error
 
 
 def check_meta(meta: dict[str, Any], place: str) -> dict[str, Any]:
