@@ -83,8 +83,8 @@ def export(folder: Path, engine: Path, *, tracker: Path | None = None, person_cl
     sample = _read_tracker(tracker) if tracker is not None else ""
     with whole_folder(folder) as part:
         _write_networks(part, engine)
-        plan = manifest.backend == "tensorrt"
-        if plan:
+        plan = manifest.backend == "tensorrt" and (manifest.gpu is None or manifest.gpu.plugin is None)
+        if plan:  # nvinfer opens plugin libraries without asking for their creators: it builds from the ONNX instead
             shutil.copyfile(engine / manifest.engine, part / PLAN)
         block = reid_block(manifest, numbers, folder.resolve())
         (part / TRACKER).write_text(put_block(sample, block), encoding="utf-8")

@@ -23,7 +23,6 @@ from dpm_edge.files import whole_folder
 from dpm_edge.interop.folders import MARK, check_replaceable
 from dpm_edge.interop.pbtxt import Name, to_text
 from dpm_edge.manifest import BatchRange, Manifest, people
-from dpm_edge.plugin import plugin_library
 
 CONFIG = "config.pbtxt"
 PYTHON = ("openvino", "onnxruntime")
@@ -109,6 +108,11 @@ def check_servable(manifest: Manifest, folder: Path) -> None:
         )
     if manifest.gpu is not None and manifest.gpu.weights == "stripped":
         raise ExportError(f"the plan in {folder} holds no weights, and Triton cannot refit it. Build it with weights")
+    if manifest.gpu is not None and manifest.gpu.plugin is not None:
+        raise ExportError(
+            f"the plan in {folder} calls our plugin, and Triton only opens plugin libraries (dlopen): it never asks "
+            "for their creators, as TensorRT's loadLibrary does. Build it with --mask-head native"
+        )
 
 
 def python_config(manifest: Manifest, *, max_wait: float, threads: int) -> dict[str, Any]:
@@ -217,11 +221,10 @@ def _libraries(manifest: Manifest) -> str:
 
 def _plan_needs(manifest: Manifest) -> dict[str, Any]:
     """Server options and needs of a plan."""
-    options = []
     card = manifest.gpu
-    if card is not None and card.plugin is not None:
-        options.append(f"--backend-config=tensorrt,plugins={plugin_library()}")
-    if card is not None and card.version_compatible:
-        options.append("--backend-config=tensorrt,version-compatible=true")
+    compatible = card is not None and card.version_compatible
+    options = (
+        ["--backend-config=tensorrt,version-compatible=true"] if card is not None and card.version_compatible else []
+    )
     built = manifest.libraries.get("tensorrt", card.tensorrt if card is not None else "the same version")
     return {"server_options": tuple(options), "needs": f"{manifest.device} and TensorRT {built}, as at the build"}

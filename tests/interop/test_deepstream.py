@@ -16,7 +16,7 @@ import yaml
 from dpm_edge.build import portable
 from dpm_edge.errors import ExportError
 from dpm_edge.interop.deepstream import export, normalisation, put_block
-from dpm_edge.manifest import BatchRange, Manifest
+from dpm_edge.manifest import BatchRange, GpuCard, Manifest
 from dpm_edge.spec import ModelSpec, Preprocessing
 
 STD = (0.25, 0.25, 0.25)
@@ -110,6 +110,13 @@ def test_sizes_outputs_and_batches(tmp_path: Path) -> None:
     assert sgie["model-engine-file"] == "reid.plan" and (tmp_path / "ds" / "reid.plan").is_file()
     assert sgie["batch-size"] == "4", "nvinfer takes a plan's first profile"
     assert sgie["infer-dims"] == "3;64;64" and sgie["maintain-aspect-ratio"] == "0"
+
+
+def test_a_plan_that_calls_our_plugin_is_left_to_nvinfer_to_build(tmp_path: Path) -> None:
+    card = GpuCard(name="Orin", compute_capability="8.7", tensorrt="10.3.0", plugin="ab")
+    export(tmp_path / "ds", engine_of(tmp_path / "engine", backend="tensorrt", gpu=card))
+    assert ini(tmp_path / "ds" / "sgie.txt")["model-engine-file"] == "reid.onnx_b8_gpu0_fp32.engine"
+    assert not (tmp_path / "ds" / "reid.plan").exists()
 
 
 def test_the_trackers_network_is_the_feature_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/jetson.md, docs/interop.md: their commands exist, their Python compiles, and the messages they explain are ours."""
+"""docs/jetson.md and docs/interop.md: their commands exist, their Python compiles, their error messages are ours."""
 
 from __future__ import annotations
 

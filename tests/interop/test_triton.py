@@ -127,6 +127,7 @@ def test_closed_set_labels_go_along(environment: Path, tmp_path: Path) -> None:
     [
         ({"batch": BatchRange(low=4, best=8, high=8), "profiles": ()}, "--batch 1:8:8"),
         ({"gpu": GpuCard(name="x", compute_capability="8.7", tensorrt="10.3.0", weights="stripped")}, "no weights"),
+        ({"gpu": GpuCard(name="x", compute_capability="8.7", tensorrt="10.3.0", plugin="ab")}, "--mask-head native"),
         ({"backend": "tensorrt-rtx"}, "cannot serve"),
     ],
 )
