@@ -223,8 +223,6 @@ def _plan_needs(manifest: Manifest) -> dict[str, Any]:
     """Server options and needs of a plan."""
     card = manifest.gpu
     compatible = card is not None and card.version_compatible
-    options = (
-        ["--backend-config=tensorrt,version-compatible=true"] if card is not None and card.version_compatible else []
-    )
+    options = ("--backend-config=tensorrt,version-compatible=true",) if compatible else ()
     built = manifest.libraries.get("tensorrt", card.tensorrt if card is not None else "the same version")
-    return {"server_options": tuple(options), "needs": f"{manifest.device} and TensorRT {built}, as at the build"}
+    return {"server_options": options, "needs": f"{manifest.device} and TensorRT {built}, as at the build"}
