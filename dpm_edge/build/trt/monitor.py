@@ -128,21 +128,29 @@ def stoppable(work: Callable[[], Result], stop: Callable[[], None]) -> Result:
     """
     result: list[Result] = []
     failure: list[BaseException] = []
-    ended = threading.Event()
+    ready, ended, given_up = threading.Event(), threading.Event(), threading.Event()
 
     def run() -> None:
         try:
-            result.append(work())
+            ready.wait()
+            if not given_up.is_set():
+                result.append(work())
         except BaseException as error:
             failure.append(error)
         finally:
             ended.set()
 
     thread = threading.Thread(target=run, name="dpm-edge build", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except KeyboardInterrupt:  # the work has not begun
+        given_up.set()
+        ready.set()
+        raise
     interrupted = False
     while not ended.is_set():
         try:
+            ready.set()
             ended.wait(0.2)
         except KeyboardInterrupt:
             interrupted = True
