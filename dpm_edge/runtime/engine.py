@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 
 from dpm_edge import images as pictures
 from dpm_edge.errors import EngineError, ImageError
-from dpm_edge.manifest import BatchRange, Manifest
+from dpm_edge.manifest import BatchRange, Manifest, people
 from dpm_edge.runtime import checks, trust
 from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
+from dpm_edge.runtime.closed_set import Identified
 from dpm_edge.runtime.device_search import MOST_RESULTS, DeviceMatches, HeldGallery
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import boxed
 from dpm_edge.runtime.tickets import InOrder, Ticket
 from dpm_edge.spec import ModelSpec
+
+_Outputs = tuple[NDArray[np.float32], ...]
+"""Feature (n, D), mask (n, D), logits (n, C); C is 0 without a closed set."""
 
 
 class Engine:
@@ -41,6 +45,7 @@ class Engine:
         self._backend: Backend | None = backend
         self._calls = 0
         self._idle = threading.Condition()
+        self._people = people(folder) if "logits" in manifest.outputs else ()
         self._submitted = InOrder(backend.lanes if isinstance(backend, GpuBackend) else 1)
 
     @classmethod
@@ -127,7 +132,7 @@ class Engine:
             EngineError: the engine is closed, or its output is not finite.
         """
         with self._using() as backend:
-            return self._embed(backend, images, boxes, color, self._mark(backend, stream))
+            return self._compute(backend, images, boxes, color, self._mark(backend, stream))[0]
 
     def submit(
         self,
@@ -147,7 +152,31 @@ class Engine:
         """
         backend = self._open()
         after = self._mark(backend, stream)
-        return self._submitted.submit(lambda: self._embed(backend, images, boxes, color, after))
+        return self._submitted.submit(lambda: self._compute(backend, images, boxes, color, after)[0])
+
+    def identify(
+        self,
+        images: Any,
+        boxes: NDArray | Sequence[Sequence[float]] | None = None,
+        *,
+        color: str = "bgr",
+        stream: Any = None,
+    ) -> Identified:
+        """Which of the people it was built with, by an engine of a closed set (`dpm-edge build --closed-set`).
+
+        Arguments as in `embed`.
+
+        Raises:
+            ImageError, EngineError: as in `embed`; or the engine knows nobody.
+        """
+        if not self._people:
+            raise EngineError(
+                f"the engine of {self.folder} was built without a closed set, so it knows nobody by itself. Build it "
+                "with --closed-set GALLERY, or search a Gallery with what embed gives"
+            )
+        with self._using() as backend:
+            found, logits = self._compute(backend, images, boxes, color, self._mark(backend, stream))
+        return Identified(people=self._people, logits=logits, rows=found.rows, skipped=found.skipped)
 
     def hold(self, features: NDArray[np.float32], ids: Sequence[Any] | None = None) -> HeldGallery:
         """Put a gallery into GPU memory, for `search_on_device`.
@@ -262,28 +291,31 @@ class Engine:
             )
         return backend
 
-    def _embed(self, backend: Backend, images: Any, boxes: Any, color: str, after: Any) -> Embeddings:
-        """`embed`, once the stream to wait for was marked."""
+    def _compute(
+        self, backend: Backend, images: Any, boxes: Any, color: str, after: Any
+    ) -> tuple[Embeddings, NDArray[np.float32]]:
+        """`embed`, once the stream to wait for was marked; and the logits (n, C), C = 0 without a closed set."""
         if boxes is not None:
             one = boxed(images, boxes, color)
             rows, skipped = one.rows, one.skipped
             reason = "it is on no GPU itself"
             if isinstance(backend, GpuBackend) and not (reason := backend.refuses_frames(one.color)):
-                feature, mask = self._run_frame(backend, one.frame, one.boxes, after)
+                outputs = self._run_frame(backend, one.frame, one.boxes, after)
             elif one.on_gpu:
                 raise ImageError(
                     f"the frame lies on a GPU ({type(images).__name__}), where the engine of {self.folder} cannot take "
                     f"it: {reason}. Copy it to a numpy array first"
                 )
             else:
-                feature, mask = self._run(backend, [one.frame[y0:y1, x0:x1] for x0, y0, x1, y1 in one.boxes])
+                outputs = self._run(backend, [one.frame[y0:y1, x0:x1] for x0, y0, x1, y1 in one.boxes])
         else:
             if isinstance(images, np.ndarray) and images.ndim != 4:
                 raise ImageError(f"images has shape {images.shape}; (N, H, W, 3), or a list of pictures, is wanted")
             crops = [pictures.as_bgr(image, color=color, what=f"image {row}") for row, image in enumerate(images)]
             rows, skipped = list(range(len(crops))), []
-            feature, mask = self._run(backend, crops)
-        return Embeddings(
+            outputs = self._run(backend, crops)
+        feature, mask, logits = outputs
+        found = Embeddings(
             features=feature,
             masks=mask,
             visibility=mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6)),
@@ -291,46 +323,44 @@ class Engine:
             fingerprint=self.fingerprint,
             skipped=skipped,
         )
+        return found, logits
 
     def _embed_one(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One crop's feature (D,) and mask (D,)."""
-        feature, mask = self._run(self._open(), [crop])
+        feature, mask, _ = self._run(self._open(), [crop])
         return feature[0], mask[0]
 
-    def _run(self, backend: Backend, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features and masks (n, D) of n crops, in calls of at most the batch's high end, padded to its low end."""
-        low, n = self.batch.low, len(crops)
-        feature = np.empty((n, self.dimension), np.float32)
-        mask = np.empty_like(feature)
-        for part in pictures.chunks(n, self.batch.high):
+    def _room(self, n: int) -> _Outputs:
+        """Arrays for the outputs of n crops."""
+        return tuple(np.empty((n, width), np.float32) for width in (self.dimension, self.dimension, len(self._people)))
+
+    def _run(self, backend: Backend, crops: list[NDArray[np.uint8]]) -> _Outputs:
+        """Outputs of n crops, in calls of at most the batch's high end, padded to its low end."""
+        low, outputs = self.batch.low, self._room(len(crops))
+        for part in pictures.chunks(len(crops), self.batch.high):
             some = crops[part]
-            pad = max(0, low - len(some))
+            n = max(len(some), low)
+            out = self._room(n) if n > len(some) else [one[part] for one in outputs]
 
             def fill(batch: NDArray[np.float32], some: list[NDArray[np.uint8]] = some) -> None:
                 pictures.preprocess(some, self.spec.preprocessing, out=batch[: len(some)])
                 batch[len(some) :] = 0
 
-            if pad:
-                shape = (low, self.dimension)
-                padded = np.empty(shape, np.float32), np.empty(shape, np.float32)
-                backend.run(low, fill, *padded)
-                feature[part], mask[part] = padded[0][: len(some)], padded[1][: len(some)]
-            else:
-                backend.run(len(some), fill, feature[part], mask[part])
-        self._check_finite(feature, mask)
-        return feature, mask
+            backend.run(n, fill, out[0], out[1], *([out[2]] if self._people else []))
+            if n > len(some):
+                for whole, padded in zip(outputs, out):
+                    whole[part] = padded[: len(some)]
+        self._check_finite(*outputs)
+        return outputs
 
-    def _run_frame(
-        self, backend: GpuBackend, frame: Any, boxes: NDArray[np.int64], after: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features and masks (n, D) of the boxes (n, 4) of a frame that is cut up on the GPU."""
-        feature = np.empty((len(boxes), self.dimension), np.float32)
-        mask = np.empty_like(feature)
-        usable = boxes.astype(np.float32)
+    def _run_frame(self, backend: GpuBackend, frame: Any, boxes: NDArray[np.int64], after: Any) -> _Outputs:
+        """Outputs of the boxes (n, 4) of a frame that is cut up on the GPU."""
+        outputs, usable = self._room(len(boxes)), boxes.astype(np.float32)
         for part in pictures.chunks(len(boxes), self.batch.high):
-            backend.run_frame(frame, usable[part], feature[part], mask[part], after)
-        self._check_finite(feature, mask)
-        return feature, mask
+            feature, mask, logits = (one[part] for one in outputs)
+            backend.run_frame(frame, usable[part], feature, mask, after, *([logits] if self._people else []))
+        self._check_finite(*outputs)
+        return outputs
 
     def _mark(self, backend: Backend, stream: Any) -> Any:
         """What a stream holds by now, for work that has to wait for it; None without a stream."""

@@ -48,6 +48,8 @@ class FakeTensorRt:
         self.captures = True
         """Whether plans can be captured in a graph."""
         self.scratch_users: dict[int, int] = {}
+        self.prototypes: Any = None
+        """(C, D) float64: plans then give logits, too."""
 
     class ILogger:
         """What loggers derive from."""
@@ -128,11 +130,14 @@ class Engine:
     """The tiny network as a plan."""
 
     device_memory_size_v2 = SCRATCH
-    num_io_tensors = 3
 
     def __init__(self, trt: FakeTensorRt, seed: int, whole: bool) -> None:
         self.trt, self.seed, self.whole = trt, seed, whole
-        self.names = ["images", "feature", "mask"]
+        self.names = ["images", "feature", "mask"] + ([] if trt.prototypes is None else ["logits"])
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.names)
 
     @property
     def num_optimization_profiles(self) -> int:
@@ -145,6 +150,8 @@ class Engine:
         return DataType.FLOAT
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name == "logits":
+            return (-1, len(self.trt.prototypes))
         return (-1, 3, 64, 64) if name == "images" else (-1, tiny_engine.SPEC.width)
 
     def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Context | None:
@@ -187,7 +194,7 @@ class Context:
         if (
             trt.fails
             or (capturing and not (self._ran and trt.captures))
-            or len(self._addresses) < 3
+            or len(self._addresses) < len(self._engine.names)
             or not self._scratch
         ):
             return False
@@ -210,4 +217,8 @@ class Context:
         with np.errstate(invalid="ignore"):
             feature = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         trt.cuda.view(addresses["feature"], (batch, width), np.float32)[:] = feature
-        trt.cuda.view(addresses["mask"], (batch, width), np.float32)[:] = 1 / (1 + np.exp(-flat @ gate))
+        mask = 1 / (1 + np.exp(-flat @ gate))
+        trt.cuda.view(addresses["mask"], (batch, width), np.float32)[:] = mask
+        if trt.prototypes is not None:
+            logits = ((feature * mask) @ trt.prototypes.T) / np.sqrt((mask * mask) @ (trt.prototypes**2).T)
+            trt.cuda.view(addresses["logits"], (batch, len(trt.prototypes)), np.float32)[:] = logits

@@ -150,6 +150,8 @@ def _select(cuda: Any, v: dict[str, int], grid: tuple[int, ...], most: int) -> N
     keys[:, :length] = cuda.view(v["KEYS"], (batch, length), np.int64)
     best = np.sort(keys.reshape(batch, chunks, -1), axis=2)[:, :, ::-1][:, :, :k]
     if "OUT" in v:
+        if v["OUT"] < v["KEYS"] + batch * length * 8 and v["KEYS"] < v["OUT"] + batch * chunks * k * 8:
+            cuda.violations.append("select writes where other blocks still read")
         cuda.view(v["OUT"], (batch, chunks, k), np.int64)[:] = best
         return
     assert chunks == 1

@@ -212,6 +212,8 @@ def test_a_call_that_fails_in_the_middle_leaves_the_next_one_right(machine: Mach
             machine.cuda.fails = broken
             with pytest.raises(EngineError, match=rf"{broken}: an illegal memory access was .*CUDA error 700"):
                 engine.embed(images)
+            if broken != "cuStreamSynchronize":
+                assert not any(stream.queue for stream in machine.cuda.streams.values()), "work was left behind"
             for _ in range(3):
                 np.testing.assert_allclose(engine.embed(images).features, tiny_engine.expected(images)[0], atol=2e-3)
         with pytest.raises(ImageError):

@@ -1,6 +1,7 @@
 """Engine libraries, one file each, imported only when an engine of that kind is opened.
 
-n crops of one call · H×W network input · D feature dimensions · N rows of a gallery · k results
+n crops of one call · H×W network input · D feature dimensions · C people of a closed set
+N rows of a gallery · k results
 """
 
 from __future__ import annotations
@@ -22,8 +23,18 @@ Fill = Callable[[NDArray[np.float32]], None]
 class Backend(Protocol):
     """An open engine. `run` may be called from several threads at once."""
 
-    def run(self, n: int, fill: Fill, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
-        """One call: `fill` writes the input (n, 3, H, W); the results are copied to `feature`, `mask` (n, D)."""
+    def run(
+        self,
+        n: int,
+        fill: Fill,
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        logits: NDArray[np.float32] | None = None,
+    ) -> None:
+        """One call: `fill` writes the input (n, 3, H, W); the results are copied to `feature`, `mask` (n, D).
+
+        logits: (n, C), for engines of a closed set.
+        """
 
     def close(self) -> None:
         """Let go of the engine's memory; the backend cannot run afterwards. No call is under way."""
@@ -46,6 +57,7 @@ class GpuBackend(Backend, Protocol):
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         after: Any,
+        logits: NDArray[np.float32] | None = None,
     ) -> None:
         """As `run`, for the boxes (n, 4) of one frame: numpy (H, W, 3) uint8, or such an array on the GPU.
 

@@ -43,7 +43,14 @@ class OnnxRuntimeBackend:
         self._row = (3, pre.height, pre.width)
         self._free: deque[NDArray[np.float32]] = deque()
 
-    def run(self, n: int, fill: Fill, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+    def run(
+        self,
+        n: int,
+        fill: Fill,
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        logits: NDArray[np.float32] | None = None,
+    ) -> None:
         """One call on n crops; see `Backend`."""
         try:
             buffer = self._free.pop()
@@ -54,7 +61,9 @@ class OnnxRuntimeBackend:
         try:
             batch = buffer[:n]
             fill(batch)
-            feature[:], mask[:] = self._session.run(["feature", "mask"], {self._input: batch})
+            wanted = {"feature": feature, "mask": mask, **({} if logits is None else {"logits": logits})}
+            for out, got in zip(wanted.values(), self._session.run(list(wanted), {self._input: batch})):
+                out[:] = got
         finally:
             self._free.append(buffer)
 

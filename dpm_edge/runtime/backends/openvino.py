@@ -41,11 +41,18 @@ class OpenVinoBackend:
     def __init__(self, compiled: Any, manifest: Manifest) -> None:
         pre = manifest.spec.preprocessing
         self._compiled = compiled
-        self._outputs = [compiled.output("feature"), compiled.output("mask")]
+        self._outputs = [compiled.output(name) for name in manifest.outputs]
         self._row = (3, pre.height, pre.width)
         self._free: deque[tuple[Any, NDArray[np.float32]]] = deque()
 
-    def run(self, n: int, fill: Fill, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+    def run(
+        self,
+        n: int,
+        fill: Fill,
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        logits: NDArray[np.float32] | None = None,
+    ) -> None:
         """One call on n crops; see `Backend`."""
         import openvino
 
@@ -59,8 +66,9 @@ class OpenVinoBackend:
             batch = buffer[:n]
             fill(batch)
             request.infer({0: openvino.Tensor(batch, shared_memory=True)}, share_outputs=True)
-            for output, out in zip(self._outputs, (feature, mask)):
-                np.copyto(out, request.get_tensor(output).data)
+            for output, out in zip(self._outputs, (feature, mask, logits)):
+                if out is not None:
+                    np.copyto(out, request.get_tensor(output).data)
         finally:
             self._free.append((request, buffer))
 

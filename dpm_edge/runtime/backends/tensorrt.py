@@ -82,12 +82,19 @@ class TensorRtBackend:
             raise
         self._lanes = Lanes(device, made)
 
-    def run(self, n: int, fill: Fill, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+    def run(
+        self,
+        n: int,
+        fill: Fill,
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        logits: NDArray[np.float32] | None = None,
+    ) -> None:
         """One call on n crops; see `Backend`."""
         with self._lanes.take(None) as lane:
             lane.fill(n, fill)
             lane.execute(n)
-            lane.fetch(n, feature, mask)
+            lane.fetch(n, feature, mask, logits)
 
     def refuses_frames(self, color: str) -> str:
         """Why frames cannot be cut up on the GPU; see `GpuBackend`."""
@@ -106,12 +113,13 @@ class TensorRtBackend:
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         after: Mark | None,
+        logits: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on the boxes of one frame; see `GpuBackend`."""
         with self._lanes.take(after) as lane:
             lane.cut(frame, boxes, self._pre)
             lane.execute(len(boxes))
-            lane.fetch(len(boxes), feature, mask)
+            lane.fetch(len(boxes), feature, mask, logits)
 
     def mark(self, stream: Any) -> Mark | None:
         """What a stream holds now; see `GpuBackend`."""

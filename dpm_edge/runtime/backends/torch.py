@@ -80,7 +80,14 @@ class TorchBackend:
         self._free = deque(made)
         self._changed = threading.Condition()
 
-    def run(self, n: int, fill: Fill, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
+    def run(
+        self,
+        n: int,
+        fill: Fill,
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        logits: NDArray[np.float32] | None = None,
+    ) -> None:
         """One call on n crops; see `Backend`."""
         with self._take(None) as lane:
             lane.fetch(lane.execute(lane.filled(n, fill)), feature, mask)
@@ -102,6 +109,7 @@ class TorchBackend:
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         after: Any,
+        logits: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on the boxes of one frame; see `GpuBackend`."""
         with self._take(after) as lane:

@@ -123,12 +123,20 @@ class Lane:
         scores, rows = self._scores.host.reshape(-1)[: n * k], self._rows.host.reshape(-1)[: n * k]
         return scores.reshape(n, k).copy(), rows.reshape(n, k).copy()
 
-    def fetch(self, n: int, feature: NDArray[np.float32], mask: NDArray[np.float32]) -> None:
-        """Copy the results of the first n crops to `feature` and `mask` (n, D); waits for them."""
-        for name in ("feature", "mask"):
+    def fetch(
+        self,
+        n: int,
+        feature: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
+    ) -> None:
+        """Copy the results of the first n crops to `feature`, `mask` (n, D) and `logits` (n, C); waits for them."""
+        wanted = {"feature": feature, "mask": mask, **({} if logits is None else {"logits": logits})}
+        for name in wanted:
             self._out[name].download(self._out[name].host[:n].nbytes, self._stream)
         self.wait()
-        feature[:], mask[:] = self._out["feature"].host[:n], self._out["mask"].host[:n]
+        for name, out in wanted.items():
+            out[:] = self._out[name].host[:n]
 
     def wait_for(self, event: Any) -> None:
         """Let what is enqueued from now on wait for an event of another stream."""
