@@ -10,6 +10,7 @@ row once (numba, the extra `fast`); many go through two matrix products, tile by
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,12 +23,12 @@ from dpm_edge.env import cores, installed
 from dpm_edge.images import chunks
 from dpm_edge.metrics import EPSILON, normalise, similarity
 
-FEW = 48
+FEW = 64
 """Up to this many queries the loops beat the products: "crossover" in benchmarks/results/gallery-exact.json."""
 QUERY_TILE = 256
 GALLERY_TILE = 8192
 COMPILE_FROM = 1 << 13
-"""Scores below which numpy alone answers: loading the compiled loops would take longer, and compiling them seconds."""
+"""Scores below which numpy answers while no loop is loaded: loading them takes longer, and compiling them seconds."""
 PIECE = 256
 """Rows that are converted at a time, so that what that needs beside them stays small."""
 SPARE = 16
@@ -180,7 +181,8 @@ def _candidates(
     floor = (EPSILON * np.maximum(vectors.squares, EPSILON)).astype(np.float32)
     if masks is not None and masks.dtype == np.int8:
         floor = floor * np.float32(127**2)
-    fast = compiled() and len(asked.qm) * len(vectors) >= COMPILE_FROM
+    loaded = "dpm_edge.gallery.exact_numba" in sys.modules
+    fast = compiled() and (loaded or len(asked.qm) * len(vectors) >= COMPILE_FROM)
     if fast and len(asked.qm) <= FEW:
         return _by_loops(asked, vectors.values, masks, floor, wide, hidden)
     return _by_products(asked, vectors.values, masks, floor, wide, hidden, fast)
@@ -246,11 +248,12 @@ def _by_products(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     allowed = np.flatnonzero(~hidden) if len(hidden) else None
     rows, s = _heaps(len(asked.qm), wide)
+    room = np.empty((2, min(GALLERY_TILE, len(values)), values.shape[1]), np.float32)
     for part in chunks(len(values) if allowed is None else len(allowed), GALLERY_TILE):
         here = np.arange(part.start, part.stop) if allowed is None else allowed[part]
         which = part if allowed is None else here
         mask = None if masks is None else masks[which]
-        t, tt = (_widen_compiled if fast else _widen)(values[which], mask)
+        t, tt = _widen(values[which], mask, room, fast)
         group = asked.group[which] if len(asked.group) else asked.group
         for some in chunks(len(asked.qm), QUERY_TILE):
             tile = asked.qm[some] @ t.T, asked.mm[some] @ tt.T, floor[which], here, group
@@ -259,22 +262,21 @@ def _by_products(
     return rows, s
 
 
-def _widen(values: NDArray, masks: NDArray | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A tile (T, D) as float32, times its masks where there are some, and its squares."""
-    t = values.astype(np.float32, copy=False)
-    if masks is not None:
-        t = t * masks.astype(np.float32, copy=False)
-    return t, t * t
-
-
-def _widen_compiled(values: NDArray, masks: NDArray | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The same, a part a core: numpy takes ten times as long to widen halves."""
+def _widen(
+    values: NDArray, masks: NDArray | None, room: NDArray[np.float32], fast: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A tile (T, D) as float32, times its masks where there are some, and its squares; both may lie in `room`."""
+    x, xx = room[:, : len(values)]
+    if values.dtype == np.float32 and masks is None:
+        return values, np.multiply(values, values, out=xx)
+    if not fast:
+        np.multiply(values, np.float32(1) if masks is None else masks, out=x, dtype=np.float32)
+        return x, np.multiply(x, x, out=xx)
     from dpm_edge.gallery import exact_numba
 
     t, tm = _bits(values, values), _bits(masks, values)
-    x, xx = np.empty(values.shape, np.float32), np.empty(values.shape, np.float32)
 
-    def work(part: slice) -> None:
+    def work(part: slice) -> None:  # numpy takes ten times as long to widen halves
         exact_numba.widen(t, tm, part.start, part.stop, x, xx)
 
     list(_pool(os.getpid()).map(work, chunks(len(t), -(-len(t) // cores()))))
