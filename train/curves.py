@@ -1,6 +1,6 @@
 """Plot mAP and Rank-1 against the covered share, plain beside masked metric, one column per kind of occluder.
 
-dpm-edge train curves RESULTS.json … --out curves.png     results.json of a run, ablation.json, what `scores` wrote
+dpm-edge train curves RESULTS.json … --out curves.png     results.json of a run or of `mask`, ablation.json, scores.json
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     held = json.loads(path.read_text())
     row = f"{held.get('recipe')}"
     sets = [{**scores, "row": f"{row} on {name}"} for name, scores in held.get("sets", {}).items()]
+    sets += [{**held[when], "row": f"{when} `train mask`"} for when in ("before", "after") if when in held]
     runs = held.get("runs") or sets or [{**held, "row": row}]
     found: dict[str, dict[str, Curve]] = {}
     for run in runs:

@@ -28,6 +28,14 @@ def test_curves_start_at_the_whole_queries_and_keep_seeds_apart(tmp_path):
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_curves_before_and_after_the_mask_was_taught(tmp_path):
+    held = {"recipe": "r", "before": run_results(40.0), "after": run_results(45.0)}
+    (tmp_path / "results.json").write_text(json.dumps(held))
+    found = curves.read_curves(tmp_path / "results.json")
+    assert [lines["mAP"]["body", "masked"][0.0] for lines in found.values()] == [[40.0], [45.0]]
+    assert [name.split()[0] for name in found] == ["before", "after"]
+
+
 def test_results_without_curves_say_how_to_get_them(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"recipe": "market_tiny", "occlusion": []}))
     with pytest.raises(DataError, match="evaluate"):
