@@ -2,8 +2,18 @@
 
     python benchmarks/gallery_exact.py [--rows 100000] [-o benchmarks/results/gallery-exact.json]
 
-One query must read the gallery once: its limit is the read bandwidth, measured here by summing the same bytes with the
-same threads. Many queries must do two products: their limit is the rate of numpy's own product of the same size.
+The physics, for N rows of D dimensions and Q queries:
+- bytes: N·D·4 in float32 must be read once, 307 MB at 100,000 × 768; two memory-bound cores read about 40 GB/s: 8 ms.
+- operations: two products, 4·Q·N·D flop, 4.9 GFLOP for 16 queries. An AVX2 core does 2 fused multiply-adds of 8 floats
+  a cycle, 32 flop: two cores at 3.4 GHz do 218 GFLOP/s, so that 16 queries take 22 ms at least, 256 take 360 ms.
+- one query does 10 flop an element read: memory binds. Four take 6.5 ms of arithmetic by our loop, which squares each
+  value once for four queries: memory still binds. Sixteen are bound by arithmetic.
+So one query's limit is the read bandwidth, measured here by summing the same bytes with the same threads; many queries'
+is the rate of numpy's own products of the same sizes.
+
+The loops serve few queries, the products many. Where they cross is measured for float32 and float16, as "crossover";
+`exact.FEW` is a constant chosen from it, and "lost by the constant" says what the best choice at each count would save.
+
 Rounds of all contestants take turns, and the least time of each counts, since other programs only ever add to it.
 """
 
@@ -14,6 +24,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +34,7 @@ from numba import njit
 from dpm_edge.env import cores, machine_card, version
 from dpm_edge.files import write_whole
 from dpm_edge.gallery import exact
+from dpm_edge.gallery.columns import Column
 
 D, K = 768, 10
 
@@ -59,6 +71,23 @@ def naive(q: np.ndarray, m: np.ndarray, t: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def stored(values: np.ndarray) -> np.ndarray:
+    """Values where a gallery in memory keeps them."""
+    column = Column(values.shape[1:], values.dtype)
+    column.append(values)
+    return column.rows
+
+
+def lost(crossover: dict[str, dict[str, float]]) -> float:
+    """The largest share of time that the constant costs at any count, over the better of both ways."""
+    worst = 0.0
+    for name, row in crossover.items():
+        count = int(name.split()[0])
+        taken = row["loops" if count <= exact.FEW else "products"]
+        worst = max(worst, taken / min(row.values()) - 1)
+    return round(worst, 3)
+
+
 def least(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Milliseconds of each contestant's best round; they take turns."""
     best = dict.fromkeys(contestants, float("inf"))
@@ -85,19 +114,19 @@ def main() -> None:
     half = (times >= n // 4) & (times < n // 4 + n // 2)
     hidden = ~half
     scattered = rng.random(n) < 0.5
-    stores = {"float32": exact.Vectors(t), "float16": exact.Vectors(t.astype(np.float16))}
-    stores["int8"] = exact.Vectors(exact.quantise(t)[0])
+    kinds = {"float32": t, "float16": t.astype(np.float16), "int8": exact.quantise(t)[0]}
+    stores = {name: exact.Vectors(stored(values)) for name, values in kinds.items()}
     pool = ThreadPoolExecutor(cores())
     bytes_read = t.nbytes
 
     def ours(count: int, store: str = "float32", hide: np.ndarray | None = None) -> Callable[[], Any]:
         return lambda: exact.top_k(q[:count], stores[store], K, query_masks=m[:count], hidden=hide)
 
-    def forced(few: int, count: int) -> Callable[[], Any]:
+    def forced(few: int, count: int, store: str) -> Callable[[], Any]:
         def work() -> None:
             kept, exact.FEW = exact.FEW, few
             try:
-                ours(count)()
+                ours(count, store)()
             finally:
                 exact.FEW = kept
 
@@ -107,7 +136,7 @@ def main() -> None:
     same = (np.sort(found, axis=1) == np.sort(naive(q[:4], m[:4], t), axis=1)).mean()
     one = least(
         {
-            "read the gallery once": lambda: read_once(t, pool),
+            "read the gallery once": lambda: read_once(stores["float32"].values, pool),
             "ours": ours(1),
             "ours, time window of half": ours(1, hide=hidden),
             "ours, random half": ours(1, hide=scattered),
@@ -137,16 +166,16 @@ def main() -> None:
         max(asked.rounds // 5, 2),
     )
     crossover = {}
-    for count in (2, 4, 8, 16, 24, 32, 64):
-        paths = {"loops": forced(10**6, count), "products": forced(0, count)}
-        crossover[count] = least(paths, max(asked.rounds // 3, 3))
+    for store, count in product(("float32", "float16"), (4, 16, 24, 32, 48, 64)):
+        paths = {"loops": forced(10**6, count, store), "products": forced(0, count, store)}
+        crossover[f"{count} {store}"] = least(paths, max(asked.rounds // 5, 2))
     result = {
         "machine": {**machine_card(), "numba": version("numba")},
         "what": {"rows": n, "dimension": D, "k": K, "threads": cores(), "unit": "ms, best round"},
         "one query": {**one, "GB/s read": round(bytes_read / one["read the gallery once"] / 1e6, 1)},
         "16 queries": some,
         "256 queries": many,
-        "crossover": crossover,
+        "crossover": {"kept": exact.FEW, "lost by the constant": lost(crossover), **crossover},
         "figures": {
             "one query, share of the read bandwidth": round(one["read the gallery once"] / one["ours"], 3),
             "one query, window of half over no filter": round(one["ours, time window of half"] / one["ours"], 3),

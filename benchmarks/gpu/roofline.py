@@ -12,7 +12,10 @@ from typing import Any
 
 RIVALS = ("torch", "two products", "materialised", "loop", "compiled", "roi_align")
 """A row is a rival's if its name holds one of these."""
-MARKERS = {"masked_distance": "o", "mask_head": "s", "crop": "D", "network": "^", "engine": "P", "train_step": "v"}
+MARKERS = {
+    "masked_distance": "o", "gallery": "*", "mask_head": "s", "crop": "D", "network": "^", "engine": "P",
+    "train_step": "v",
+}  # fmt: skip
 
 
 def draw(report: dict[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("check", "timings", "sweep")
-SECTIONS = ("masked_distance", "mask_head", "crop", "network", "engine", "train_step")
+SECTIONS = ("masked_distance", "gallery", "mask_head", "crop", "network", "engine", "train_step")
 
 
 def device_card(device: str) -> dict[str, Any]:
