@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from dpm_edge.progress import say, track
 
 FORMAT = 1
 WARM_UP_SECONDS = 0.3
+REST = 0.5
+"""Seconds of doing nothing before the engines are opened: whatever works then is somebody else."""
 LATE_SHARE = 0.01
 """Share of the frames that may be later than the deadline, or refused."""
 LEAST_FRAMES, LONGEST = 20, 4
@@ -67,7 +70,9 @@ def measure(entries: Sequence[Entry], settings: Settings, *, threads: int | None
     """
     manifests = [Manifest.read(entry.folder) for entry in entries]
     meter = energy.find()
-    before, times = sensors.read(), sensors.cpu_times()
+    before, resting = sensors.read(), sensors.cpu_times()
+    time.sleep(REST)
+    times = sensors.cpu_times()
     with contextlib.ExitStack() as stack:
         running = []
         for entry, manifest in zip(entries, manifests):
@@ -88,6 +93,7 @@ def measure(entries: Sequence[Entry], settings: Settings, *, threads: int | None
         "conditions": {
             "before": before,
             "after": sensors.read(),
+            "others_working": sensors.between(resting, times)["cores_working"],
             **sensors.between(times, sensors.cpu_times()),
             "energy": meter if isinstance(meter, str) else meter.name,
         },

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+BUSY = 0.15
+"""Share of the cores' time that others may use before the report says that the machine was not quiet."""
+
 
 def ratios(engines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each rival's figures over the first engine's: throughput and sustained load (more is better), p50 (less is)."""
@@ -124,6 +127,9 @@ def _machine(results: dict[str, Any]) -> list[str]:
     for key, name in names.items():
         before, after = (_short(conditions[when][key]) for when in ("before", "after"))
         lines.append(f"{name:<15} {before}" + (f" before, {after} after" if before != after else ""))
+    others = conditions["others_working"]
+    if isinstance(others, float) and others > BUSY:
+        lines.append(f"NOT QUIET       other programs used {others:.0%} of the cores before the start; measure again")
     working, stolen = conditions["cores_working"], conditions["cores_stolen"]
     if isinstance(working, float):
         lines.append(f"cores' time     {working:.0%} worked, {stolen:.0%} stolen by other virtual machines")

@@ -52,7 +52,8 @@ def test_results_hold_everything_that_the_page_names(measured: tuple[dict[str, A
     assert set(found) == {"format", "settings", "machine", "conditions", "engines", "ratios"}
     assert found["format"] == 1 and found["settings"]["batches"] == [1, 4] and found["settings"]["threads"] == 1
     assert {"cpu", "cores", "libraries", "date"} <= set(found["machine"])
-    assert {"before", "after", "cores_working", "cores_stolen", "energy"} == set(found["conditions"])
+    wanted = {"before", "after", "others_working", "cores_working", "cores_stolen", "energy"}
+    assert set(found["conditions"]) == wanted
     assert [one["name"] for one in found["engines"]] == ["onnxruntime fp32", "openvino fp32"]
     for one in found["engines"]:
         assert one["fingerprint"] == "7" * 64 and one["memory"]["resident_mb"] > 20
@@ -84,6 +85,14 @@ def test_table_and_plots_are_written(measured: tuple[dict[str, Any], Result, Pat
     for name in ("bench-latency.png", "bench-people.png"):
         picture = cv2.imread(str(out / "plots" / name))
         assert picture is not None and picture.std() > 5
+
+
+def test_busy_machine_is_named(measured: tuple[dict[str, Any], Result, Path]) -> None:
+    found = copy.deepcopy(measured[0])
+    found["conditions"]["others_working"] = 0.4
+    assert "other programs used 40% of the cores" in report.text(found)
+    found["conditions"]["others_working"] = 0.05
+    assert "NOT QUIET" not in report.text(found)
 
 
 def test_engine_that_sustains_nothing_is_reported_and_drawn(
