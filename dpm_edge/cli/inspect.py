@@ -54,14 +54,43 @@ def show(manifest: Manifest, folder: Path, *, as_json: bool, reasons: list[str] 
         "files": ", ".join(f"{name} ({_size(folder / name)})" for name in manifest.files),
         "built": f"{manifest.built.get('date', '?')} on {manifest.built.get('cpu', '?')}, "
         + ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
-        "verified": ", ".join(f"{key} {_short(value)}" for key, value in manifest.verification.items()) or "not",
+        "verified": ", ".join(
+            f"{key} {_short(value)}" for key, value in manifest.verification.items() if key != "candidates"
+        )
+        or "not",
     }
+    if manifest.gpu is not None:
+        lines |= _of_gpu(manifest)
+    if "candidates" in manifest.verification:
+        lines["candidates"] = "; ".join(_candidate(row) for row in manifest.verification["candidates"])
     if reasons is not None:
         lines["fits here"] = "yes" if not reasons else "NO"
     for name, text in lines.items():
         click.echo(f"{name:<12} {text}")
     for reason in reasons or []:
         click.echo(f"{'':<12} - {reason}")
+
+
+def _of_gpu(manifest: Manifest) -> dict[str, str]:
+    """What a plan was built for, and what TensorRT made of it."""
+    card, found = manifest.gpu, manifest.resources
+    assert card is not None
+    layers = ", ".join(f"{count} {precision}" for precision, count in card.layers.items())
+    memory = ", ".join(f"{size / 1e6:.0f} MB" for size in found.get("device_memory_bytes", ())) or "not known"
+    return {
+        "GPU": f"{card.name}, compute capability {card.compute_capability or '?'}, "
+        f"{manifest.backend} {card.tensorrt}, driver {card.driver or '?'}, CUDA {card.cuda or '?'}, "
+        f"weights {card.weights}",
+        "profiles": f"{', '.join(map(str, manifest.profiles))}; device memory {memory}",
+        "layers": f"{layers} (of the {found.get('layers_of', 'plan')})",
+        "trtexec": manifest.trtexec,
+    }
+
+
+def _candidate(row: dict) -> str:
+    """One precision that was tried with --precision auto: its times, and what became of it."""
+    times = ", ".join(f"{ms:.2f} ms for {size}" for size, ms in row["milliseconds"].items())
+    return f"{row['precision']} ({', '.join(x for x in (times, 'chosen' if row['chosen'] else row['why_not']) if x)})"
 
 
 def _size(path: Path) -> str:

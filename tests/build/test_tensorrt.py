@@ -200,8 +200,11 @@ def test_ctrl_c_stops_the_builder_and_leaves_nothing(
     assert not [thread for thread in threading.enumerate() if thread.name == "dpm-edge build"]
 
 
-def test_a_whole_build_with_the_fake(fake: Any, portable_path: Path, crops: Path, tmp_path: Path) -> None:
+def test_a_whole_build_with_the_fake(
+    fake: Any, portable_path: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The manifest of a plan that cannot be opened here, kept by force, and the command that rebuilds it."""
+    from dpm_edge.cli.inspect import show
     from dpm_edge.manifest import rebuild_advice
     from dpm_edge.runtime import trust
 
@@ -219,6 +222,10 @@ def test_a_whole_build_with_the_fake(fake: Any, portable_path: Path, crops: Path
     manifest = build(portable_path, out, plan=options, force=True, progress=False, **arguments)
     assert manifest == Manifest.read(out)
     assert manifest.profiles == PROFILES and manifest.batch == BatchRange(low=1, best=8, high=64)
+    show(manifest, out, as_json=False)
+    shown = capsys.readouterr().out
+    assert "Orin, compute capability 8.7, tensorrt 10.3.0, driver 12.6" in shown and manifest.trtexec in shown
+    assert "1:1:1, 2:8:64; device memory 0 MB, 0 MB" in shown and "2 fp16" in shown
     assert manifest.device == "Orin sm_87" and manifest.gpu is not None and manifest.trtexec.startswith("trtexec")
     assert set(manifest.files) == {"engine.onnx", "engine.plan", "golden.npz", "model.onnx"}
     assert manifest.verification["forced"] and str(out) not in manifest.options
