@@ -98,7 +98,9 @@ def sheet(example: Example, rows: int = 24, columns: int = 4) -> NDArray[np.uint
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the sheet and print how many pictures found a donor. Returns the exit code."""
-    options = tool_parser("preview", __doc__, Path("preview.jpg")).parse_intermixed_args(arguments)
+    made = tool_parser("preview", __doc__, Path("preview.jpg"))
+    made.add_argument("--rows", type=int, default=24, help="lines of four examples at most")
+    options = made.parse_intermixed_args(arguments)
     try:
         config = config_of(options)
         config.transfer.probability = config.transfer.probability or 1.0
@@ -111,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     except DpmError as error:
         print(f"preview: {error}", file=sys.stderr)
         return 1
-    cv2.imwrite(str(options.out), sheet(example))
+    cv2.imwrite(str(options.out), sheet(example, options.rows), [cv2.IMWRITE_JPEG_QUALITY, 85])
     print(f"{int(example.done.mixed.sum())} of {len(example.pixels)} pictures stand in another's scene: {options.out}")
     return 0
 
