@@ -355,3 +355,17 @@ def test_every_name_of_the_fake_tensorrt_is_a_real_ones() -> None:
 def test_the_manifest_of_the_fake_engine_is_read_as_any(machine: Machine) -> None:
     manifest = Manifest.read(machine.engine())
     assert manifest.gpu == CARD and manifest.profiles == gpu_machine.PROFILES
+
+
+def test_the_real_library_refuses_a_plan_with_its_own_words(tmp_path: Path) -> None:
+    """TensorRT for RTX, as far as it goes without a GPU: no plan is deserialised, and it says why."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+    from dpm_edge.runtime.gpu.plan import Plan
+
+    folder = tiny_engine.write_engine(tmp_path / "engine")
+    (folder / "engine.plan").write_bytes(b"no plan" * 100)
+    manifest = replace(Manifest.read(folder), backend="tensorrt-rtx", engine="engine.plan")
+    words = rf"tensorrt-rtx {trt.__version__} refuses .*engine\.plan: \w.*dpm-edge build"
+    with pytest.raises(EngineError, match=words) as told:
+        Plan(trt, manifest, folder, None)
+    assert "it gives no reason" not in str(told.value)
