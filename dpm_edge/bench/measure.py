@@ -10,13 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dpm_edge import env
-from dpm_edge.bench import energy, ladder, sensors
+from dpm_edge.bench import energy, ladder, points, sensors
 from dpm_edge.bench.apart import Apart
-from dpm_edge.bench.cameras import Load, Seen
-from dpm_edge.bench.figures import percentile, spread
+from dpm_edge.bench.cameras import Load
 from dpm_edge.bench.load import Calls
 from dpm_edge.bench.report import ratios
 from dpm_edge.bench.settings import STEPS, TURNS, Settings
@@ -29,8 +26,6 @@ FORMAT = 1
 WARM_UP_SECONDS = 0.3
 REST = 0.5
 """Seconds of doing nothing before the engines are opened: whatever works then is somebody else."""
-LATE_SHARE = 0.01
-"""Share of the frames that may be later than the deadline, or refused."""
 LEAST_FRAMES, LONGEST = 20, 4
 """An end-to-end measurement goes on for so many frames with people in them, but at most so many times as long."""
 
@@ -132,18 +127,18 @@ def _runs(running: Sequence[_Running], settings: Settings, meter: energy.Meter |
                     calls[one.entry.name].append(_metered(meter, one.process, *arguments))
                     yield
             for one in running:
-                one.engine_only.append(_cell(batch, streams, calls[one.entry.name]))
+                one.engine_only.append(points.cell(batch, streams, calls[one.entry.name]))
     for one in running:
         _choose_batch(one, settings)
     for cameras in settings.cameras:
         for step in range(STEPS):
             for one in running:
-                share = ladder.next_load(_tried(one.end_to_end, cameras))
+                share = ladder.next_load(points.tried(one.end_to_end, cameras))
                 if share is None:
                     continue
                 load = _load(one, cameras, share, settings)
                 seen, joules = _metered(meter, one.process, "end_to_end", load, step)
-                one.end_to_end.append({"share": share, **_point(load, seen, joules, settings)})
+                one.end_to_end.append({"share": share, **points.point(load, seen, joules, settings)})
                 yield
 
 
@@ -159,29 +154,12 @@ def _metered(meter: energy.Meter | str, process: Apart, *call: Any) -> tuple[Any
     return answer, joules
 
 
-def _cell(batch: int, streams: int, calls: Sequence[tuple[Calls, float | None]]) -> dict[str, Any]:
-    """One batch size and number of streams, engine only."""
-    latencies = np.concatenate([part.latencies for part, _ in calls])
-    joules = [j for _, j in calls if j is not None]
-    return {
-        "batch": batch,
-        "streams": streams,
-        **spread(latencies),
-        "crops_per_second": round(batch * float(np.mean([part.rate for part, _ in calls])), 2),
-        "joules_per_crop": round(sum(joules) / (batch * len(latencies)), 4) if joules else None,
-    }
-
-
 def _choose_batch(one: _Running, settings: Settings) -> None:
     """The batcher's largest batch: the fastest that takes at most half of the deadline, or else the smallest."""
     cells = [cell for cell in one.engine_only if cell["streams"] == min(settings.streams)]
     quick = [cell for cell in cells if cell["p50_ms"] <= settings.deadline_ms / 2]
     best = max(quick, key=lambda cell: cell["crops_per_second"]) if quick else min(cells, key=lambda c: c["batch"])
     one.max_batch, one.rate = best["batch"], best["crops_per_second"]
-
-
-def _tried(points: Sequence[dict[str, Any]], cameras: int) -> list[tuple[float, bool]]:
-    return [(point["share"], point["sustained"]) for point in points if point["cameras"] == cameras]
 
 
 def _load(one: _Running, cameras: int, share: float, settings: Settings) -> Load:
@@ -200,32 +178,6 @@ def _load(one: _Running, cameras: int, share: float, settings: Settings) -> Load
     )
 
 
-def _point(load: Load, seen: Seen, joules: float | None, settings: Settings) -> dict[str, Any]:
-    """One end-to-end run."""
-    frames = len(seen.latencies) + seen.refused
-    late = seen.refused + sum(1 for latency in seen.latencies if latency * 1e3 > settings.deadline_ms)
-    found: dict[str, Any] = {
-        "cameras": load.cameras,
-        "people_per_frame": round(load.people, 4),
-        "offered_crops_per_second": round(load.crops_per_second, 2),
-        "frames": frames,
-        "refused": seen.refused,
-        "late": late,
-        "sustained": frames > 0 and late <= LATE_SHARE * frames,
-        "ids": seen.people,
-        "ids_right": seen.right,
-    }
-    if seen.latencies:
-        found |= spread(seen.latencies)
-        found["parts_p50_ms"] = {
-            name: round(percentile(getattr(seen, name), 50) * 1e3, 3) for name in ("late", "cut", "engine", "search")
-        }
-        found["mean_batch"] = round(float(np.mean(seen.batches)), 2)
-    if joules is not None and seen.batches:
-        found["joules_per_crop"] = round(joules / sum(seen.batches), 4)
-    return found
-
-
 def _summary(one: _Running) -> dict[str, Any]:
     """Everything about one engine."""
     manifest = one.manifest
@@ -240,25 +192,8 @@ def _summary(one: _Running) -> dict[str, Any]:
         "engine_only": one.engine_only,
         "batcher": {"max_batch": one.max_batch, "engine_only_crops_per_second": one.rate},
         "end_to_end": one.end_to_end,
-        "sustained": _sustained(one.end_to_end),
+        "sustained": points.sustained(one.end_to_end),
     }
-
-
-def _sustained(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The largest load that each number of cameras sustained; people and crops are 0 where the least was too much."""
-    found = []
-    for cameras in dict.fromkeys(point["cameras"] for point in points):
-        share = ladder.sustained(_tried(points, cameras))
-        best = next((p for p in points if p["cameras"] == cameras and p["share"] == share), None)
-        found.append(
-            {
-                "cameras": cameras,
-                "people_per_frame": best["people_per_frame"] if best else 0.0,
-                "crops_per_second": best["offered_crops_per_second"] if best else 0.0,
-                "p99_ms": best["p99_ms"] if best else None,
-            }
-        )
-    return found
 
 
 def _say(quiet: bool, message: str) -> None:
