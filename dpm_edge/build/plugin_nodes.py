@@ -15,7 +15,7 @@ MASKED_SIMILARITY, MASK_HEAD = "DpmMaskedSimilarity", "DpmMaskHead"
 
 def plugin_node(kind: str, inputs: Sequence[str], output: str, **fields: int) -> NodeProto:
     """A node of plugin `kind`; `fields` are the plugin's own."""
-    return onnx.helper.make_node(
+    node = onnx.helper.make_node(
         kind,
         list(inputs),
         [output],
@@ -23,8 +23,9 @@ def plugin_node(kind: str, inputs: Sequence[str], output: str, **fields: int) ->
         domain=DOMAIN,
         plugin_version=VERSION,
         plugin_namespace=DOMAIN,
-        **fields,
     )
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in fields.items())
+    return node
 
 
 def declare(model: ModelProto) -> None:
