@@ -54,8 +54,7 @@ def triton_repo(
 
     served = export(repository, engines, max_wait=max_wait / 1000, threads=threads or 0)
     commands = [Manifest.read(engine).trtexec for engine in engines]
-    options = sorted({option for model in served for option in model.server_options})
-    server = " ".join(["tritonserver", "--model-repository", str(repository), *options])
+    server = f"tritonserver --model-repository {repository}"
     if as_json:
         rows = [{**dataclasses.asdict(one), "trtexec": line} for one, line in zip(served, commands)]
         click.echo(json.dumps({"server": server, "models": rows}, indent=2, default=str))

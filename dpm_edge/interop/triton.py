@@ -48,9 +48,7 @@ class ServedModel:
     """Input names."""
     outputs: tuple[str, ...]
     """Output names."""
-    server_options: tuple[str, ...] = ()
-    """Options that `tritonserver` needs for this model."""
-    needs: str = ""
+    needs: str
     """What the server's machine must have."""
 
 
@@ -184,7 +182,6 @@ def _write(repository: Path, engine: Path, manifest: Manifest, max_wait: float, 
     """One model's folder, whole."""
     name = model_name(manifest)
     folder = repository / name
-    served: dict[str, Any] = {}
     with whole_folder(folder) as part:
         version = part / "1"
         version.mkdir()
@@ -194,14 +191,14 @@ def _write(repository: Path, engine: Path, manifest: Manifest, max_wait: float, 
             (version / "engine").mkdir()
             for file in ("manifest.json", *manifest.files):
                 shutil.copyfile(engine / file, version / "engine" / file)
-            served["needs"] = f"pip install 'dpm-edge[cpu]' for the server's Python, with {_libraries(manifest)}"
+            needs = f"pip install 'dpm-edge[cpu]' for the server's Python, with {_libraries(manifest)}"
         else:
             known = people(engine) if "logits" in manifest.outputs else ()
             config = plan_config(manifest, known, max_wait=max_wait)
             shutil.copyfile(engine / manifest.engine, version / "model.plan")
             if known:
                 (part / LABELS).write_text("".join(f"{one}\n" for one in known), encoding="utf-8")
-            served = _plan_needs(manifest)
+            needs = _plan_needs(manifest)
         text = f"# {MARK} from {engine}\n{to_text(config)}"
         (part / CONFIG).write_text(text, encoding="utf-8")
     return ServedModel(
@@ -210,7 +207,7 @@ def _write(repository: Path, engine: Path, manifest: Manifest, max_wait: float, 
         batch=config["max_batch_size"],
         inputs=tuple(one["name"] for one in config["input"]),
         outputs=tuple(one["name"] for one in config["output"]),
-        **served,
+        needs=needs,
     )
 
 
@@ -219,10 +216,8 @@ def _libraries(manifest: Manifest) -> str:
     return f"{manifest.backend} {manifest.libraries.get(manifest.backend, '(any version)')}"
 
 
-def _plan_needs(manifest: Manifest) -> dict[str, Any]:
-    """Server options and needs of a plan."""
+def _plan_needs(manifest: Manifest) -> str:
+    """The machine that a plan is for."""
     card = manifest.gpu
-    compatible = card is not None and card.version_compatible
-    options = ("--backend-config=tensorrt,version-compatible=true",) if compatible else ()
     built = manifest.libraries.get("tensorrt", card.tensorrt if card is not None else "the same version")
-    return {"server_options": options, "needs": f"{manifest.device} and TensorRT {built}, as at the build"}
+    return f"{manifest.device} and TensorRT {built}, as at the build"

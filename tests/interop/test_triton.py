@@ -28,7 +28,7 @@ from dpm_edge.manifest import BatchRange, GpuCard, Manifest
 HERE = Path(__file__).parent
 MODEL = "tiny-openvino-fp32"
 PROFILES = (BatchRange(low=1, best=1, high=1), BatchRange(low=2, best=8, high=32))
-CARD = GpuCard(name="Orin", compute_capability="8.7", tensorrt="10.3.0", version_compatible=True)
+CARD = GpuCard(name="Orin", compute_capability="8.7", tensorrt="10.3.0")
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +106,6 @@ def test_plan_is_read_by_tritons_protobuf(environment: Path, tmp_path: Path) -> 
         (8, ["3", "64", "64"]),
     ]
     assert (tmp_path / "models" / "tiny-tensorrt-fp16" / "1" / "model.plan").is_file()
-    assert served.server_options == ("--backend-config=tensorrt,version-compatible=true",)
     assert "Orin sm_87" in served.needs and "10.3.0" in served.needs
 
 
