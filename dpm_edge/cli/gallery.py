@@ -248,7 +248,8 @@ def check_recall(place: str, target: float, top: int, sample: int, keep: bool, a
 @command.command("snapshot")
 @PLACE
 @click.argument("folder", type=PATH)
-def snapshot(place: str, folder: Path) -> None:
+@as_json
+def snapshot(place: str, folder: Path, as_json: bool) -> None:
     """Copy a gallery to a new folder, which opens as a gallery; a .parquet name exports any gallery to one file.
 
     \b
@@ -262,7 +263,7 @@ def snapshot(place: str, folder: Path) -> None:
             gallery.export(folder)
         else:
             gallery.snapshot(folder)
-        click.echo(f"{folder}: {len(gallery)} rows")
+        _say({"snapshot": str(folder), "rows": len(gallery)}, as_json)
 
 
 command.add_command(fill.command)

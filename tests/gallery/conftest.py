@@ -83,20 +83,20 @@ def spare_collections() -> Iterator[Spare]:
 
 
 class Make:
-    """Makes empty galleries of model "f" over one kind of store."""
+    """Makes empty galleries over one kind of store."""
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
         """The kind is the request's parameter."""
         self.kind, self._request, self._folder = request.param, request, folder
         self._open: list[Gallery] = []
 
-    def __call__(self, dimension: int = 12, masks: bool = True) -> Gallery:
+    def __call__(self, dimension: int = 12, masks: bool = True, fingerprint: str = "f") -> Gallery:
         """One more; it is given back when the test ends."""
-        name, meta = f"g{uuid.uuid4().hex}", new_meta("f", dimension, masks)
+        name, meta = f"g{uuid.uuid4().hex}", new_meta(fingerprint, dimension, masks)
         if self.kind == "memory":
             gallery = Gallery("f", dimension, store=MemoryStore(meta, "float16"))
         elif self.kind == "edge":
-            gallery = Gallery.create(self._folder / name, "f", dimension, masks=masks)
+            gallery = Gallery.create(self._folder / name, fingerprint, dimension, masks=masks)
         elif self.kind == "qdrant":
             url = os.environ.get("DPM_QDRANT_URL")
             client = qdrant.connect(url, None) if url else QdrantClient(":memory:")

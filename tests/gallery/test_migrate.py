@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from dpm_edge import Engine, Gallery
 from dpm_edge.cli import main
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.migrate import migrate
+from dpm_edge.gallery.migrate import migrate, re_embed
 
 N, GONE, BROKEN, UNSAID, FRAME = 90, 4, 11, 23, 31
 NEW = "next" * 16
@@ -29,9 +30,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_engine.write_engine(root / "old")
     tiny_engine.write_engine(root / "new", seed=1, fingerprint=NEW)
     (root / "crops").mkdir()
-    for i, picture in enumerate(tiny_engine.people(N)):
-        cv2.imwrite(str(root / "crops" / f"{i}.png"), cv2.resize(picture, (300, 600), interpolation=cv2.INTER_NEAREST))
+    for i in range(N):
+        write(root, i)
     return root
+
+
+def write(site: Path, i: int) -> None:
+    picture = cv2.resize(tiny_engine.people(N)[i], (300, 600), interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(site / "crops" / f"{i}.png"), picture)
 
 
 def pictures(site: Path) -> list[np.ndarray]:
@@ -42,6 +48,7 @@ def pictures(site: Path) -> list[np.ndarray]:
 
 
 def fill(site: Path, gallery: Gallery) -> None:
+    write(site, BROKEN)
     boxes = np.full((N, 4), np.nan, np.float32)
     boxes[FRAME], boxes[FRAME + 1] = [50, 100, 250, 400], [1000, 2000, 1300, 2600]
     with Engine.load(site / "old", threads=1) as engine:
@@ -66,9 +73,6 @@ def fill(site: Path, gallery: Gallery) -> None:
 @pytest.fixture
 def old(site: Path, tmp_path: Path) -> Path:
     """A folder's gallery of the old model."""
-    for i in (BROKEN,):
-        picture = cv2.resize(tiny_engine.people(N)[i], (300, 600), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(site / "crops" / f"{i}.png"), picture)
     with Gallery.create(tmp_path / "seen", tiny_engine.FINGERPRINT, 24) as gallery:
         fill(site, gallery)
     return tmp_path / "seen"
@@ -156,6 +160,16 @@ def test_into_another_place_and_again_after_changes(site: Path, old: Path, tmp_p
     with pytest.raises(GalleryError, match="is of model"), Engine.load(site / "new", threads=1) as engine:
         Gallery.create(tmp_path / "third", "f", 24).close()
         migrate(old, engine, to=tmp_path / "third")
+
+
+def test_every_store_is_brought_level(site: Path, make: Any) -> None:
+    before, after = make(24, fingerprint=tiny_engine.FINGERPRINT), make(24, fingerprint=NEW)
+    fill(site, before)
+    with Engine.load(site / "new", threads=1) as engine:
+        embedded, lost = re_embed(before, after, engine, pictures=site / "crops")
+        assert embedded == N - 3 and sorted(one.id for one in lost) == sorted(LOST)
+        assert_migrated(site, after)
+        assert re_embed(before, after, engine, pictures=site / "crops")[0] == 0
 
 
 @pytest.mark.slow
