@@ -166,7 +166,7 @@ def main() -> None:
         max(asked.rounds // 5, 2),
     )
     crossover = {}
-    for store, count in product(("float32", "float16"), (4, 16, 24, 32, 48, 64)):
+    for store, count in product(("float32", "float16"), (4, 16, 32, 64, 96, 128)):
         paths = {"loops": forced(10**6, count, store), "products": forced(0, count, store)}
         crossover[f"{count} {store}"] = least(paths, max(asked.rounds // 5, 2))
     result = {

@@ -31,6 +31,8 @@ COMPILE_FROM = 1 << 13
 """Scores below which numpy answers while no loop is loaded: loading them takes longer, and compiling them seconds."""
 PIECE = 256
 """Rows that are converted at a time, so that what that needs beside them stays small."""
+PARTS = 4
+"""Parts of the gallery that each core scans, so that one which is held up by other work is helped out."""
 SPARE = 16
 """Candidates beyond k, so that the border is usually clear at once."""
 
@@ -238,7 +240,7 @@ def _by_loops(
             exact_numba.scan_few(t, tm, floor, qm, mm, hidden, asked.group, own, part.start, part.stop, s, rows)
         return rows[:count], s[:count]
 
-    parts = list(chunks(len(t), max(1024, -(-len(t) // cores()))))
+    parts = list(chunks(len(t), max(1024, -(-len(t) // (PARTS * cores())))))
     done = [work(parts[0])] if len(parts) == 1 else list(_pool(os.getpid()).map(work, parts))
     return _best([rows for rows, _ in done], [s for _, s in done], wide)
 

@@ -36,23 +36,33 @@ class Gallery(Searching):
     One thread at a time is let in; searches in memory run on every core. Use it in a `with`, or `close` it.
     """
 
-    def __init__(self, fingerprint: str, dimension: int, dtype: str = "float32", *, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        fingerprint: str,
+        dimension: int,
+        dtype: str = "float32",
+        *,
+        device: str = "cpu",
+        store: Store | None = None,
+    ) -> None:
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers.
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
-            GalleryError: the dtype is another.
+            GalleryError: the dtype is another, or there is no such device.
+            MissingLibrary: torch or Triton is wanted for the device and not installed.
         """
         if dtype not in DTYPES:
             raise GalleryError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)} is wanted")
-        super().__init__(store or MemoryStore(new_meta(fingerprint, dimension, True), dtype))
+        super().__init__(store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device))
         self._ids = Ids(self._store)
 
     @classmethod
-    def for_engine(cls, engine: Engine, dtype: str = "float32") -> Gallery:
+    def for_engine(cls, engine: Engine, dtype: str = "float32", *, device: str = "cpu") -> Gallery:
         """An empty gallery in memory for what this engine embeds."""
-        return cls(engine.fingerprint, engine.dimension, dtype)
+        return cls(engine.fingerprint, engine.dimension, dtype, device=device)
 
     @classmethod
     def create(
@@ -211,13 +221,14 @@ class Gallery(Searching):
             saved.save(self._store, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> Gallery:
-        """What `save` wrote, into memory.
+    def load(cls, path: str | Path, *, device: str = "cpu") -> Gallery:
+        """What `save` wrote, into memory; device: as for a new one.
 
         Raises:
-            GalleryError: the file is missing, damaged or cut short, or holds something else.
+            GalleryError: the file is missing, damaged or cut short, or holds something else; there is no such device.
+            MissingLibrary: torch or Triton is wanted for the device and not installed.
         """
-        store = saved.load(Path(path))
+        store = saved.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
 
     def _take_in(self, parts: Any) -> int:

@@ -31,7 +31,7 @@ def resident(device: str) -> Resident:
     """
     for library in ("torch", "triton"):
         if not installed(library):
-            raise MissingLibrary(library, "a gallery on a GPU", "pip install 'dpm-edge[torch]' triton")
+            raise MissingLibrary(library, "a gallery on a GPU", "pip install torch 'dpm-edge[gpu]'")
     from dpm_edge.kernels.masked_distance.resident import Resident
 
     try:

@@ -32,8 +32,8 @@ def save(store: Store, path: Path) -> None:
     tensorfile.save(path, "gallery", arrays, labels, {"gallery": json.dumps(store.meta)})
 
 
-def load(path: Path) -> MemoryStore:
-    """What `save` wrote.
+def load(path: Path, device: str = "cpu") -> MemoryStore:
+    """What `save` wrote, searched on a device.
 
     Raises:
         GalleryError: the file is missing, damaged or cut short, or holds something else.
@@ -42,7 +42,7 @@ def load(path: Path) -> MemoryStore:
     try:
         meta = check_meta(json.loads(facts["gallery"]), str(path))
         features = arrays["features"]
-        store = MemoryStore(meta, str(features.dtype))
+        store = MemoryStore(meta, str(features.dtype), device)
         columns: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
         if features.ndim != 2 or features.shape[1] != meta["dimension"]:
             raise GalleryError(f"{path}: features have shape {features.shape}. Build the gallery again")

@@ -17,8 +17,6 @@ from test_exact import stored
 from dpm_edge import Gallery
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery import exact, on_device
-from dpm_edge.gallery.memory import MemoryStore
-from dpm_edge.gallery.store import new_meta
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is imported
 resident = pytest.importorskip("dpm_edge.kernels.masked_distance.resident", reason="needs torch and Triton ([gpu])")
@@ -87,9 +85,7 @@ def test_ties_zero_masks_and_more_places_than_the_kernel_has() -> None:
 
 def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_device, "resident", lambda device: resident.Resident("cpu"))
-    both = [
-        Gallery("f", 12, store=MemoryStore(new_meta("f", 12, True), "float16", device)) for device in ("cpu", "cuda")
-    ]
+    both = [Gallery("f", 12, "float16", device=device) for device in ("cpu", "cuda")]
     query, found = dataclasses.replace(rows(2, seed=9)), []
     for gallery in both:
         answers = []
