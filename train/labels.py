@@ -16,7 +16,7 @@ from torch import Tensor
 from dpm_edge.env import cores
 from dpm_edge.errors import DataError
 from dpm_edge.train.data import Pictures
-from dpm_edge.train.synthetic.dataset import mask_of
+from dpm_edge.train.synthetic.layout import mask_of
 
 
 def label_saliency(data: Path, pictures: Pictures, grid: tuple[int, int]) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -196,3 +198,8 @@ def test_first_match_leaves_out_the_same_camera():
     similarity = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5]])
     ranks = explain.first_match(similarity, made([1, 7], [1, 1]), made([1, -1, 2, 1, 3], [1, 2, 2, 2, 2]))
     assert ranks == [2, None]
+
+
+def test_training_needs_none_of_the_renderers_libraries():
+    code = "import sys; sys.modules.update(numba=None, anny=None); import dpm_edge.train.run, dpm_edge.train.preview"
+    subprocess.run([sys.executable, "-c", code], check=True)

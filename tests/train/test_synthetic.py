@@ -18,7 +18,7 @@ import pytest
 
 from dpm_edge.errors import DataError, MissingLibrary
 from dpm_edge.train.labels import label_saliency
-from dpm_edge.train.synthetic import camera, dataset, figure, materials, person, picture, raster, scene
+from dpm_edge.train.synthetic import camera, dataset, figure, layout, materials, person, picture, raster, scene
 from dpm_edge.train.synthetic.__main__ import SAMPLES, main
 from dpm_edge.train.synthetic.body import load_body
 from dpm_edge.train.synthetic.dataset import Settings, plan, render
@@ -196,12 +196,12 @@ def test_a_stopped_run_goes_on_and_redraws_what_is_torn(stand_ins: None, tmp_pat
 def test_a_set_without_masks_gets_them_and_keeps_its_pictures(stand_ins: None, tmp_path: Path) -> None:
     render(TINY, tmp_path, workers=1, quiet=True)
     stamps = {name: (tmp_path / name).stat().st_mtime_ns for name in pictures(tmp_path)}
-    masks = {row["file"]: dataset.mask_of(tmp_path, row["file"]).read_bytes() for row in labels(tmp_path)}
+    masks = {row["file"]: layout.mask_of(tmp_path, row["file"]).read_bytes() for row in labels(tmp_path)}
     shutil.rmtree(tmp_path / "masks")
     with pytest.raises(DataError, match="other settings"):
         render(replace(TINY, seed=8), tmp_path, workers=1, quiet=True)
     render(TINY, tmp_path, workers=1, quiet=True)
-    assert {file: dataset.mask_of(tmp_path, file).read_bytes() for file in masks} == masks
+    assert {file: layout.mask_of(tmp_path, file).read_bytes() for file in masks} == masks
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in pictures(tmp_path)} == stamps
 
 
@@ -210,7 +210,7 @@ def test_a_mask_is_where_the_person_is_drawn(stand_ins: None, tmp_path: Path) ->
     render(replace(TINY, occluded=0.5), tmp_path, workers=1, quiet=True)
     shares = []
     for row in labels(tmp_path):
-        mask = cv2.imread(str(dataset.mask_of(tmp_path, row["file"])), cv2.IMREAD_GRAYSCALE)
+        mask = cv2.imread(str(layout.mask_of(tmp_path, row["file"])), cv2.IMREAD_GRAYSCALE)
         assert mask.shape == (64, 32) and set(np.unique(mask)) <= {0, 255}
         shares.append((float(row["visible"]), float((mask > 0).mean())))
     whole = [covered for visible, covered in shares if visible == 1]
@@ -227,7 +227,7 @@ def test_labels_are_the_share_of_each_patch_that_shows_the_person(stand_ins: Non
     for name, share in zip(names, found.numpy()):
         mask = cv2.imread(str(tmp_path / "masks" / "bounding_box_train" / name.replace("jpg", "png")), 0) > 0
         np.testing.assert_allclose(share, mask.reshape(8, 8, 4, 8).mean((1, 3)), atol=1e-6)
-    dataset.mask_of(tmp_path, f"bounding_box_train/{names[1]}").unlink()
+    layout.mask_of(tmp_path, f"bounding_box_train/{names[1]}").unlink()
     with pytest.raises(DataError, match=names[1]):
         label_saliency(tmp_path, held, (8, 4))
     shutil.rmtree(tmp_path / "masks")

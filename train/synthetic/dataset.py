@@ -32,6 +32,7 @@ from dpm_edge.files import write_whole
 from dpm_edge.progress import say, track
 from dpm_edge.train.synthetic import camera as c
 from dpm_edge.train.synthetic import scene
+from dpm_edge.train.synthetic.layout import mask_of
 
 COLUMNS = ("file", "person", "camera", "occluder", "visible", "seed")
 PASSERS_BY = 16
@@ -146,11 +147,6 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
         rows.append(row)
     write_whole(labels, _csv(rows))
     return len(rows)
-
-
-def mask_of(out: Path, file: str) -> Path:
-    """The mask of a picture of the set in `out`; file: its name in labels.csv, FOLDER/NAME.jpg."""
-    return (out / "masks" / file).with_suffix(".png")
 
 
 def _whole(path: Path) -> bool:
