@@ -197,8 +197,9 @@ def test_the_runtime_imports_no_torch_and_no_room_above_it() -> None:
     assert broken("dpm_edge/runtime/backends", "torch.py", above) == []
 
 
-def test_the_backend_in_torch_imports_torch_only_when_an_engine_is_opened() -> None:
-    result = without(("torch", "triton"), "import dpm_edge.runtime.backends.torch, dpm_edge.runtime.backends.tensorrt")
+def test_the_other_gpu_backend_imports_with_every_heavy_library_blocked() -> None:
+    others = tuple(f"dpm_edge.{name}" for name in ("model", "build", "train", "kernels"))
+    result = without(HEAVY + others, "import dpm_edge.runtime.backends.tensorrt")
     assert result.returncode == 0, result.stderr
 
 
