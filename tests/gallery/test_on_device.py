@@ -64,7 +64,9 @@ def test_rows_are_those_of_the_full_sort(dtype: str, metric: str, filtered: bool
     np.testing.assert_allclose(s, best, atol=1e-6)
 
 
-def test_rows_nearer_than_the_kernel_rounds_come_in_float64s_order() -> None:
+@pytest.mark.parametrize("spare", [16, 1])
+def test_rows_nearer_than_the_kernel_rounds_come_in_float64s_order(spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "SPARE", spare)
     rng = np.random.default_rng(0)
     t = (rng.standard_normal(32) + 1e-4 * rng.standard_normal((150, 32))).astype(np.float16)
     q, m = rng.standard_normal((2, 32)), rng.random((2, 32))
