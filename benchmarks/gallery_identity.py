@@ -4,8 +4,9 @@
     python benchmarks/gallery_identity.py --data FOLDER --name NAME -o FILE [--engine ENGINE]
 
 FOLDER has Market-1501's layout; ENGINE is an engine directory or a checkpoint, the model that ships without. All
-queries, under the masked metric, rows of the query's own camera never found: each option alone against the plain ranking of
-pictures. mAP counts the first 100 places; among people, who have one right answer, it is the mean of 1 / place.
+queries, under the masked metric, rows of the query's own camera never found: each option alone against the plain
+ranking of pictures. mAP counts the first 100 places; among people, who have one right answer, it is the mean of
+1 / place.
 """
 
 from __future__ import annotations
