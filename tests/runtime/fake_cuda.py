@@ -10,49 +10,18 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy_kernels
 from cuda.bindings import driver as real
+from fake_handles import OTHER, PRIMARY, Block, Function, Stream
 from numpy.typing import NDArray
 
 INVALID, NO_CONTEXT, CAPTURING = 1, 201, 900
-PRIMARY, OTHER = 7001, 7002
-"""Contexts: the device's own one, and one of the application's making."""
 ALIGNMENT = 256
-
-
-@dataclass
-class Block:
-    """One allocation."""
-
-    array: NDArray[np.uint8]
-    kind: str
-    context: int = PRIMARY
-    freed: bool = False
-
-
-@dataclass
-class Stream:
-    """An ordered queue; `done` of all `issued` operations have run."""
-
-    handle: int
-    queue: deque[Callable[[], None]] = field(default_factory=deque)
-    issued: int = 0
-    done: int = 0
-    captured: list[Callable[[], None]] | None = None
-
-
-@dataclass
-class Function:
-    """A kernel by its launch description."""
-
-    description: dict[str, Any]
 
 
 class FakeCuda:
