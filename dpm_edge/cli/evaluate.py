@@ -18,7 +18,9 @@ from dpm_edge.metrics import METRICS
 @engine_options
 @as_json
 @quiet
-def command(model: Path, data: Path, metric: str, device: str | None, threads: int | None, as_json: bool, quiet: bool) -> None:
+def command(
+    model: Path, data: Path, metric: str, device: str | None, threads: int | None, as_json: bool, quiet: bool
+) -> None:
     """Evaluate MODEL on the folder DATA by the Market-1501 protocol.
 
     MODEL is an engine directory, or a checkpoint (needs torch), so that the two can be compared. DATA holds query/ and
