@@ -14,13 +14,16 @@ is the rate of numpy's own products of the same sizes.
 The loops serve few queries, the products many. Where they cross is measured for float32 and float16, as "crossover";
 `exact.FEW` is a constant chosen from it, and "lost by the constant" says what the best choice at each count would save.
 
-Rounds of all contestants take turns, and the least time of each counts, since other programs only ever add to it.
+Rounds of all contestants take turns, and the median of each counts: now and then memory reads half as fast again for a
+round or two, and a least time compares one contestant's luck with another's. Each runs once untimed before it is timed:
+what ran before leaves spinning threads and other pages behind.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,15 +91,16 @@ def lost(crossover: dict[str, dict[str, float]]) -> float:
     return round(worst, 3)
 
 
-def least(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each contestant's best round; they take turns."""
-    best = dict.fromkeys(contestants, float("inf"))
-    for _ in range(rounds + 1):
+def middle(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Milliseconds of each contestant's median round; they take turns, and run once untimed before each round."""
+    spent: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
         for name, work in contestants.items():
+            work()
             start = time.perf_counter()
             work()
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-    return {name: round(value, 3) for name, value in best.items()}
+            spent[name].append(1e3 * (time.perf_counter() - start))
+    return {name: round(statistics.median(values), 3) for name, values in spent.items()}
 
 
 def main() -> None:
@@ -134,7 +138,7 @@ def main() -> None:
 
     found = exact.top_k(q[:4], stores["float32"], K, query_masks=m[:4])[0]
     same = (np.sort(found, axis=1) == np.sort(naive(q[:4], m[:4], t), axis=1)).mean()
-    one = least(
+    one = middle(
         {
             "read the gallery once": lambda: read_once(stores["float32"].values, pool),
             "ours": ours(1),
@@ -147,7 +151,7 @@ def main() -> None:
         },
         asked.rounds,
     )
-    some = least(
+    some = middle(
         {
             "ours": ours(16),
             "ours, float16": ours(16, "float16"),
@@ -155,7 +159,7 @@ def main() -> None:
         },
         max(asked.rounds // 2, 3),
     )
-    many = least(
+    many = middle(
         {
             "two products alone": lambda: [
                 (q @ t[a : a + 16384].T, m @ t[a : a + 16384].T) for a in range(0, n, 16384)
@@ -163,15 +167,15 @@ def main() -> None:
             "ours": ours(256),
             "numpy, two products": lambda: two_products(q, m, t),
         },
-        max(asked.rounds // 5, 2),
+        max(asked.rounds // 5, 3),
     )
     crossover = {}
     for store, count in product(("float32", "float16"), (4, 16, 32, 64, 96, 128)):
         paths = {"loops": forced(10**6, count, store), "products": forced(0, count, store)}
-        crossover[f"{count} {store}"] = least(paths, max(asked.rounds // 5, 2))
+        crossover[f"{count} {store}"] = middle(paths, max(asked.rounds // 5, 3))
     result = {
         "machine": {**machine_card(), "numba": version("numba")},
-        "what": {"rows": n, "dimension": D, "k": K, "threads": cores(), "unit": "ms, best round"},
+        "what": {"rows": n, "dimension": D, "k": K, "threads": cores(), "unit": "ms, median round"},
         "one query": {**one, "GB/s read": round(bytes_read / one["read the gallery once"] / 1e6, 1)},
         "16 queries": some,
         "256 queries": many,
