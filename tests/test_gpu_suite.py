@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpm_edge.kernels.masked_distance import contract, reference
+
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 sys.path.insert(0, str(GPU))
-
-import rounding
-
-from dpm_edge.kernels.masked_distance import contract, reference
+rounding = importlib.import_module("rounding")
 
 
 @pytest.mark.timeout(900)
