@@ -11,25 +11,17 @@ ranking of pictures. mAP counts the first 100 places; among people, who have one
 
 from __future__ import annotations
 
-import argparse
 import json
-import tempfile
-from contextlib import ExitStack
-from importlib.resources import as_file
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from labelled_people import arguments, embedded
 from numpy.typing import NDArray
 
 from dpm_edge import Embeddings, Gallery, Matches
-from dpm_edge.cli.embedder import open_embedder
-from dpm_edge.demo.engine import open_engine
-from dpm_edge.demo.samples import FOLDER, read_samples
 from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
-from dpm_edge.market import LabelledFolder, query_and_gallery
-from dpm_edge.runtime.folder import embed_files
+from dpm_edge.market import LabelledFolder
 
 PLACES = 100
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -88,26 +80,8 @@ def measure(q: Embeddings, t: Embeddings, query: LabelledFolder, gallery: Labell
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--name", default="the sample people that ship")
-    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "results" / "gallery-identity.json")
-    asked = parser.parse_args()
-    with ExitStack() as stack:
-        if asked.data is None:
-            people = read_samples(Path(stack.enter_context(as_file(FOLDER))))
-            query, gallery = people.query, people.gallery
-        else:
-            query, gallery = query_and_gallery(asked.data)
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        opened = (
-            open_engine(work, None, quiet=True)
-            if asked.engine is None
-            else open_embedder(asked.engine, device="CPU", threads=None)
-        )
-        engine = stack.enter_context(opened)
-        q, t = embed_files(engine, query.paths), embed_files(engine, gallery.paths)
+    asked = arguments(__doc__, "gallery-identity.json")
+    q, t, query, gallery = embedded(asked.data, asked.engine)
     result = {"machine": machine_card(), "data": asked.name, **measure(q, t, query, gallery)}
     write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
     for name, score in result["scores"].items():

@@ -71,6 +71,20 @@ def write_onnx(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def write_portable(path: Path) -> Path:
+    """The network as a portable ONNX: builds in moments, without torch."""
+    import onnx
+
+    from dpm_edge.build import portable
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graph = onnx.load(write_onnx(path))
+    for number, node in enumerate(graph.graph.node):
+        node.name = f"{node.op_type}.{number}"
+    portable.write(graph, path, SPEC, FINGERPRINT)
+    return path
+
+
 def expected(images: list[NDArray[np.uint8]], seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Feature and mask of BGR pictures in float64, without a line of the package: resize, normalise, pool, project."""
     project, gate = weights(seed)

@@ -11,7 +11,7 @@ import pytest
 import tiny_engine
 
 from dpm_edge import Engine
-from dpm_edge.build import Budget, auto, build, candidate, portable
+from dpm_edge.build import Budget, auto, build, candidate
 from dpm_edge.build.auto import Candidate, choose, table
 from dpm_edge.errors import BuildRefused, EngineError, SpecError
 from dpm_edge.manifest import Manifest
@@ -62,15 +62,7 @@ def test_the_table_says_what_became_of_each() -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The hand-written tiny network as a portable ONNX: builds in moments, without torch."""
-    import onnx
-
-    path = tmp_path / "model" / "tiny.onnx"
-    graph = onnx.load(tiny_engine.write_onnx(tmp_path / "raw.onnx"))
-    for number, node in enumerate(graph.graph.node):
-        node.name = f"{node.op_type}.{number}"
-    portable.write(graph, path, tiny_engine.SPEC, tiny_engine.FINGERPRINT)
-    return path
+    return tiny_engine.write_portable(tmp_path / "model" / "tiny.onnx")
 
 
 class Slow:

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import tiny_engine
 
 from dpm_edge import Engine, Gallery
-from dpm_edge.build import build, portable
+from dpm_edge.build import build
 from dpm_edge.build.people import read_people
 from dpm_edge.errors import SpecError
 from dpm_edge.manifest import Manifest, people, rebuild_advice
@@ -19,13 +18,7 @@ from dpm_edge.manifest import Manifest, people, rebuild_advice
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The hand-written tiny network as a portable ONNX."""
-    path = tmp_path / "model" / "tiny.onnx"
-    graph = onnx.load(tiny_engine.write_onnx(tmp_path / "raw.onnx"))
-    for number, node in enumerate(graph.graph.node):
-        node.name = f"{node.op_type}.{number}"
-    portable.write(graph, path, tiny_engine.SPEC, tiny_engine.FINGERPRINT)
-    return path
+    return tiny_engine.write_portable(tmp_path / "model" / "tiny.onnx")
 
 
 @pytest.fixture
