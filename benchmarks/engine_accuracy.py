@@ -30,8 +30,9 @@ def run(*arguments: str | Path) -> str:
 
 
 def scores(model: Path, folder: Path) -> dict[str, Any]:
-    """What `dpm-edge eval --json` says, by metric."""
-    return json.loads(run("eval", model, folder, "--metric", "all", "--json"))
+    """What `dpm-edge eval --json` says, by metric; names in the place of this machine's paths."""
+    said = json.loads(run("eval", model, folder, "--metric", "all", "--json"))
+    return {**said, "model": model.name, "data": folder.name}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
 from pathlib import Path
@@ -186,7 +186,8 @@ def ablate(
         say(f"{plan.epochs} epochs, {plan.parallel} runs at a time, {plan.seconds:.0f} s each: {len(todo)} runs")
         part = max(1, plan.epochs // 4)
         shared += [f"schedule.epochs={plan.epochs}", f"evaluate.every={part}", f"save_every={part}"]
-        waiting, running = list(todo), {}
+        waiting = list(todo)
+        running: dict[Future[dict[str, Any]], tuple[str, int]] = {}
         result = report(found, failed, waiting, timing, plan)
         while waiting or running:
             while waiting and len(running) < plan.parallel and (budget.epochs or left() >= 0.9 * plan.seconds):

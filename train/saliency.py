@@ -57,8 +57,11 @@ class SaliencyHead(nn.Module):
 class Identified(Protocol):
     """What SPS reads of one pass."""
 
-    f: Tensor
-    logits: Tensor | None
+    @property
+    def f(self) -> Tensor: ...
+
+    @property
+    def logits(self) -> Tensor | None: ...
 
 
 class Pass(NamedTuple):

@@ -87,14 +87,14 @@ def test_engine_is_built_from_the_model_that_ships_and_used_again(
 ) -> None:
     import onnx
 
-    from dpm_edge.build import pipeline, portable
+    from dpm_edge.build import crops, portable
 
     def ship(name: str, seed: int) -> None:
         graph = onnx.load(tiny_engine.write_onnx(tmp_path / "raw.onnx", seed))
         portable.write(graph, tmp_path / name, tiny_engine.SPEC, f"{seed}" * 64)
         monkeypatch.setattr("dpm_edge.demo.engine.MODEL", tmp_path / name)
 
-    monkeypatch.setattr(pipeline, "SAMPLES", samples)
+    monkeypatch.setattr(crops, "SAMPLES", samples)
     ship("one.onnx", 1)
     run_samples(tmp_path / "out", engine=None, as_json=True, quiet=True, samples=samples)
     manifest = tmp_path / "out" / "engine" / "manifest.json"

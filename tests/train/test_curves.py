@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dpm_edge.errors import DataError, SpecError
+from dpm_edge.errors import DataError
 from dpm_edge.train import ablation, cli, curves
 
 
@@ -51,12 +51,6 @@ def test_the_table_has_means_and_spreads_over_seeds():
     assert spt["seeds"] == 1 and "whole_plain_mAP_spread" not in spt
 
 
-def test_every_row_runs_once_before_the_ends_run_again():
-    order = ablation.jobs(["baseline", "+SPT", "full"], 3)
-    assert order[:3] == [("baseline", 0), ("+SPT", 0), ("full", 0)]
-    assert sorted(order[3:]) == [("baseline", 1), ("baseline", 2), ("full", 1), ("full", 2)]
-
-
 def test_rows_differ_in_what_their_names_say(small):
     from dpm_edge.train.config import override
 
@@ -66,42 +60,3 @@ def test_rows_differ_in_what_their_names_say(small):
     assert made["+HMG"].loss.masked and not made["+HEM"].loss.masked
     assert made["+HEM"].loss.hem == 0.1 and made["+HMG"].loss.hem == 0
     assert made["full, alternating"].optimiser.optimisation == "alternating"
-
-
-def test_an_unknown_row_is_refused(tmp_path):
-    with pytest.raises(SpecError, match="baseline"):
-        ablation.ablate(
-            "market_tiny", tmp_path, tmp_path, [], minutes=1, parallel=1, rows=["base line"], seeds=1
-        )  # fmt: skip
-
-
-@pytest.mark.timeout(120)
-def test_an_ablation_of_two_rows_runs_through(market, tmp_path, monkeypatch, small):
-    """In this process rather than in workers, which would not know the tiny preset."""
-    from concurrent.futures import Future
-
-    from conftest import SMALL
-
-    class Here:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, what, *words):
-            future: Future = Future()
-            future.set_result(what(*words))
-            return future
-
-    monkeypatch.setattr(ablation, "ProcessPoolExecutor", Here)
-    words = [*SMALL, "evaluate.shares=0,0.3"]
-    words.remove("evaluate.occlusion=false")
-    options = {"minutes": 0.2, "parallel": 1, "rows": ["baseline", "full"], "seeds": 1, "epochs": 1}
-    result = ablation.ablate("market_tiny", market, tmp_path, words, **options)
-    assert [line["row"] for line in result["table"]] == ["baseline", "full"]
-    assert json.loads((tmp_path / "ablation.json").read_text())["table"] == result["table"]
-    assert (tmp_path / "transfer.jpg").is_file() and (tmp_path / "covered.safetensors").is_file()
