@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.manifest import Manifest
+from dpm_edge.spec import Preprocessing
 
 Fill = Callable[[NDArray[np.float32]], None]
 """Writes the network's input into the (n, 3, H, W) float32 buffer that it is given."""
@@ -74,6 +75,15 @@ class GpuBackend(Backend, Protocol):
         self, frame: Any, boxes: NDArray[np.float32], held: Any, k: int, after: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As `run_frame`, then the k best rows of `held` under each crop's mask: similarity and rows, (n, k)."""
+
+
+def crop_kernel_refuses(pre: Preprocessing, color: str) -> str:
+    """Why the crop kernel does not serve frames of channel order `color` for this preprocessing; "" where it does."""
+    if pre.interpolation != "bilinear":
+        return f"the crop kernel resizes bilinearly, and this model wants {pre.interpolation}"
+    if color == pre.color:
+        return f"the crop kernel turns the channels round, and this model wants {color} as it comes"
+    return ""
 
 
 _FILES = {

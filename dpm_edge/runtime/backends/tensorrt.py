@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.manifest import Manifest
-from dpm_edge.runtime.backends import Fill
+from dpm_edge.runtime.backends import Fill, crop_kernel_refuses
 from dpm_edge.runtime.gpu import fit
 from dpm_edge.runtime.gpu.device import Device
 from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder
@@ -100,11 +100,7 @@ class TensorRtBackend:
         """Why frames cannot be cut up on the GPU; see `GpuBackend`."""
         if self._kernels is None:
             return self._refusal
-        if self._pre.interpolation != "bilinear":
-            return f"the crop kernel resizes bilinearly, and this model wants {self._pre.interpolation}"
-        if color == self._pre.color:
-            return f"the crop kernel turns the channels round, and this model wants {color} as it comes"
-        return ""
+        return crop_kernel_refuses(self._pre, color)
 
     def run_frame(
         self,

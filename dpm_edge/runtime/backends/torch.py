@@ -27,7 +27,7 @@ from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.model.serving import for_serving
-from dpm_edge.runtime.backends import Fill
+from dpm_edge.runtime.backends import Fill, crop_kernel_refuses
 from dpm_edge.runtime.gpu.arrays import stream_handle
 from dpm_edge.runtime.gpu.plan import sizes
 from dpm_edge.spec import Preprocessing
@@ -96,11 +96,7 @@ class TorchBackend:
         """Why frames cannot be cut up here; see `GpuBackend`."""
         if not installed("triton"):
             return "our kernels need triton: pip install 'dpm-edge[gpu]'"
-        if self._pre.interpolation != "bilinear":
-            return f"the crop kernel resizes bilinearly, and this model wants {self._pre.interpolation}"
-        if color == self._pre.color:
-            return f"the crop kernel turns the channels round, and this model wants {color} as it comes"
-        return ""
+        return crop_kernel_refuses(self._pre, color)
 
     def run_frame(
         self,
