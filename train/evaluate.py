@@ -123,9 +123,17 @@ def occlusion_curves(
 ) -> list[dict[str, Any]]:
     """One row per kind, share and metric: {"kind", "share", "metric", "rank1", "mAP"}; share 0 is of kind "whole"."""
     g = embed(net, gallery.pixels, batch)
+    asked = {("whole", 0.0): query, **sets}
+    return curves(query, gallery, {key: embed(net, pictures.pixels, batch) for key, pictures in asked.items()}, g)
+
+
+def curves(
+    query: Pictures, gallery: Pictures, q: dict[tuple[str, float], tuple[Tensor, Tensor]], g: tuple[Tensor, Tensor]
+) -> list[dict[str, Any]]:
+    """`occlusion_curves` of embeddings: q by kind and share, in the order of `query`; g the gallery's."""
     rows = []
-    for (kind, share), pictures in {("whole", 0.0): query, **sets}.items():
-        found = scores(pictures, gallery, embed(net, pictures.pixels, batch), g)
+    for (kind, share), embedded in q.items():
+        found = scores(query, gallery, embedded, g)
         rows += [
             {"kind": kind, "share": share, "metric": m, "rank1": s["rank1"], "mAP": s["mAP"]} for m, s in found.items()
         ]

@@ -33,7 +33,7 @@ from dpm_edge.model.network import DPM
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
 from dpm_edge.train.data import Pictures, decode, to_input
-from dpm_edge.train.evaluate import embed, occlusion_curves, occlusion_sets, scores, summary
+from dpm_edge.train.evaluate import curves, embed, occlusion_sets, scores, summary
 from dpm_edge.train.layouts import LAYOUTS, read_people
 
 COVERED = (0.1, 0.6)
@@ -152,21 +152,22 @@ def _batches(count: int, size: int) -> list[Tensor]:
 def judge(net: DPM, query: Pictures, gallery: Pictures, sets: dict[tuple[str, float], Pictures]) -> dict[str, Any]:
     """Scores, curves and their summary; `another's mask` scores whole and covered queries under other queries' masks:
     what it lacks beside `masked` is what a mask says of its own picture."""
-    curves = occlusion_curves(net, query, gallery, sets)
-    g, swapped = embed(net, gallery.pixels), []
+    g = embed(net, gallery.pixels)
+    q = {key: embed(net, pictures.pixels) for key, pictures in {("whole", 0.0): query, **sets}.items()}
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(query)))
-    for pictures in (query, *sets.values()):
-        feature, mask = embed(net, pictures.pixels)
-        swapped.append(scores(pictures, gallery, (feature, mask[order]), g, kinds=("masked",))["masked"]["mAP"])
-    masks = embed(net, query.pixels)[1]
+    swapped = [
+        scores(query, gallery, (feature, mask[order]), g, kinds=("masked",))["masked"]["mAP"]
+        for feature, mask in q.values()
+    ]
+    rows = curves(query, gallery, q, g)
     return {
-        "occlusion": curves,
-        "summary": summary(curves),
+        "occlusion": rows,
+        "summary": summary(rows),
         "another's mask, mAP": {
             "whole": round(float(swapped[0]), 3),
             "occluded": round(float(np.mean(swapped[1:])), 3) if sets else None,
         },
-        "spread of a gate over queries": round(float(masks.std(0).mean()), 4),
+        "spread of a gate over queries": round(float(q["whole", 0.0][1].std(0).mean()), 4),
     }
 
 
