@@ -5,6 +5,7 @@ feature = normalise(vec(average-pooled input) · P), mask = sigmoid(vec(average-
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,21 @@ def write_engine(folder: Path, backend: str = "onnxruntime", seed: int = 0, **ch
     }
     Manifest(**{**fields, **changes}).write(folder)
     return folder
+
+
+def embedded_by_eight_threads(engine: Any, work: list[Any]) -> dict[int, Any]:
+    """What eight threads that start together make of `work`, by place in it."""
+    results: dict[int, Any] = {}
+    start = threading.Barrier(8)
+
+    def embed(first: int) -> None:
+        start.wait()
+        for index in range(first, len(work), 8):
+            results[index] = engine.embed(work[index])
+
+    threads = [threading.Thread(target=embed, args=(t,)) for t in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +100,7 @@ def test_a_single_picture_without_boxes_is_refused(engine: Engine) -> None:
 def test_eight_threads_give_what_one_gives(engine: Engine) -> None:
     work = [tiny_engine.people(1 + seed % 11, seed) for seed in range(48)]
     serial = [engine.embed(images) for images in work]
-    results: dict[int, Any] = {}
-    start = threading.Barrier(8)
-
-    def embed(first: int) -> None:
-        start.wait()
-        for index in range(first, len(work), 8):
-            results[index] = engine.embed(work[index])
-
-    threads = [threading.Thread(target=embed, args=(t,)) for t in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    results = tiny_engine.embedded_by_eight_threads(engine, work)
     assert len(results) == len(work)
     for index, one in enumerate(serial):
         np.testing.assert_array_equal(results[index].features, one.features)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gpu_machine
 import numpy as np
@@ -102,19 +101,9 @@ def test_after_the_first_call_nothing_is_allocated_and_each_call_waits_once(mach
 
 def test_many_threads_give_what_one_gives(machine: Machine) -> None:
     work = [tiny_engine.people(1 + seed % 11, seed) for seed in range(32)]
-    results: dict[int, Any] = {}
     with machine.open() as engine:
         serial = [engine.embed(images) for images in work]
-
-        def embed(first: int) -> None:
-            for index in range(first, len(work), 8):
-                results[index] = engine.embed(work[index])
-
-        threads = [threading.Thread(target=embed, args=(t,)) for t in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        results = tiny_engine.embedded_by_eight_threads(engine, work)
     assert len(results) == len(work)
     for index, one in enumerate(serial):
         np.testing.assert_array_equal(results[index].features, one.features)
