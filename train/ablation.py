@@ -166,7 +166,7 @@ def ablate(
         return 60 * budget.minutes - (time.perf_counter() - begin)
 
     with ProcessPoolExecutor(budget.parallel, context) as pool:
-        shared = [*overrides]
+        shared = [*overrides, "schedule.minutes=0"]  # a recipe's own budget would shorten the plan's epochs
         covered = covered_file(recipe, data, out, overrides)
         lap("covering the queries")
         if rendered is not None and not init:

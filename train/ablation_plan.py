@@ -20,6 +20,7 @@ from dpm_edge.errors import SpecError, nearest
 
 ERASING = ["transfer.probability=0", "augment.erase=0.5"]
 SPT = ["transfer.probability=0.5", "augment.erase=0"]
+ERASING_AND_SPT = ["transfer.probability=0.5", "augment.erase=0.5"]
 PLAIN = ["loss.masked=false"]
 MASKED = ["loss.masked=true"]
 NO_HEM, HEM = ["loss.hem=0"], ["loss.hem=0.1"]
@@ -31,6 +32,7 @@ ROWS: dict[str, list[str]] = {
     "+anchoring": SPT + MASKED + HEM + ["loss.i2t=1", "loss.anchor=1"],
     "full": SPT + MASKED + HEM,
     "full + agreement": SPT + MASKED + HEM + ["loss.agreement=1"],
+    "full + agreement + erasing": ERASING_AND_SPT + MASKED + HEM + ["loss.agreement=1"],
     "full, erasing for SPT": ERASING + MASKED + HEM,
     "full, alternating": SPT + MASKED + HEM + ["optimiser.optimisation=alternating"],
     "full, from scratch": SPT + MASKED + HEM + ["model.init="],
@@ -46,6 +48,7 @@ DEFAULT = (
     "+HMG",
     "+HEM",
     "full + agreement",
+    "full + agreement + erasing",
     "full, erasing for SPT",
     "full, from scratch",
 )
