@@ -41,7 +41,7 @@ class ModelConfig:
     drop_path: float = 0.0
     """Stochastic depth of the last block, rising from 0 in the first, while training [R]."""
     init: str = ""
-    """A dpm-edge checkpoint whose weights to start from (other identities, other grid allowed)."""
+    """A dpm-edge checkpoint, or `dpm-t`, which ships: weights to start from (other identities, other grid allowed)."""
     clip: str = ""
     """An open_clip / OpenAI CLIP ViT-B/16 weights file to start the backbone (and the text tower) from."""
 
@@ -89,7 +89,8 @@ class AugmentConfig:
 @dataclass(kw_only=True)
 class SaliencyConfig:
     source: str = "learned"
-    """"learned" (SPS) or "labels": a rendered set's own masks, exact [R]."""
+    """"learned" (SPS) [S]; "segmentation": a small network that ships with the package, for real people [R]; or
+    "labels": a rendered set's own masks, exact [R]."""
     epochs: int = 20
     """Epochs of the saliency model (SPS)."""
     identities: int = 0
@@ -103,8 +104,9 @@ class SaliencyConfig:
     overlap_weight: float = 0.1
     """Weight of Σ softmax(whole)·softmax(discarded) [S]."""
     threshold: float = 0.5
-    """Patches whose saliency is at least this are the person [S]; 0: the value that keeps `usage` of all patches of the
-    training set [R]. Saliency rises slowly from `usage` everywhere: trained briefly, next to no patch reaches 0.5."""
+    """Patches whose saliency is at least this are the person [S]. 0 [R]: a half where saliency is a share of the patch;
+    where it is learned, the value that keeps `usage` of all patches of the training set, since it rises slowly from
+    `usage` everywhere: trained briefly, next to no patch reaches 0.5."""
     head_lr: float = 10.0
     """Factor on lr for its 1×1 convolution, which starts at nothing [R]."""
     masks: str = ""
@@ -140,7 +142,9 @@ class LossConfig:
     label_smoothing: float = 0.0
     """Of the plain cross-entropy."""
     triplet: float = 1.0
-    """Weight of the batch-hard soft-margin triplet loss on f."""
+    """Weight of the batch-hard soft-margin triplet loss."""
+    triplet_side: str = "before"
+    """Side of the BN neck that the triplet loss reads: "before" (f) [D] or "after" [R]."""
     hem: float = 0.1
     """Weight of the head enrich module's loss [D]; 0 leaves it out."""
     i2t: float = 0.0

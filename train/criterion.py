@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dpm_edge.errors import SpecError, nearest
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import losses
 from dpm_edge.train.config import LossConfig
+
+SIDES = ("before", "after")
+"""Of the BN neck."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Criterion:
     """L = L_id + triplet + HEM (+ i2t + anchor), method sections 3, 5 and 6; agreement is ours."""
 
     def __init__(self, config: LossConfig, texts: Tensor | None = None, compiled: str = "") -> None:
-        """compiled: a mode of torch.compile, or "" for none."""
+        """compiled: a mode of torch.compile, or "" for none. Raises SpecError for an unknown side of the neck."""
+        if config.triplet_side not in SIDES:
+            raise SpecError(f"loss.triplet_side={config.triplet_side}.{nearest(config.triplet_side, SIDES)}")
         self.config, self.texts = config, texts
         self._computed = torch.compile(self._terms, mode=compiled) if compiled else self._terms
 
@@ -62,7 +68,8 @@ class Criterion:
                 gates = losses.agreement(out.mask, out.neck, prototypes, config.sharpness)
                 terms["agreement"] = config.agreement * gates
         if config.triplet:
-            terms["triplet"] = config.triplet * losses.batch_hard_triplet(out.f, labels, donors)
+            feature = out.neck if config.triplet_side == "after" else out.f
+            terms["triplet"] = config.triplet * losses.batch_hard_triplet(feature, labels, donors)
         if config.hem:
             terms["hem"] = config.hem * losses.head_enrich(out.cls_attention)
         if self.texts is not None:

@@ -32,6 +32,7 @@ from dpm_edge.train.config import AugmentConfig, Config, SaliencyConfig
 from dpm_edge.train.data import IdentitySampler, Pictures, to_input
 from dpm_edge.train.labels import label_saliency
 from dpm_edge.train.optimisation import freeze_lower, optimisers, rate, set_rate, step
+from dpm_edge.train.segmentation import segmented_saliency
 from dpm_edge.train.start import network
 
 HEAD = "head.safetensors"
@@ -216,7 +217,11 @@ def load_saliency(path: Path, pictures: Pictures, grid: tuple[int, int]) -> Tens
     return saliency
 
 
-SOURCES = {"learned": "saliency.safetensors", "labels": "saliency-labels.safetensors"}
+SOURCES = {
+    "learned": "saliency.safetensors",
+    "labels": "saliency-labels.safetensors",
+    "segmentation": "saliency-segmentation.safetensors",
+}
 """Where saliency comes from, and the file that keeps it in a run's folder."""
 
 
@@ -232,22 +237,31 @@ def person_masks(
         raise SpecError(f"saliency.source={config.saliency.source}.{nearest(config.saliency.source, SOURCES)}")
     cache = Path(config.saliency.masks) if config.saliency.masks else out / SOURCES[config.saliency.source]
     grid = network_grid(config)
-    if not config.saliency.masks and config.saliency.source == "labels":
+    if not config.saliency.masks and (config.saliency.source == "labels" or not cache.is_file()):
         out.mkdir(parents=True, exist_ok=True)
-        save_saliency(cache, label_saliency(data, pictures, grid), pictures)
-    elif not config.saliency.masks and not cache.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        net, head = train_saliency(config, pictures, device, out, quiet)
-        save_saliency_model(out / "saliency-model", net, head)
-        save_saliency(cache, saliency_of(net, head, pictures.pixels), pictures)
+        save_saliency(cache, _computed(config, pictures, data, out, device, quiet), pictures)
         (out / RESUME).unlink(missing_ok=True)
     saliency = load_saliency(cache, pictures, grid)  # also after writing it: a resumed run must see the same rounding
     return person_region(saliency, config.saliency).to(device)
 
 
+def _computed(config: Config, pictures: Pictures, data: Path, out: Path, device: torch.device, quiet: bool) -> Tensor:
+    """(N, h, w) float32 on the CPU, from the config's source."""
+    if config.saliency.source == "labels":
+        return label_saliency(data, pictures, network_grid(config))
+    if config.saliency.source == "segmentation":
+        return segmented_saliency(pictures, network_grid(config), quiet)
+    net, head = train_saliency(config, pictures, device, out, quiet)
+    save_saliency_model(out / "saliency-model", net, head)
+    return saliency_of(net, head, pictures.pixels)
+
+
 def person_region(saliency: Tensor, config: SaliencyConfig) -> Tensor:
-    """M (N, h, w) bool: saliency at or above the threshold, or the `usage` most salient patches of the whole set."""
-    threshold = config.threshold
+    """M (N, h, w) bool: saliency at or above the threshold, or the `usage` most salient patches of the whole set.
+
+    Shares of a patch, from masks or from segmentation, are held to a half instead: they are no guess of an order.
+    """
+    threshold = config.threshold if config.source == "learned" else config.threshold or 0.5
     if not threshold:
         kept = max(1, round(config.usage * saliency.numel()))
         threshold = float(saliency.flatten().kthvalue(saliency.numel() - kept + 1).values)

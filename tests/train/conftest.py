@@ -11,6 +11,8 @@ import torch
 
 from dpm_edge import spec
 from dpm_edge.train.config import Config, override
+from dpm_edge.train.data import Pictures, decode
+from dpm_edge.train.layouts import read_people
 from dpm_edge.train.recipes import recipe
 
 TINY = spec.ModelSpec(
@@ -18,6 +20,7 @@ TINY = spec.ModelSpec(
 )
 SMALL = [
     "model.preset=tiny",
+    "model.init=",
     "model.height=64",
     "model.width=32",
     "model.stride=8",
@@ -25,6 +28,7 @@ SMALL = [
     "schedule.epochs=2",
     "evaluate.every=2",
     "evaluate.occlusion=false",
+    "saliency.source=learned",
     "saliency.epochs=1",
     "log_every=1",
     "device=cpu",
@@ -63,6 +67,12 @@ def make_market(root: Path, people: int = 32, cameras: int = 3) -> Path:
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_market(tmp_path_factory.mktemp("toy") / "market")
+
+
+@pytest.fixture(scope="session")
+def train(market: Path) -> Pictures:
+    """The toy world's training pictures at 64×32."""
+    return decode(read_people("market", market).train, TINY.replace(height=64, width_px=32).preprocessing, quiet=True)
 
 
 @pytest.fixture(autouse=True)

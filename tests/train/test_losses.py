@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from dpm_edge.errors import SpecError
 from dpm_edge.train import losses
+from dpm_edge.train.config import LossConfig
+from dpm_edge.train.criterion import Criterion, Targets
 
 
 def test_masked_cosines_are_the_cosine_with_the_masked_prototype():
@@ -89,6 +93,24 @@ def test_batch_hard_triplet_with_donors_is_what_loops_find(count):
     donors = torch.where(torch.rand(count, generator=draw) < 0.5, labels, labels[torch.randperm(count, generator=draw)])
     found = losses.batch_hard_triplet(f, labels, donors)
     torch.testing.assert_close(found, hard_triplet_by_loops(f, labels, donors), rtol=1e-4, atol=1e-4)
+
+
+def test_the_triplet_loss_reads_the_side_of_the_neck_that_it_is_told_to():
+    draw = torch.Generator().manual_seed(3)
+    f = 5 + 0.01 * torch.randn(16, 6, generator=draw)  # shrunk to a point, as without a neck
+    neck = F.batch_norm(f, None, None, training=True)
+    labels = torch.arange(16) // 4
+    out = SimpleNamespace(f=f, neck=neck, logits=torch.zeros(16, 4))
+    net = SimpleNamespace(prototypes=torch.zeros(4, 6))
+    found = {}
+    for side, feature in (("before", f), ("after", neck)):
+        config = LossConfig(masked=False, hem=0.0, triplet=0.5, triplet_side=side)
+        found[side] = Criterion(config)(out, net, Targets(labels=labels), 0.0)["triplet"]
+        wanted = 0.5 * hard_triplet_by_loops(feature, labels, labels)
+        torch.testing.assert_close(found[side], wanted, rtol=1e-3, atol=1e-4)
+    assert abs(found["before"] - 0.5 * math.log(2)) < 0.03 < abs(found["after"] - 0.5 * math.log(2))
+    with pytest.raises(SpecError, match="triplet_side"):
+        Criterion(LossConfig(triplet_side="behind"))
 
 
 def test_triplet_of_equal_features_has_finite_gradients():

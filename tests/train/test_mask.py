@@ -23,11 +23,6 @@ SPEC = TINY.replace(height=64, width_px=32)
 LESSON = mask.Lesson(pictures=128, epochs=4, batch=16, lr=5e-3)
 
 
-@pytest.fixture(scope="module")
-def train(market):
-    return decode(read_people("market", market).train, SPEC.preprocessing, quiet=True)
-
-
 def test_agreement_by_hand():
     """Distances 0.2, 0, 0.4, 1.0 to the person: the lower median is 0.2, so only the second dimension agrees."""
     feature = torch.tensor([[0.6, 0.0, 0.8, 0.0]])

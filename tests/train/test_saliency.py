@@ -16,17 +16,10 @@ from dpm_edge.errors import DataError
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train import explain, occlusion_statistics, preview, saliency
-from dpm_edge.train.data import decode
-from dpm_edge.train.layouts import read_people
 from dpm_edge.train.preview import Example
 from dpm_edge.train.transfer import Transfer
 
 SPEC = TINY.replace(height=64, width_px=32)
-
-
-@pytest.fixture(scope="module")
-def train(market):
-    return decode(read_people("market", market).train, SPEC.preprocessing, quiet=True)
 
 
 def test_the_head_learns_but_its_tokens_do_not():
