@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from dpm_edge import shipped
 from dpm_edge.build import portable, verify
 from dpm_edge.build.verify import Reference
 from dpm_edge.errors import CheckpointError, MissingLibrary
@@ -30,19 +31,22 @@ class Source:
 
 
 def read(model: Path, copy: Path) -> Source:
-    """Read a checkpoint (exported with torch) or a portable ONNX, and leave the portable ONNX at `copy`.
+    """Read a checkpoint (exported with torch), a portable ONNX or the shipped model, and leave the ONNX at `copy`.
 
     Raises:
         CheckpointError: it is missing, damaged or not what it says it is.
         MissingLibrary: it is a checkpoint, and torch or what exports it is not installed.
     """
-    if model.suffix.lower() == ".onnx":
-        read = portable.read(model)
+    if (onnx := shipped.resolve(model, ".onnx")).suffix.lower() == ".onnx":
+        read = portable.read(onnx)
         copy.write_bytes(read.data)
         reference = verify.onnx_reference(read.model.SerializeToString())
         return Source(model, read.model, read.spec, read.fingerprint, reference)
     if not any(path.exists() for path in (model, model.with_name(f"{model.name}.safetensors"))):
-        raise CheckpointError(f"{model} does not exist; a checkpoint (NAME.safetensors) or a portable .onnx is wanted")
+        raise CheckpointError(
+            f"{model} does not exist; a checkpoint (NAME.safetensors), a portable .onnx or the name of a model that ships "
+            f"({', '.join(shipped.MODELS)}) is wanted"
+        )
     try:
         from dpm_edge.build.export import export
         from dpm_edge.model import checkpoint

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from pathlib import Path
 
+from dpm_edge import shipped
 from dpm_edge.errors import CheckpointError, DpmError
 from dpm_edge.files import sha256
 from dpm_edge.manifest import PORTABLE, Manifest
 from dpm_edge.progress import say
 from dpm_edge.runtime import Engine
 
-MODEL = files("dpm_edge") / "assets" / "dpm-t.onnx"
+MODEL = shipped.ASSETS / "dpm-t.onnx"
 
 
 def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:
@@ -26,13 +26,12 @@ def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:
     from dpm_edge.build import build
 
     folder = out / "engine"
-    with as_file(MODEL) as model:
-        if not model.is_file():
-            raise CheckpointError(f"{model} is missing from this installation. Install dpm-edge again")
-        if not _is_of(folder, model):
-            if not quiet:
-                say(f"building {folder} from the model that ships")
-            build(model, folder, backend="openvino", precision="fp32", progress=not quiet)
+    if not MODEL.is_file():
+        raise CheckpointError(f"{MODEL} is missing from this installation. Install dpm-edge again")
+    if not _is_of(folder, MODEL):
+        if not quiet:
+            say(f"building {folder} from the model that ships")
+        build(MODEL, folder, backend="openvino", precision="fp32", progress=not quiet)
     return Engine.load(folder)
 
 

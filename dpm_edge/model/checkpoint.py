@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from dpm_edge import shipped
 from dpm_edge.errors import CheckpointError, SpecError
 from dpm_edge.files import write_whole
 from dpm_edge.model.network import DPM
@@ -53,7 +54,7 @@ def save(net: DPM, path: str | Path, *, half: bool = False) -> Path:
 def load(path: str | Path) -> DPM:
     """The network of a checkpoint, float32, on the CPU, in evaluation mode.
 
-    `path`: NAME.safetensors, NAME.json, NAME, or a folder that holds one such pair.
+    `path`: NAME.safetensors, NAME.json, NAME, a folder that holds one such pair, or the shipped model's name.
 
     Raises:
         CheckpointError: a file is missing, damaged or a pickle; the JSON lacks or invents a field; a tensor is
@@ -81,6 +82,7 @@ def find(path: Path) -> Path:
     Raises:
         CheckpointError: there is none, a folder holds several, or the file is a pickle.
     """
+    path = shipped.resolve(path, ".safetensors")
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) != 1:
