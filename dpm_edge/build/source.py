@@ -44,7 +44,7 @@ def read(model: Path, copy: Path) -> Source:
         return Source(model, read.model, read.spec, read.fingerprint, reference)
     if not any(path.exists() for path in (model, model.with_name(f"{model.name}.safetensors"))):
         raise CheckpointError(
-            f"{model} does not exist; a checkpoint (NAME.safetensors), a portable .onnx or the name of a model that ships "
+            f"{model} does not exist; a checkpoint (NAME.safetensors), a portable .onnx or a model that ships "
             f"({', '.join(shipped.MODELS)}) is wanted"
         )
     try:
