@@ -31,6 +31,8 @@ from dpm_edge.train.data import Pictures, to_input
 BOTH = ("plain", "masked")
 MOST_BODIES = 500
 """People's pictures to cut bodies from."""
+COLLAPSED = 0.1
+"""A spread below which distances before the neck are too small for the triplet loss's soft margin to tell apart."""
 OCCLUDER_SEED = 0
 """The same occluders for every run, whatever its own seed."""
 
@@ -47,6 +49,20 @@ def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
     found = [net(to_input(part.to(device), net.spec.preprocessing)) for part in pixels.split(batch)]
     net.train(was_training)
     return torch.cat([f for f, _ in found]), torch.cat([m for _, m in found])
+
+
+@torch.inference_mode()
+def spread(net: DPM, pixels: Tensor, most: int = 256) -> float:
+    """How far features lie apart before the neck: mean ‖f − μ‖ / ‖μ‖ over at most `most` of the pictures.
+
+    pixels (n, 3, H, W) uint8; μ is the mean of f (n, d). Near 0 all pictures have nearly one feature: see COLLAPSED.
+    """
+    was_training = net.training
+    chosen = pixels[:: -(-len(pixels) // most)].to(next(net.parameters()).device)
+    f = net.eval().backbone(to_input(chosen, net.spec.preprocessing)).cls.float()
+    net.train(was_training)
+    centre = f.mean(0)
+    return float((f - centre).norm(dim=1).mean() / centre.norm())
 
 
 def scores(

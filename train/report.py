@@ -12,7 +12,16 @@ from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.progress import say
 from dpm_edge.spec import WeightsCard
-from dpm_edge.train.evaluate import embed, evaluate, occlusion_curves, occlusion_sets, other_side, summary
+from dpm_edge.train.evaluate import (
+    COLLAPSED,
+    embed,
+    evaluate,
+    occlusion_curves,
+    occlusion_sets,
+    other_side,
+    spread,
+    summary,
+)
 from dpm_edge.train.run import Run
 from dpm_edge.train.state import RunLog
 
@@ -20,12 +29,20 @@ from dpm_edge.train.state import RunLog
 def judge(run: Run, log: RunLog | None) -> None:
     """Evaluate, write last and, where the masked mAP rose, best."""
     found = evaluate(run.judged, run.query, run.gallery, run.config.evaluate.batch)
-    run.history.append({"epoch": run.epoch, **found})
+    apart = spread(run.judged, run.gallery.pixels)
+    entry = {"epoch": run.epoch, **found, "spread": round(apart, 4)}
+    run.history.append(entry)
     if log is not None:
-        log.write("evaluation", run.step, {"epoch": run.epoch, **found})
+        log.write("evaluation", run.step, entry)
     if not run.quiet:
         text = " · ".join(f"{m} Rank-1 {s['rank1']:.1f} mAP {s['mAP']:.1f}" for m, s in found.items())
         say(f"epoch {run.epoch}/{run.epochs}: {text}")
+        loss = run.config.loss
+        if apart < COLLAPSED and loss.triplet and loss.triplet_side == "before":
+            say(
+                f"before the neck features lie {apart:.3f} of their length apart, nearly one point: the triplet loss "
+                "tells nobody apart there; set loss.triplet_side=after"
+            )
     keep(run, "last")
     if found["masked"]["mAP"] > run.best:
         run.best = float(found["masked"]["mAP"])

@@ -17,7 +17,7 @@ from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train.data import decode
-from dpm_edge.train.evaluate import evaluate, occlusion_curves, occlusion_sets, other_side, summary
+from dpm_edge.train.evaluate import evaluate, occlusion_curves, occlusion_sets, other_side, spread, summary
 from dpm_edge.train.histogram import histogram_scores
 from dpm_edge.train.layouts import LAYOUTS, read_people
 
@@ -31,6 +31,7 @@ def score(net: DPM, layout: str, data: Path, shares: tuple[float, ...] = ()) -> 
     net.spec = other_side(spec)
     found[f"{net.spec.neck} neck"] = evaluate(net, query, gallery)
     net.spec = spec
+    found["spread"] = round(spread(net, gallery.pixels), 4)
     found["histogram"] = histogram_scores(query, gallery)
     found["pictures"] = {"query": len(query), "gallery": len(gallery)}
     if shares and people.train is not None:

@@ -10,8 +10,8 @@ from conftest import TINY
 from dpm_edge.errors import DataError
 from dpm_edge.model.network import DPM
 from dpm_edge.train import occluders
-from dpm_edge.train.data import decode
-from dpm_edge.train.evaluate import covered, evaluate, occlusion_curves, occlusion_sets, summary
+from dpm_edge.train.data import decode, to_input
+from dpm_edge.train.evaluate import covered, evaluate, occlusion_curves, occlusion_sets, spread, summary
 from dpm_edge.train.histogram import histogram_scores
 from dpm_edge.train.layouts import read_people
 
@@ -89,6 +89,16 @@ def test_the_histogram_finds_equal_pictures(parts):
     assert histogram_scores(moved, gallery)["rank1"] == 100.0
 
 
+def test_spread_is_the_mean_distance_from_the_mean_over_its_length(parts):
+    pixels = parts[2].pixels
+    net = DPM(TINY.replace(height=64, width_px=32, neck="before")).train()
+    f = net.eval()(to_input(pixels, net.spec.preprocessing))[0].detach().double().numpy()
+    centre = f.mean(0)
+    wanted = np.linalg.norm(f - centre, axis=1).mean() / np.linalg.norm(centre)
+    assert spread(net.train(), pixels) == pytest.approx(wanted, rel=1e-3) and net.training
+    assert spread(net, pixels[:1].expand(8, -1, -1, -1)) < 1e-5
+
+
 def test_scores_of_a_checkpoint_come_with_the_floor_and_both_sides_of_the_neck(market, tmp_path, capsys):
     import json
 
@@ -101,6 +111,6 @@ def test_scores_of_a_checkpoint_come_with_the_floor_and_both_sides_of_the_neck(m
     found = json.loads((tmp_path / "scores.json").read_text())
     assert "machine" in found and list(found["sets"]) == [market.name]
     of_market = found["sets"][market.name]
-    assert {"before neck", "after neck", "histogram"} <= set(of_market)
+    assert {"before neck", "after neck", "histogram"} <= set(of_market) and of_market["spread"] > 0
     assert of_market["pictures"] == {"query": 24, "gallery": 24}
     assert "colour histogram" in capsys.readouterr().out

@@ -113,6 +113,20 @@ def test_without_masked_logits_the_mask_stays_half_open(market, small, tmp_path)
     assert last["masked"]["mAP"] == pytest.approx(last["plain"]["mAP"], abs=0.5)
 
 
+@pytest.mark.parametrize(("side", "said"), [("before", True), ("after", False)])
+def test_features_that_shrink_to_a_point_are_told_of(market, small, tmp_path, capsys, side, said):
+    words = ["transfer.probability=0", "schedule.epochs=1", f"loss.triplet_side={side}"]
+    run = prepare(override(small, words), market, tmp_path)
+    with torch.no_grad():  # f is a constant and little else
+        run.net.backbone.ln_post.weight.fill_(0.01)
+        run.net.backbone.ln_post.bias.fill_(1.0)
+    if run.average is not None:
+        run.average.load_state_dict({"count": 0, "module": run.net.state_dict()})
+    results = fit(run)
+    assert results["history"][0]["spread"] < 0.05
+    assert ("nearly one point" in capsys.readouterr().err) == said
+
+
 def test_nan_stops_the_run_and_leaves_the_batch(market, small, tmp_path):
     run = prepare(override(small, ["transfer.probability=0"]), market, tmp_path, quiet=True)
     with torch.no_grad():
