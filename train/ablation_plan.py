@@ -34,6 +34,7 @@ ROWS: dict[str, list[str]] = {
     "full + agreement": SPT + MASKED + HEM + ["loss.agreement=1"],
     "full + agreement + erasing": ERASING_AND_SPT + MASKED + HEM + ["loss.agreement=1"],
     "full, erasing for SPT": ERASING + MASKED + HEM,
+    "full, triplet before the neck": SPT + MASKED + HEM + ["loss.triplet_side=before"],
     "full, alternating": SPT + MASKED + HEM + ["optimiser.optimisation=alternating"],
     "full, from scratch": SPT + MASKED + HEM + ["model.init="],
 }
