@@ -28,6 +28,7 @@ ROWS: dict[str, list[str]] = {
     "baseline": ERASING + PLAIN + NO_HEM,
     "+SPT": SPT + PLAIN + NO_HEM,
     "+HMG": ERASING + MASKED + NO_HEM,
+    "+HMG, masks held": ERASING + MASKED + NO_HEM + ["optimiser.mask_lr=0"],
     "+HEM": ERASING + PLAIN + HEM,
     "+anchoring": SPT + MASKED + HEM + ["loss.i2t=1", "loss.anchor=1"],
     "full": SPT + MASKED + HEM,
@@ -38,6 +39,8 @@ ROWS: dict[str, list[str]] = {
     "full, alternating": SPT + MASKED + HEM + ["optimiser.optimisation=alternating"],
     "full, from scratch": SPT + MASKED + HEM + ["model.init="],
 }
+"""Row → what it sets. "masks held" trains the masked margin logits with the masks as they came: what it gains is the
+logits' doing, what "+HMG" gains beyond it is the masks'."""
 NEEDS_TEXTS = ("+anchoring",)
 """Rows that learn from texts: loss.texts=FILE must be given."""
 ENDS = ("baseline", "full")
@@ -47,6 +50,7 @@ DEFAULT = (
     "full",
     "+SPT",
     "+HMG",
+    "+HMG, masks held",
     "+HEM",
     "full + agreement",
     "full + agreement + erasing",
