@@ -62,9 +62,10 @@ def plot(lines: dict[str, dict[str, Curve]], out: Path) -> None:
                     _draw(axis, scores[score].get((kind, metric), {}), f"{name}, {metric}", style, f"C{number}")
             axis.set(title=f"{kind}", ylabel="Rank-1, %" if score == "rank1" else "mAP, %", xlabel="covered share")
             axis.grid(alpha=0.3)
-    axes[0][-1].legend(fontsize=7)
+    lines_drawn, names = axes[0][0].get_legend_handles_labels()
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    figure.legend(lines_drawn, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, fontsize=8)
+    figure.savefig(out, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
 
