@@ -37,7 +37,8 @@ def person_shares(picture: NDArray[np.uint8], net: cv2.dnn.Net, grid: tuple[int,
     """How much of each patch shows a person: picture (H, W, 3) uint8 RGB → (h, w) float32 in 0..1."""
     net.setInput(cv2.dnn.blobFromImage(picture, 1 / 255, (SIDE, SIDE)))
     likely = np.squeeze(net.forward())
-    return cv2.resize((likely > 0.5).astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
+    person = (likely > 0.5).astype(np.float32)
+    return np.asarray(cv2.resize(person, grid[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
 def segmented_saliency(pictures: Pictures, grid: tuple[int, int], quiet: bool = False) -> Tensor:
