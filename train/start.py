@@ -67,7 +67,8 @@ def adopt(net: DPM, other: DPM) -> list[str]:
     if (ours.width, ours.layers, ours.patch) != (theirs.width, theirs.layers, theirs.patch):
         raise SpecError(
             f"first weights are of {theirs.name!r} (width {theirs.width}, {theirs.layers} blocks); "
-            f"{ours.name!r} (width {ours.width}, {ours.layers} blocks) is wanted: set model.preset={theirs.name}"
+            f"{ours.name!r} (width {ours.width}, {ours.layers} blocks) is wanted: set model.preset={theirs.name}, "
+            "or model.init= to start from nothing"
         )
     source = other.state_dict()
     table = "backbone.positional_embedding"

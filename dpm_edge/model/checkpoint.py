@@ -92,7 +92,10 @@ def find(path: Path) -> Path:
         refuse_pickle(path)
     weights = _stem(path).with_suffix(".safetensors")
     if not weights.is_file():
-        raise CheckpointError(f"{weights} does not exist; a checkpoint is NAME.safetensors beside NAME.json")
+        raise CheckpointError(
+            f"{weights} does not exist; a checkpoint is NAME.safetensors beside NAME.json, or a model that ships "
+            f"({', '.join(shipped.MODELS)})"
+        )
     return weights
 
 
