@@ -14,6 +14,8 @@ from typing import Any
 from dpm_edge.errors import SpecError, nearest
 
 INTERPOLATIONS = ("bilinear", "area", "bicubic")
+NECKS = ("before", "after")
+"""Sides of the BN neck."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class ModelSpec:
             raise SpecError(f"hmg is {self.hmg!r}; 'paper' or 'lite' is wanted")
         if self.feature not in ("cls", "concat"):
             raise SpecError(f"feature is {self.feature!r}; 'cls' or 'concat' is wanted")
-        if self.neck not in ("before", "after"):
+        if self.neck not in NECKS:
             raise SpecError(f"neck is {self.neck!r}; 'before' or 'after' is wanted")
         if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
             raise SpecError(f"mask_blocks {self.mask_blocks} must lie in 1..{self.layers}")

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from dpm_edge.errors import SpecError, nearest
 from dpm_edge.model.network import DPM, DPMOutput
+from dpm_edge.spec import NECKS
 from dpm_edge.train import losses
 from dpm_edge.train.config import LossConfig
-
-SIDES = ("before", "after")
-"""Of the BN neck."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Criterion:
 
     def __init__(self, config: LossConfig, texts: Tensor | None = None, compiled: str = "") -> None:
         """compiled: a mode of torch.compile, or "" for none. Raises SpecError for an unknown side of the neck."""
-        if config.triplet_side not in SIDES:
-            raise SpecError(f"loss.triplet_side={config.triplet_side}.{nearest(config.triplet_side, SIDES)}")
+        if config.triplet_side not in NECKS:
+            raise SpecError(f"loss.triplet_side={config.triplet_side}.{nearest(config.triplet_side, NECKS)}")
         self.config, self.texts = config, texts
         self._computed = torch.compile(self._terms, mode=compiled) if compiled else self._terms
 

@@ -8,8 +8,6 @@ N pictures · h×w patch grid
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
-
 import cv2
 import numpy as np
 import torch
@@ -18,9 +16,10 @@ from torch import Tensor
 
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.progress import track
+from dpm_edge.shipped import ASSETS
 from dpm_edge.train.data import Pictures
 
-NETWORK = files("dpm_edge") / "assets" / "selfie_segmentation.tflite"
+NETWORK = ASSETS / "selfie_segmentation.tflite"
 SIDE = 256
 """Height and width of the network's input, pixels."""
 
@@ -29,8 +28,7 @@ def segmenter() -> cv2.dnn.Net:
     """The network. Raises MissingLibrary where OpenCV is too old to read it."""
     if not hasattr(cv2.dnn, "readNetFromTFLite"):
         raise MissingLibrary("opencv-python>=4.9", "saliency.source=segmentation", "pip install -U opencv-python")
-    with as_file(NETWORK) as path:
-        return cv2.dnn.readNetFromTFLite(str(path))
+    return cv2.dnn.readNetFromTFLite(str(NETWORK))
 
 
 def person_shares(picture: NDArray[np.uint8], net: cv2.dnn.Net, grid: tuple[int, int]) -> NDArray[np.float32]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from dpm_edge.bench.measure import Entry
 from dpm_edge.errors import SpecError, nearest
 from dpm_edge.manifest import PORTABLE, Manifest
 from dpm_edge.progress import say
+from dpm_edge.shipped import ASSETS
 
 RIVALS = ("onnxruntime", "openvino", "torch")
 PRECISION = "fp32"
@@ -62,8 +62,7 @@ def _shipped(manifest: Manifest) -> Path | None:
     """The checkpoint that ships, where the engine is of that model."""
     import json
 
-    with as_file(files("dpm_edge") / "assets") as assets:
-        card = assets / "dpm-t.json"
-        if card.is_file() and json.loads(card.read_text())["fingerprint"] == manifest.fingerprint:
-            return card.with_suffix(".safetensors")
+    card = ASSETS / "dpm-t.json"
+    if card.is_file() and json.loads(card.read_text())["fingerprint"] == manifest.fingerprint:
+        return card.with_suffix(".safetensors")
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,9 +13,10 @@ from dpm_edge.gallery import Gallery
 from dpm_edge.images import find_images, read_image
 from dpm_edge.metrics import normalise
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.shipped import ASSETS
 
 PLACES = 8
-SAMPLES = Path(__file__).parents[1] / "assets" / "samples" / "query"
+SAMPLES = ASSETS / "samples" / "query"
 HEIGHT, WIDTH = 400, 160
 """Pixels of a person in the frame."""
 

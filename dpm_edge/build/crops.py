@@ -9,13 +9,14 @@ import numpy as np
 from dpm_edge.build import verify
 from dpm_edge.errors import SpecError
 from dpm_edge.images import find_images
+from dpm_edge.shipped import ASSETS
 
 CALIBRATION_CROPS = 512
 """Crops that int8 and fp8 are calibrated on, where the folder holds so many."""
 VERIFICATION_CROPS = 64
 SEED = 0
 """Of the draw: the same folder gives the same crops, and so the same engine."""
-SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
+SAMPLES = ASSETS / "samples"
 """The crops that ship with the package: what is verified on where the user gives none."""
 
 

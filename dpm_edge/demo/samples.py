@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError
 from dpm_edge.market import LabelledFolder, query_and_gallery
+from dpm_edge.shipped import ASSETS
 
-FOLDER = files("dpm_edge") / "assets" / "samples"
+FOLDER = ASSETS / "samples"
 LABELS = "labels.csv"
 LEAST_SHOWN = 0.35
 """Share in sight from which somebody can judge a match by eye."""

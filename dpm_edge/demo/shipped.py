@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import as_file
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,8 @@ def run_samples(out: Path, *, engine: Path | None, as_json: bool, quiet: bool, s
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DpmError(f"{out} cannot be written ({error.strerror}). Choose another folder: -o DIR") from error
-    with as_file(FOLDER) as shipped, open_engine(out, engine, quiet=quiet) as opened:
-        people = read_samples(samples or Path(shipped))
+    with open_engine(out, engine, quiet=quiet) as opened:
+        people = read_samples(samples or FOLDER)
         queries = embed_files(opened, people.query.paths, quiet=quiet)
         found = embed_files(opened, people.gallery.paths, quiet=quiet)
         gallery = Gallery.for_engine(opened)
