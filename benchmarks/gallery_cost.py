@@ -25,8 +25,8 @@ from gallery_stores import D, K, least, people
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.env import machine_card, version
 from dpm_edge.files import write_whole
-from dpm_edge.gallery.memory import MemoryStore
-from dpm_edge.gallery.store import new_meta
+from dpm_edge.gallery.stores.memory import MemoryStore
+from dpm_edge.gallery.stores.store import new_meta
 from dpm_edge.progress import track
 
 STEP = 20_000

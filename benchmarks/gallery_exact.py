@@ -36,8 +36,8 @@ from numba import njit
 
 from dpm_edge.env import cores, machine_card, version
 from dpm_edge.files import write_whole
-from dpm_edge.gallery import exact
-from dpm_edge.gallery.columns import Column
+from dpm_edge.gallery.search import exact
+from dpm_edge.gallery.stores.columns import Column
 
 D, K = 768, 10
 

@@ -23,9 +23,9 @@ import numpy as np
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.env import machine_card, version
 from dpm_edge.files import write_whole
-from dpm_edge.gallery import edge
-from dpm_edge.gallery.recall import check_recall
-from dpm_edge.gallery.store import new_meta
+from dpm_edge.gallery.search.recall import check_recall
+from dpm_edge.gallery.stores import qdrant_edge
+from dpm_edge.gallery.stores.store import new_meta
 
 D, K = 768, 10
 
@@ -76,7 +76,7 @@ def bare(rows: Embeddings, folder: Path, *, masks: bool) -> float:
     """Rows a second that the library takes: points are made and written a thousand at a time, then flushed."""
     import qdrant_edge as library
 
-    shard = edge._new_shard(folder, new_meta("benchmark", D, masks))
+    shard = qdrant_edge._new_shard(folder, new_meta("benchmark", D, masks))
     seconds = 0.0
     for at in range(0, len(rows), 1000):
         part = range(at, min(at + 1000, len(rows)))

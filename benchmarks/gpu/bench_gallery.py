@@ -23,7 +23,7 @@ K = 10
 
 def data(n: int, d: int, b: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normalised rows (N, D) in `dtype`, queries near some of them, masks (B, D)."""
-    from dpm_edge.gallery import exact
+    from dpm_edge.gallery.search import exact
 
     rng = np.random.default_rng(n + b)
     t = exact.unit(rng.standard_normal((n, d), np.float32))
@@ -46,19 +46,19 @@ def check(device: str, quick: bool) -> list[Row]:
     """Every dtype, with and without a row filter: the same rows in the same order."""
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    from dpm_edge.gallery import exact, on_device
+    from dpm_edge.gallery.search import exact, on_gpu
 
     rows: list[Row] = []
     n, d, b = (130, 40, 2) if quick else (300_007, 768, 17)
     for dtype in ("float16", "float32", "int8"):
         values, q, m = data(n, d, b, dtype)
-        there = on_device.resident(device)
+        there = on_gpu.resident(device)
         there.follow(values[: n // 2], None)
         there.follow(values, None)
         some = np.random.default_rng(1).random(n) < 0.5
         for name, keep in (("all rows", None), ("half of the rows", some)):
             hidden = None if keep is None else ~keep
-            got, _ = on_device.top_k(q, exact.Vectors(values), there, K, query_masks=m, hidden=hidden)
+            got, _ = on_gpu.top_k(q, exact.Vectors(values), there, K, query_masks=m, hidden=hidden)
             same = float((got == truth(q, m, values, keep, device)).mean())
             rows.append({"name": f"gallery {name}", "dtype": dtype, "shape": [b, n, d], "same": same, "ok": same == 1})
     return rows
@@ -78,13 +78,13 @@ def timings(device: str, quick: bool) -> list[Row]:
     """Answers by the gallery's search, by its kernel alone, and by two products and torch.topk, answers on the host."""
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    from dpm_edge.gallery import exact, on_device
+    from dpm_edge.gallery.search import exact, on_gpu
     from dpm_edge.kernels.masked_distance import op
 
     rows: list[Row] = []
     n, d = (130, 40) if quick else (1_000_000, 768)
     values, q, m = data(n, d, 2 if quick else 256, "float16")
-    vectors, there = exact.Vectors(values), on_device.resident(device)
+    vectors, there = exact.Vectors(values), on_gpu.resident(device)
     start = time.perf_counter()
     there.follow(values, None)
     uploaded = 1e3 * (time.perf_counter() - start)
@@ -99,8 +99,8 @@ def timings(device: str, quick: bool) -> list[Row]:
             return [x.cpu() for x in s.topk(K)]
 
         ways: dict[str, Callable[[], object]] = {
-            "search": lambda b=b: on_device.top_k(q[:b], vectors, there, K, query_masks=m[:b]),
-            "search, half of the rows": lambda b=b: on_device.top_k(
+            "search": lambda b=b: on_gpu.top_k(q[:b], vectors, there, K, query_masks=m[:b]),
+            "search, half of the rows": lambda b=b: on_gpu.top_k(
                 q[:b], vectors, there, K, query_masks=m[:b], hidden=half
             ),
             "two products + topk": rival,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dpm_edge.errors import SpecError
 from dpm_edge.files import write_whole
 from dpm_edge.gallery import Gallery
-from dpm_edge.gallery.identity import prototypes
+from dpm_edge.gallery.search.prototypes import prototypes
 from dpm_edge.manifest import PEOPLE
 from dpm_edge.runtime.embeddings import Embeddings
 

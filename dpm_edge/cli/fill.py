@@ -14,7 +14,7 @@ import click
 from dpm_edge.cli.options import PATH, as_json, engine_options, quiet
 
 if TYPE_CHECKING:
-    from dpm_edge.gallery.archive import Archive
+    from dpm_edge.gallery.jobs.archive import Archive
 
 PATIENCE = 1800.0
 """Seconds that part 1 waits for a new shard of the other parts before it gives up."""
@@ -62,8 +62,8 @@ def command(
     from dpm_edge.cli.match import labels
     from dpm_edge.errors import GalleryError
     from dpm_edge.gallery import Gallery
-    from dpm_edge.gallery.archive import embed_part, open_archive, pour
-    from dpm_edge.gallery.places import is_there
+    from dpm_edge.gallery.jobs.archive import embed_part, open_archive, pour
+    from dpm_edge.gallery.stores.address import is_there
     from dpm_edge.manifest import Manifest
     from dpm_edge.progress import say
     from dpm_edge.runtime import Engine
@@ -119,7 +119,7 @@ def _part(said: str | None) -> tuple[int, int]:
 
 def _work(plan: Archive, engine: Path, device: str, threads: int, part: tuple[int, int]) -> None:
     """What a worker process does."""
-    from dpm_edge.gallery.archive import embed_part
+    from dpm_edge.gallery.jobs.archive import embed_part
     from dpm_edge.runtime import Engine
 
     with Engine.load(engine, device=device, threads=threads) as opened:

@@ -235,7 +235,7 @@ def check_recall(place: str, target: float, top: int, sample: int, keep: bool, a
       dpm-edge gallery check-recall seen --target 0.99 --keep
     """
     from dpm_edge.gallery import Gallery
-    from dpm_edge.gallery.recall import check_recall as check
+    from dpm_edge.gallery.search.recall import check_recall as check
 
     with Gallery.open(place) as gallery:
         result = check(gallery, k=top, target=target, sample=sample, keep=keep)

@@ -48,7 +48,7 @@ def command(
     import json
     from dataclasses import asdict
 
-    from dpm_edge.gallery.migrate import migrate
+    from dpm_edge.gallery.jobs.migrate import migrate
     from dpm_edge.progress import say
     from dpm_edge.runtime import Engine
 

@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery import exact, parquet, saved
 from dpm_edge.gallery.audit import Audit
+from dpm_edge.gallery.files import parquet
+from dpm_edge.gallery.files import safetensors as saved
 from dpm_edge.gallery.flusher import Flusher
 from dpm_edge.gallery.ids import Ids
-from dpm_edge.gallery.memory import MemoryStore
-from dpm_edge.gallery.places import create_store, open_store
 from dpm_edge.gallery.rows import Rows, Where, payload_json
-from dpm_edge.gallery.searching import Searching
-from dpm_edge.gallery.store import Store, new_meta
+from dpm_edge.gallery.search import exact
+from dpm_edge.gallery.search.searching import Searching
+from dpm_edge.gallery.stores.address import create_store, open_store
+from dpm_edge.gallery.stores.memory import MemoryStore
+from dpm_edge.gallery.stores.store import Store, new_meta
 from dpm_edge.runtime.embeddings import Embeddings
 
 if TYPE_CHECKING:

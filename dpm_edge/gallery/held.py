@@ -15,7 +15,7 @@ from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.audit import Audit
 from dpm_edge.gallery.flusher import Flusher
 from dpm_edge.gallery.rows import Where
-from dpm_edge.gallery.store import Store
+from dpm_edge.gallery.stores.store import Store
 
 Self = TypeVar("Self", bound="Held")
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.memory import MemoryStore
 from dpm_edge.gallery.rows import Where
-from dpm_edge.gallery.store import Store
+from dpm_edge.gallery.stores.memory import MemoryStore
+from dpm_edge.gallery.stores.store import Store
 
 EPOCH_US = 1_735_689_600_000_000
 """2025-01-01 in microseconds: new ids count from here."""

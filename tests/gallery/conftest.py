@@ -14,10 +14,10 @@ import pytest
 from qdrant_client import QdrantClient
 
 from dpm_edge import Gallery
-from dpm_edge.gallery import edge, milvus, qdrant
-from dpm_edge.gallery.memory import MemoryStore
 from dpm_edge.gallery.rows import Where
-from dpm_edge.gallery.store import new_meta
+from dpm_edge.gallery.stores import milvus, qdrant, qdrant_edge
+from dpm_edge.gallery.stores.memory import MemoryStore
+from dpm_edge.gallery.stores.store import new_meta
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
@@ -111,7 +111,7 @@ class Make:
         self._open.remove(gallery)
         if isinstance(gallery.store, milvus.MilvusStore):
             self._spare(gallery.store.meta).append(gallery.store)
-        elif not (isinstance(gallery.store, edge.EdgeStore) and closed(gallery)):
+        elif not (isinstance(gallery.store, qdrant_edge.EdgeStore) and closed(gallery)):
             gallery.close()
 
     def give_all_back(self) -> None:
@@ -144,4 +144,4 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 def closed(gallery: Gallery) -> bool:
     """Whether a folder's gallery was closed by its test."""
-    return not (gallery.store.folder / edge.WRITER).exists()
+    return not (gallery.store.folder / qdrant_edge.WRITER).exists()

@@ -14,10 +14,10 @@ from oracle import rows
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.errors import EmbeddingsError, GalleryError
 from dpm_edge.gallery import ids
-from dpm_edge.gallery.edge import EdgeStore
-from dpm_edge.gallery.memory import MemoryStore
-from dpm_edge.gallery.milvus import MilvusStore
-from dpm_edge.gallery.qdrant import QdrantStore
+from dpm_edge.gallery.stores.memory import MemoryStore
+from dpm_edge.gallery.stores.milvus import MilvusStore
+from dpm_edge.gallery.stores.qdrant import QdrantStore
+from dpm_edge.gallery.stores.qdrant_edge import EdgeStore
 
 
 def filled(make: Any, n: int = 20) -> Gallery:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_edge.gallery import columns
-from dpm_edge.gallery.columns import Column, Names
+from dpm_edge.gallery.stores import columns
+from dpm_edge.gallery.stores.columns import Column, Names
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 700), st.floats(0, 1)), min_size=1, max_size=8)
 

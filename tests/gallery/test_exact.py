@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle import scores
 
-from dpm_edge.gallery import exact
+from dpm_edge.gallery.search import exact
 
 PATHS = ("loops", "products, compiled", "products, numpy")
 

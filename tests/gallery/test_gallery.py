@@ -16,7 +16,7 @@ from oracle import rows, scores
 
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.errors import DpmError, GalleryError
-from dpm_edge.gallery import exact
+from dpm_edge.gallery.search import exact
 
 
 def filled(n: int, d: int = 12, dtype: str = "float32", seed: int = 1, cameras: int = 3) -> Gallery:

@@ -12,8 +12,8 @@ from oracle import rows, scores
 from dpm_edge import Gallery
 from dpm_edge.errors import DataError, GalleryError
 from dpm_edge.gallery.calibration import Calibration, calibrate
-from dpm_edge.gallery.identity import expand, prototypes, rerank
-from dpm_edge.gallery.recall import brute_force, check_recall
+from dpm_edge.gallery.search.prototypes import expand, prototypes, rerank
+from dpm_edge.gallery.search.recall import brute_force, check_recall
 
 
 def test_brute_force_is_the_full_sort_of_any_store(tmp_path: Path) -> None:

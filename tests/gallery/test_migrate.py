@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from dpm_edge import Engine, Gallery
 from dpm_edge.cli import main
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.migrate import migrate, re_embed
+from dpm_edge.gallery.jobs.migrate import migrate, re_embed
 
 N, GONE, BROKEN, UNSAID, FRAME = 90, 4, 11, 23, 31
 NEW = "next" * 16
@@ -178,7 +178,7 @@ def test_killed_by_kill_9_the_folder_is_the_old_gallery_and_goes_on(site: Path, 
         before = gallery.rows()
     script = """
         import sys, time
-        from dpm_edge.gallery import migrate
+        from dpm_edge.gallery.jobs import migrate
         from dpm_edge.cli import main
         add = migrate._add
         def slow(*arguments):

@@ -16,7 +16,7 @@ from test_exact import stored
 
 from dpm_edge import Gallery
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery import exact, on_device
+from dpm_edge.gallery.search import exact, on_gpu
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is imported
 resident = pytest.importorskip("dpm_edge.kernels.masked_distance.resident", reason="needs torch and Triton ([gpu])")
@@ -30,10 +30,10 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(q: np.ndarray, vectors: exact.Vectors, k: int, **more: Any) -> tuple[np.ndarray, np.ndarray]:
     """Over rows that came to the device in two steps."""
-    there, half = on_device.resident("cpu"), len(vectors) // 2
+    there, half = on_gpu.resident("cpu"), len(vectors) // 2
     there.follow(vectors.values[:half], None if vectors.masks is None else vectors.masks[:half])
     there.follow(vectors.values, vectors.masks)
-    return on_device.top_k(q, vectors, there, k, **more)
+    return on_gpu.top_k(q, vectors, there, k, **more)
 
 
 def full_sort(truth: np.ndarray, k: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_rows_are_those_of_the_full_sort(dtype: str, metric: str, filtered: bool
 
 @pytest.mark.parametrize("spare", [16, 1])
 def test_rows_nearer_than_the_kernel_rounds_come_in_float64s_order(spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_device, "SPARE", spare)
+    monkeypatch.setattr(on_gpu, "SPARE", spare)
     rng = np.random.default_rng(0)
     t = (rng.standard_normal(32) + 1e-4 * rng.standard_normal((150, 32))).astype(np.float16)
     q, m = rng.standard_normal((2, 32)), rng.random((2, 32))
@@ -86,7 +86,7 @@ def test_ties_zero_masks_and_more_places_than_the_kernel_has() -> None:
 
 
 def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_device, "resident", lambda device: resident.Resident("cpu"))
+    monkeypatch.setattr(on_gpu, "resident", lambda device: resident.Resident("cpu"))
     both = [Gallery("f", 12, "float16", device=device) for device in ("cpu", "cuda")]
     query, found = dataclasses.replace(rows(2, seed=9)), []
     for gallery in both:
@@ -105,4 +105,4 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if resident.torch.cuda.is_available():
         pytest.skip(reason="there is a GPU here")
     with pytest.raises(GalleryError, match=r'no GPU here.*device="cpu"'):
-        on_device.resident("cuda")
+        on_gpu.resident("cuda")

@@ -16,8 +16,8 @@ from dpm_edge.gallery.calibration import Calibration
 from dpm_edge.gallery.held import Held, named_cameras
 from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Where
-from dpm_edge.gallery.steps import Steps, search_in_steps
-from dpm_edge.gallery.store import Asked
+from dpm_edge.gallery.search.rerank import Steps, search_in_steps
+from dpm_edge.gallery.stores.store import Asked
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
 

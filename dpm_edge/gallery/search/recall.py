@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery import exact
 from dpm_edge.gallery.gallery import Gallery
 from dpm_edge.gallery.rows import Where
+from dpm_edge.gallery.search import exact
 from dpm_edge.runtime.embeddings import Embeddings
 
 FACTORS = (1, 2, 5, 10, 20, 50, 100)

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DpmError, GalleryError, MissingLibrary
 from dpm_edge.files import whole_folder, write_whole
-from dpm_edge.gallery import points, sizes
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.store import BATCH, CandidateStore, check_meta
+from dpm_edge.gallery.stores import file_sizes, points
+from dpm_edge.gallery.stores.store import BATCH, CandidateStore, check_meta
 
 NAME, WRITER, PENDING = "gallery.json", "writer", "migrating"
 
@@ -84,7 +84,7 @@ class EdgeStore(CandidateStore):
         place = folder / str(meta.get("shard", "shard-1"))
         if not place.is_dir():
             raise GalleryError(f"{folder} is damaged: no folder {place.name}. Restore a snapshot: copy its folder here")
-        sizes.check(folder, place.name)
+        file_sizes.check(folder, place.name)
         try:
             shard = _library().EdgeShard.load(str(place))
         except (KeyboardInterrupt, SystemExit):
@@ -195,7 +195,7 @@ class EdgeStore(CandidateStore):
         """
         self._shard.flush()
         try:
-            sizes.record(self.folder, self.meta["shard"])
+            file_sizes.record(self.folder, self.meta["shard"])
         except OSError as error:
             raise DpmError(f"{self.folder} could not be flushed whole ({error.strerror}). Free some space") from error
 
@@ -272,7 +272,7 @@ class EdgeStore(CandidateStore):
         try:
             with whole_folder(folder) as beside:
                 shutil.copytree(self.folder / self.meta["shard"], beside / self.meta["shard"])
-                for name in (NAME, sizes.NAME):
+                for name in (NAME, file_sizes.NAME):
                     shutil.copy2(self.folder / name, beside / name)
         except OSError as error:
             raise GalleryError(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
-from dpm_edge.gallery import points
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.store import BATCH, CandidateStore, add_in_steps, check_meta
+from dpm_edge.gallery.stores import points
+from dpm_edge.gallery.stores.store import BATCH, CandidateStore, add_in_steps, check_meta
 
 
 def connect(url: str, token: str | None) -> Any:

@@ -11,9 +11,9 @@ import numpy as np
 
 from dpm_edge import tensorfile
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.memory import TEXTS, MemoryStore
 from dpm_edge.gallery.rows import Rows
-from dpm_edge.gallery.store import Store, check_meta
+from dpm_edge.gallery.stores.memory import TEXTS, MemoryStore
+from dpm_edge.gallery.stores.store import Store, check_meta
 
 ARRAYS = ("ids", "features", "masks", "timestamps", "visibility", "boxes")
 

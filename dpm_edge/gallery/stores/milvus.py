@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
-from dpm_edge.gallery import points
 from dpm_edge.gallery.rows import NAME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES, Rows, Where
-from dpm_edge.gallery.store import BATCH, CandidateStore, add_in_steps, check_meta
+from dpm_edge.gallery.stores import points
+from dpm_edge.gallery.stores.store import BATCH, CandidateStore, add_in_steps, check_meta
 
 UNKNOWN = -1e300
 """A time or box edge that nobody knows: Milvus has no empty fields in 2.3."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpm_edge.errors import DpmError, GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import Rows
-from dpm_edge.gallery.store import BATCH, check_meta
+from dpm_edge.gallery.stores.store import BATCH, check_meta
 
 LABELS = ("people", "tracks", "cameras", "sources")
 

@@ -183,7 +183,7 @@ def _candidates(
     floor = (EPSILON * np.maximum(vectors.squares, EPSILON)).astype(np.float32)
     if masks is not None and masks.dtype == np.int8:
         floor = floor * np.float32(127**2)
-    loaded = "dpm_edge.gallery.exact_numba" in sys.modules
+    loaded = "dpm_edge.gallery.search.exact_numba" in sys.modules
     fast = compiled() and (loaded or len(asked.qm) * len(vectors) >= COMPILE_FROM)
     if fast and len(asked.qm) <= FEW:
         return _by_loops(asked, vectors.values, masks, floor, wide, hidden)
@@ -224,7 +224,7 @@ def _aligned(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _by_loops(
     asked: _Asked, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    from dpm_edge.gallery import exact_numba
+    from dpm_edge.gallery.search import exact_numba
 
     t, tm = _bits(values, values), _bits(masks, values)
     count = len(asked.qm)
@@ -274,7 +274,7 @@ def _widen(
     if not fast:
         np.multiply(values, np.float32(1) if masks is None else masks, out=x, dtype=np.float32)
         return x, np.multiply(x, x, out=xx)
-    from dpm_edge.gallery import exact_numba
+    from dpm_edge.gallery.search import exact_numba
 
     t, tm = _bits(values, values), _bits(masks, values)
 
@@ -290,7 +290,7 @@ def _take_compiled(
     rows: NDArray, s: NDArray,
 ) -> None:  # fmt: skip
     """Let the best of a tile into the heaps (Q, wide), which are views; the queries are cut into a part a core."""
-    from dpm_edge.gallery import exact_numba
+    from dpm_edge.gallery.search import exact_numba
 
     def work(part: slice) -> None:
         exact_numba.select(over, under, floor, here, group, own, part.start, part.stop, s, rows)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.store import Store
+from dpm_edge.gallery.stores.store import Store
 
 PORTS = {"milvus": 19530, "qdrant": 6333}
 
@@ -20,16 +20,16 @@ def create_store(place: str | Path, meta: dict[str, Any]) -> Store:
         MissingLibrary: its client is not installed.
     """
     if "://" not in str(place):
-        from dpm_edge.gallery.edge import EdgeStore
+        from dpm_edge.gallery.stores.qdrant_edge import EdgeStore
 
         return EdgeStore.create(Path(place), meta)
     kind, url, collection, asked = _server(str(place))
     settings = {name: int(asked[name]) for name in ("shards", "replicas") if name in asked}
     if kind == "milvus":
-        from dpm_edge.gallery import milvus
+        from dpm_edge.gallery.stores import milvus
 
         return milvus.MilvusStore.create(milvus.connect(url, asked.get("token")), collection, meta, **settings)
-    from dpm_edge.gallery import qdrant
+    from dpm_edge.gallery.stores import qdrant
 
     return qdrant.QdrantStore.create(qdrant.connect(url, asked.get("token")), collection, meta, **settings)
 
@@ -42,15 +42,15 @@ def open_store(place: str | Path) -> Store:
         MissingLibrary: its client is not installed.
     """
     if "://" not in str(place):
-        from dpm_edge.gallery.edge import EdgeStore
+        from dpm_edge.gallery.stores.qdrant_edge import EdgeStore
 
         return EdgeStore.open(Path(place))
     kind, url, collection, asked = _server(str(place))
     if kind == "milvus":
-        from dpm_edge.gallery import milvus
+        from dpm_edge.gallery.stores import milvus
 
         return milvus.MilvusStore.open(milvus.connect(url, asked.get("token")), collection)
-    from dpm_edge.gallery import qdrant
+    from dpm_edge.gallery.stores import qdrant
 
     return qdrant.QdrantStore.open(qdrant.connect(url, asked.get("token")), collection)
 
@@ -67,10 +67,10 @@ def is_there(place: str | Path) -> bool:
         return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     kind, url, collection, asked = _server(str(place))
     if kind == "milvus":
-        from dpm_edge.gallery import milvus
+        from dpm_edge.gallery.stores import milvus
 
         return bool(milvus.connect(url, asked.get("token")).has_collection(collection))
-    from dpm_edge.gallery import qdrant
+    from dpm_edge.gallery.stores import qdrant
 
     return bool(qdrant.connect(url, asked.get("token")).collection_exists(collection))
 

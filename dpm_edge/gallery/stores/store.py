@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery import exact
 from dpm_edge.gallery.rows import Rows, Where
+from dpm_edge.gallery.search import exact
 
 FORMAT = 1
 """Version of the schema: a store of a newer one is refused."""

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, ImageError
-from dpm_edge.gallery.edge import PENDING, EdgeStore
 from dpm_edge.gallery.gallery import Gallery
-from dpm_edge.gallery.memory import MemoryStore
-from dpm_edge.gallery.places import is_there
 from dpm_edge.gallery.rows import Rows
-from dpm_edge.gallery.store import new_meta
+from dpm_edge.gallery.stores.address import is_there
+from dpm_edge.gallery.stores.memory import MemoryStore
+from dpm_edge.gallery.stores.qdrant_edge import PENDING, EdgeStore
+from dpm_edge.gallery.stores.store import new_meta
 from dpm_edge.images import chunks, clip_boxes, read_image
 from dpm_edge.progress import say, track
 from dpm_edge.runtime.engine import Engine

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.env import installed
 from dpm_edge.errors import GalleryError, MissingLibrary
-from dpm_edge.gallery.exact import SPARE, Vectors, exact_similarity, settle
+from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, settle
 from dpm_edge.metrics import normalise
 
 if TYPE_CHECKING:

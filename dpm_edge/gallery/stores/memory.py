@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.gallery import exact, on_device
-from dpm_edge.gallery.columns import Column, Names
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.store import BATCH, Asked, Store
+from dpm_edge.gallery.search import exact, on_gpu
+from dpm_edge.gallery.stores.columns import Column, Names
+from dpm_edge.gallery.stores.store import BATCH, Asked, Store
 
 NAMES = ("people", "tracks", "cameras")
 TEXTS = (*NAMES, "sources", "payloads")
@@ -49,7 +49,7 @@ class MemoryStore(Store):
         self._names = {name: Names() for name in NAMES}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
         self._places: dict[int, int] | None = None
-        self._there = None if device == "cpu" else on_device.resident(device)
+        self._there = None if device == "cpu" else on_gpu.resident(device)
 
     def column(self, name: str) -> NDArray:
         """A view of what is stored, such as features, masks, ids, timestamps; valid until the next change."""
@@ -92,7 +92,7 @@ class MemoryStore(Store):
         search = exact.top_k
         if self._there is not None:
             self._there.follow(vectors.values, vectors.masks)
-            search = partial(on_device.top_k, there=self._there)
+            search = partial(on_gpu.top_k, there=self._there)
         rows, s = search(
             asked.features,
             vectors,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.gallery.identity import clearest, expand, prototypes, rerank
 from dpm_edge.gallery.rows import Rows
-from dpm_edge.gallery.store import Asked, Store
+from dpm_edge.gallery.search.prototypes import clearest, expand, prototypes, rerank
+from dpm_edge.gallery.stores.store import Asked, Store
 from dpm_edge.metrics import similarity
 from dpm_edge.runtime.embeddings import Embeddings
 

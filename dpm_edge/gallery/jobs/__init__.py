@@ -1,0 +1,1 @@
+"""Long work on galleries: filling from an archive, moving to a new model."""

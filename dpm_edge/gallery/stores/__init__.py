@@ -1,0 +1,1 @@
+"""Where gallery rows are kept: memory, a folder, Qdrant, Milvus."""
