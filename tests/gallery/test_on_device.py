@@ -97,8 +97,8 @@ def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: py
         gallery.delete(list(range(20, 90)))
         answers.append(gallery.search(query, 4, since=10, exclude_same_camera=True, query_cameras=[1, 2]))
         found.append(answers)
-    for on_cpu, on_gpu in zip(*found):
-        np.testing.assert_array_equal(on_cpu.rows, on_gpu.rows)
+    for on_cpu, on_device in zip(*found):
+        np.testing.assert_array_equal(on_cpu.rows, on_device.rows)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
