@@ -43,7 +43,7 @@ def _statistics(
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingLibrary("onnxruntime", "calibration", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("onnxruntime", "calibration", "pip install 'dpm-edge[engines]'") from error
     watched = ModelProto()
     watched.CopyFrom(model)
     graph, outputs = watched.graph, []

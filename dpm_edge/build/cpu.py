@@ -28,7 +28,7 @@ def write_openvino(model: ModelProto, folder: Path, spec: ModelSpec, batch: Batc
     try:
         import openvino
     except ImportError as error:
-        raise MissingLibrary("openvino", "the openvino backend", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("openvino", "the openvino backend", "pip install 'dpm-edge[engines]'") from error
     core = openvino.Core()
     capabilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
@@ -53,6 +53,6 @@ def write_onnxruntime(model: ModelProto, folder: Path, spec: ModelSpec, batch: B
     try:
         import onnxruntime  # noqa: F401 (an engine that cannot be opened here cannot be verified here)
     except ImportError as error:
-        raise MissingLibrary("onnxruntime", "the onnxruntime backend", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("onnxruntime", "the onnxruntime backend", "pip install 'dpm-edge[engines]'") from error
     onnx.save_model(model, folder / "engine.onnx")
     return "engine.onnx"

@@ -76,7 +76,7 @@ def onnx_reference(model: bytes) -> Reference:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingLibrary("onnxruntime", "verifying an engine", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("onnxruntime", "verifying an engine", "pip install 'dpm-edge[engines]'") from error
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def forward(inputs: NDArray[np.float32]) -> Outputs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import cv2
@@ -12,8 +14,10 @@ import tiny_engine
 from click.testing import CliRunner, Result
 
 from dpm_edge import Embeddings, Gallery
+from dpm_edge import cli as cli_package
 from dpm_edge.cli import main
 from dpm_edge.cli.commands import COMMANDS
+from dpm_edge.cli.doctor import ABILITIES
 
 
 def run(*arguments: object) -> Result:
@@ -151,6 +155,65 @@ def test_doctor_answers_in_text_and_json() -> None:
     assert "OpenVINO engines" in run("doctor").stdout
     answer = json.loads(run("doctor", "--json").stdout)
     assert answer["machine"]["cores"] >= 1 and any(a["can"] for a in answer["abilities"])
+
+
+def test_doctor_has_a_row_for_every_extra() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert {extra for _, _, extra in ABILITIES} == set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_doctor_names_opencv_builds_that_overwrite_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "overwrite" not in run("doctor").stdout
+    monkeypatch.setattr("dpm_edge.env.version", lambda name: "5.0" if name.startswith("opencv-python") else None)
+    assert "got opencv-python and opencv-python-headless, which overwrite" in run("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [(["evaluate"], "Did you mean 'eval'?"), (["gallery", "serch"], "search"), (["embed", "--box"], "--boxes")],
+)
+def test_unknown_command_or_option_is_answered_with_the_nearest(words: list[str], answer: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2 and answer in result.stderr
+
+
+def test_folder_where_embeddings_are_wanted_names_the_command(engine: Path, market: Path) -> None:
+    for folder, remedy in ((market, "dpm-edge embed ENGINE"), (engine, "which is an engine directory")):
+        result = run("match", folder, folder)
+        assert result.exit_code == 1 and "expected an embeddings file" in result.stderr and remedy in result.stderr
+
+
+def test_embeddings_where_a_folder_is_wanted_are_named(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "crops.safetensors").write_bytes(b"")
+    result = run("embed", engine, tmp_path / "crops.safetensors", "-o", tmp_path / "e.safetensors")
+    assert result.exit_code == 1 and "expected a folder of pictures" in result.stderr and "got a file" in result.stderr
+
+
+def test_traceback_is_shown_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Traceback" not in run("inspect", tmp_path).output
+    monkeypatch.setenv("DPM_EDGE_TRACEBACK", "1")
+    assert "Traceback" in run("inspect", tmp_path).stderr
+
+
+def imports(path: Path) -> set[str]:
+    """Files of dpm_edge/cli that a file of it imports, at its top or in a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "dpm_edge.cli":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dpm_edge.cli."):
+            names.add((node.module or "").split(".")[2])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[2] for alias in node.names if alias.name.startswith("dpm_edge.cli.")}
+    return names
+
+
+def test_files_of_the_command_line_import_each_other_in_no_circle() -> None:
+    folder = Path(cli_package.__file__).parent
+    graph = {path.stem: imports(path) for path in folder.glob("*.py")}
+    assert sum(map(len, graph.values())) > 20, "no imports found: is this test still about something?"
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 def test_error_on_purpose_is_one_line_and_exit_code_1(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingLibrary("onnxruntime", "this engine", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("onnxruntime", "this engine", "pip install 'dpm-edge[engines]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3

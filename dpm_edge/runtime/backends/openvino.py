@@ -19,7 +19,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     try:
         import openvino
     except ImportError as error:
-        raise MissingLibrary("openvino", "this engine", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("openvino", "this engine", "pip install 'dpm-edge[engines]'") from error
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if manifest.precision == "bf16" else "f32"
