@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -134,6 +136,57 @@ def test_embed_frames_of_a_boxes_file(engine: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.features, tiny_engine.expected([frame[5:80, 5:40]])[0], atol=2e-3)
     assert found.rows.tolist() == [0] and found.skipped[0][0] == 1 and "outside" in found.skipped[0][1]
     assert found.sources[0].endswith("#frame=a.png&id=7")
+
+
+def test_embed_numbered_frames_of_motchallenge(engine: Path, tmp_path: Path) -> None:
+    """img1/000001.jpg is frame 1; left 6 is the sixth pixel, x0 = 5."""
+    (tmp_path / "img1").mkdir()
+    frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "img1/000001.png"), frame)
+    (tmp_path / "gt.txt").write_text("1,7,6,6,35,75,1,1,1\n")
+    out = tmp_path / "e.safetensors"
+    result = run("embed", engine, tmp_path / "img1", "--boxes", tmp_path / "gt.txt", "-o", out, "--quiet")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(Embeddings.load(out).features, tiny_engine.expected([frame[5:80, 5:40]])[0], atol=2e-3)
+
+
+@pytest.fixture
+def counting_video(tmp_path: Path) -> Path:
+    """Six frames; frame n, from 0, is grey of the value 40 · n."""
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for number in range(6):
+        writer.write(np.full((64, 64, 3), 40 * number, np.uint8))
+    writer.release()
+    return tmp_path / "v.avi"
+
+
+@pytest.mark.parametrize(("frames", "more"), [(range(1, 7), []), ((2, 3), ["--first-frame", 1]), ((1, 2), [])])
+def test_embed_takes_each_box_from_its_own_frame(
+    engine: Path, counting_video: Path, tmp_path: Path, frames: Sequence[int], more: list[object]
+) -> None:
+    (tmp_path / "b.csv").write_text("".join(f"{frame},a,0,0,64,64\n" for frame in frames))
+    out = tmp_path / "e.safetensors"
+    result = run("embed", engine, counting_video, "--boxes", tmp_path / "b.csv", *more, "-o", out, "--quiet")
+    if not more and len(frames) == 2:
+        assert result.exit_code == 1 and "--first-frame 0 or --first-frame 1" in result.stderr
+        return
+    assert result.exit_code == 0, result.output
+    rows = Embeddings.load(out)
+    assert [source.rpartition("frame=")[2] for source in rows.sources] == [f"{n - 1}&id=a" for n in frames]
+    pictures = [np.full((64, 64, 3), 40 * number, np.uint8) for number in range(6)]
+    nearest = (rows.features @ tiny_engine.expected(pictures)[0].T).argmax(axis=1)
+    assert nearest.tolist() == [n - 1 for n in frames]
+
+
+def test_embed_of_a_folder_with_a_name_that_is_not_utf_8_loses_nothing(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "crops").mkdir()
+    data = cv2.imencode(".png", tiny_engine.people(1)[0])[1].tobytes()
+    for name in (b"a.png", b"caf\xe9.png"):
+        (tmp_path / "crops" / os.fsdecode(name)).write_bytes(data)
+    out = tmp_path / "e.safetensors"
+    result = run("embed", engine, tmp_path / "crops", "-o", out, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["rows"] == 2
+    assert Embeddings.load(out).sources[1].endswith("caf\\xe9.png")
 
 
 def test_embed_of_a_video_without_boxes_says_what_is_missing(engine: Path, tmp_path: Path) -> None:
