@@ -29,6 +29,8 @@ ABILITIES = (
 )
 """What one can do · the modules it needs · the extra that brings them. Every extra has a row."""
 
+WITH_OPENCV = ("cpu", "build", "train", "synthetic")
+"""Extras that bring opencv-python-headless."""
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 """Distributions that are all the module `cv2`: the one that was installed last overwrote the others."""
 
@@ -75,7 +77,10 @@ def _ability(what: str, modules: tuple[str, ...], extra: str) -> dict[str, Any]:
     from dpm_edge import env
 
     lacks = [module for module in modules if not env.installed(module)]
-    return {"what": what, "can": not lacks, "lacks": lacks, "install": f"pip install 'dpm-edge[{extra}]'"}
+    install = f"pip install 'dpm-edge[{extra}]'"
+    if extra in WITH_OPENCV and any(env.version(name) for name in OPENCVS if name != "opencv-python-headless"):
+        install += ", in an environment of its own: it would overwrite the OpenCV that is here"
+    return {"what": what, "can": not lacks, "lacks": lacks, "install": install}
 
 
 def _openvino_devices() -> list[str]:

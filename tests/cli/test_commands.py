@@ -222,6 +222,13 @@ def test_doctor_names_opencv_builds_that_overwrite_each_other(monkeypatch: pytes
     assert "got opencv-python and opencv-python-headless, which overwrite" in run("doctor").stdout
 
 
+def test_doctor_warns_of_extras_that_would_overwrite_the_applications_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpm_edge.env.installed", lambda name: False)
+    monkeypatch.setattr("dpm_edge.env.version", lambda name: "5.0" if name == "opencv-python" else None)
+    lines = {line.split("[")[1].split("]")[0]: line for line in run("doctor").stdout.splitlines() if "[" in line}
+    assert "would overwrite" in lines["train"] and "would overwrite" not in lines["engines"]
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [(["evaluate"], "Did you mean 'eval'?"), (["gallery", "serch"], "search"), (["embed", "--box"], "--boxes")],
