@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import secrets
@@ -117,14 +118,16 @@ def _exchange(new: Path, path: Path) -> None:
 def _put_back_after_a_kill(path: Path) -> None:
     """Rename an old folder back that a process left when it was killed between its two renames."""
     if not path.exists():
-        left = sorted(path.parent.glob(f".{_short(path.name)}.*.old"), key=lambda one: one.stat().st_mtime)
+        pattern = f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.old"
+        left = sorted(path.parent.glob(pattern), key=lambda one: one.stat().st_mtime)
         if left:
             os.rename(left[-1], path)
 
 
 def _short(name: str) -> str:
-    """The start of a name: a name of the greatest length has no room for an ending. Not special to glob."""
-    return "".join(letter if letter not in "*?[]" else "_" for letter in name[:40])
+    """The name, or one that stands for it where it is so long that it has no room for an ending."""
+    data = os.fsencode(name)
+    return name if len(data) <= 200 else f"{name[:40]}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -233,6 +233,14 @@ def test_old_folder_of_a_writer_killed_between_the_renames_is_put_back(engine: P
     assert (engine / "plan").read_text() == "precious"
 
 
+@pytest.mark.parametrize("other", [".engine.v2.0123abcd.old", ".engine-2.0123abcd.old", ".engine.notours.old"])
+def test_old_folder_of_another_name_is_not_put_back(tmp_path: Path, other: str) -> None:
+    (tmp_path / other).mkdir()
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "engine"):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == [other]
+
+
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_failed_sync_leaves_what_was_there(
     engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
