@@ -36,6 +36,7 @@ CASES = {
     "trust": "--list",
     "embed": "{w}/engine {w}/market/query -o {w}/new.safetensors",
     "match": "{w}/q.safetensors {w}/q.safetensors",
+    "who": "{w}/market/query/0001_c1s1_000001_00.png --gallery {w}/seen --engine {w}/engine",
     "gallery create": "{w}/new-gallery --model {w}/engine",
     "gallery add": "{w}/seen {w}/q.safetensors",
     "gallery fill": "{w}/filled {w}/engine {w}/market/query --archive {w}/archive",
@@ -116,7 +117,9 @@ def run(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     ) -> dict[str, Outcome]:
         folder = Path(shutil.copytree(pristine, tmp_path_factory.mktemp("walk") / "w"))
         cases = folder.parent / "cases.json"
-        lines = {name: [*name.split(), *text.format(w=folder).split()] for name, text in CASES.items()}
+        lines = {
+            name: [*name.split(), *text.format(w=folder).split()] for name, text in CASES.items() if name in COMMANDS
+        }
         cases.write_text(json.dumps(lines))
         for path in [folder, *folder.rglob("*")] if owner is not None else []:
             path.chmod(0o700)
@@ -161,7 +164,7 @@ def check(results: dict[str, Outcome], *, failing: set[str], told: bool = True) 
 
 
 def test_every_command_has_a_case() -> None:
-    assert set(CASES) == set(COMMANDS)
+    assert set(COMMANDS) - set(CASES) == set(), "say in CASES how to run these"
 
 
 @pytest.mark.slow
