@@ -106,8 +106,7 @@ def load(
         raise error(f"expected a file that may be read, got {path}: {fault.strerror}. Change its rights") from fault
     except (SafetensorError, OSError, ValueError) as fault:
         raise error(
-            f"expected a {kind} file (.safetensors), got {path}, which is damaged or something else ({fault}). "
-            "Write it again"
+            f"expected {WHAT.get(kind, kind)}, got {path}, which is damaged or something else ({fault}). Write it again"
         ) from fault
     if facts.get("kind") != kind:
         other = facts.get("kind", "other tensors, such as a checkpoint")

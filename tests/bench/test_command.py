@@ -131,11 +131,11 @@ def test_json_goes_to_stdout_alone(engine: Path) -> None:
         (("--batch", "16"), "1 to 8"),
         (("--batch", "0"), "1 or more"),
         (("--cameras", "2,2"), "different whole numbers"),
-        (("--batch", "1;8"), "1,8,32 is one"),
+        (("--batch", "1;8"), "expected whole numbers such as 1,8,32"),
         (("--seconds", "0"), "more than 0"),
         (("--seconds", "nan"), "more than 0"),
         (("--gallery", "0"), "1 row or more"),
-        (("-o", "/nowhere/b.json"), "/nowhere does not exist"),
+        (("-o", "/nowhere/b.json"), "Make /nowhere first"),
         (("--device", "TPU"), "TPU"),
     ],
 )

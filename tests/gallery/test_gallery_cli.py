@@ -70,7 +70,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         (["stats", tmp_path / "nothing"], "no gallery"),
         (["stats", "redis://x/y"], "is not understood"),
         (["stats", "milvus://localhost:1"], "is not understood"),
-        (["search", tmp_path, tmp_path / "none.safetensors"], "does not exist"),
+        (["search", tmp_path, tmp_path / "none.safetensors"], "got nothing at"),
     ):
         result = call(*arguments)
         assert result.exit_code == 1 and says in result.output and "Traceback" not in result.output

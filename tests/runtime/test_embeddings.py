@@ -75,7 +75,7 @@ def test_take_and_join(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x80\x04junk", b"PK\x03\x04", b"\xff" * 64], ids=repr)
 def test_damaged_file_or_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "e.safetensors").write_bytes(content)
-    with pytest.raises(EmbeddingsError, match="no safetensors file"):
+    with pytest.raises(EmbeddingsError, match="expected an embeddings file"):
         Embeddings.load(tmp_path / "e.safetensors")
 
 
