@@ -25,6 +25,7 @@ from walk import CAPSET
 from dpm_edge.cli import main
 
 pytest.importorskip("qdrant_edge", reason="galleries in a folder need qdrant-edge-py")
+pytestmark = pytest.mark.timeout(1800)  # thirty processes in each situation, on a machine that may be busy
 
 CASES = {
     "demo": "--video {w}/walk.avi --boxes {w}/walk.csv --engine {w}/engine -o {w}/demo",
