@@ -99,7 +99,10 @@ def build(
     from dpm_edge.build.trt.options import default_timing_cache
     from dpm_edge.cli.engine import print_manifest
 
-    named = None if timing_cache == "none" else Path(timing_cache) if timing_cache else default_timing_cache()
+    if timing_cache is None:  # other backends keep no timings, and may run where there is no home folder
+        timings = default_timing_cache() if backend.startswith("tensorrt") else None
+    else:
+        timings = None if timing_cache == "none" else Path(timing_cache)
     manifest = build_engine(
         model,
         out,
@@ -114,7 +117,7 @@ def build(
         plan=PlanOptions(
             workspace=workspace,
             level=opt_level,
-            timing_cache=named,
+            timing_cache=timings,
             version_compatible=version_compatible,
             hardware_compatibility=hardware_compatibility,
             strip_weights=strip_weights,

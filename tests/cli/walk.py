@@ -112,6 +112,7 @@ def interrupt_at_the_command() -> None:
     """Press Ctrl-C at the moment when a command has its arguments and begins."""
     import click
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     real = click.Context.invoke
 
     def invoke(self: click.Context, callback: object, *args: object, **more: object) -> object:
