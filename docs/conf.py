@@ -35,7 +35,7 @@ napoleon_numpy_docstring = False
 
 
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings mark code with single back-ticks, as Markdown does; Sphinx wants two. Of a module, the first paragraph."""
+    """Turn Markdown's single back-ticks into the two that Sphinx wants; of a module keep the first paragraph."""
     if what == "module" and "" in lines:
         del lines[lines.index("") :]
     lines[:] = [re.sub(r"(?<![`:\w])`([^`\n]+)`(?!`)", r"``\1``", line).replace("|", "\\|") for line in lines]
