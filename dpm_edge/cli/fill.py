@@ -59,7 +59,7 @@ def command(
     """
     import json
 
-    from dpm_edge.cli.match import labels
+    from dpm_edge.cli.matches import labels
     from dpm_edge.errors import GalleryError
     from dpm_edge.gallery import Gallery
     from dpm_edge.gallery.jobs.archive import add_archive, embed_part, open_archive
