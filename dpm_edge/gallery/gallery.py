@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,13 +23,14 @@ from dpm_edge.gallery.files import safetensors as saved
 from dpm_edge.gallery.flusher import Flusher
 from dpm_edge.gallery.ids import Ids
 from dpm_edge.gallery.matches import Matches
+from dpm_edge.gallery.pictures import Pictures, as_embeddings
 from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where, named_cameras, new_rows
 from dpm_edge.gallery.search import rerank
 from dpm_edge.gallery.search.query import make_query
-from dpm_edge.gallery.stores.address import create_store, open_store
+from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
-from dpm_edge.gallery.stores.store import Store, new_meta
+from dpm_edge.gallery.stores.store import Store, check_model, new_meta
 from dpm_edge.runtime.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -46,14 +46,9 @@ class Gallery:
     """
 
     def __init__(
-        self,
-        fingerprint: str,
-        dimension: int,
-        dtype: str = "float32",
-        *,
-        device: str = "cpu",
+        self, fingerprint: str, dimension: int, dtype: str = "float32", *, device: str = "cpu",
         store: Store | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
         device: "cuda" searches a copy of the rows on a GPU, with the same answers.
@@ -70,11 +65,41 @@ class Gallery:
         self._lock = threading.RLock()
         self._audit = Audit(None)
         self._flusher: Flusher | None = None
+        self._engine: Engine | None = None
+        self._place = "memory"
 
     @classmethod
-    def for_engine(cls, engine: Engine, dtype: str = "float32", *, device: str = "cpu") -> Gallery:
-        """An empty gallery in memory for what this engine embeds."""
-        return cls(engine.fingerprint, engine.dimension, dtype, device=device)
+    def for_engine(
+        cls, engine: Engine, place: str | Path | None = None, *, dtype: str = "float32", device: str = "cpu",
+        masks: bool = True,
+    ) -> Gallery:  # fmt: skip
+        """Open a gallery for what this engine embeds, in memory or at a place; make it where there is none.
+
+        It takes pictures wherever it takes embeddings, and the engine embeds them. The engine stays yours to close.
+
+        Args:
+            engine: an open one.
+            place: as `create` and `open` take it; in memory without.
+            dtype: of a gallery in memory, as for a new one.
+            device: of a gallery in memory, as for a new one.
+            masks: keep each row's mask, in a new gallery at a place.
+
+        Raises:
+            GalleryError: what is there is another model's, and as `create` and `open` raise it.
+        """
+        if place is None:
+            gallery = cls(engine.fingerprint, engine.dimension, dtype, device=device)
+        elif is_there(place):
+            gallery = cls.open(place)
+        else:
+            gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks)
+        try:
+            check_model(gallery.store.meta, engine.fingerprint, engine.dimension)
+        except GalleryError:
+            gallery.close()
+            raise
+        gallery._engine = engine
+        return gallery
 
     @classmethod
     def create(
@@ -110,13 +135,18 @@ class Gallery:
     def __enter__(self) -> Gallery:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __len__(self) -> int:
         return self.count()
+
+    def __repr__(self) -> str:
+        try:  # a server is not asked, and a closed gallery is shown too
+            rows = "rows" if "://" in self._place else f"{self._store.count(Where())} rows"
+        except Exception:
+            rows = "closed"
+        return f"Gallery({self._place}, {rows}, model {self.fingerprint[:12]}, {self.dimension} dimensions)"
 
     @property
     def fingerprint(self) -> str:
@@ -147,7 +177,7 @@ class Gallery:
             return self._fitting(Where())
 
     def add(
-        self, embeddings: Embeddings, *, people: Sequence[Any], cameras: Sequence[Any] | None = None,
+        self, embeddings: Embeddings | Pictures, *, people: Sequence[Any], cameras: Sequence[Any] | None = None,
         timestamps: Sequence[float] | None = None, tracks: Sequence[Any] | None = None,
         boxes: ArrayLike | None = None, payloads: Sequence[dict[str, Any]] | None = None,
         ids: Sequence[int] | None = None,
@@ -155,7 +185,8 @@ class Gallery:
         """Append rows; all of them or, when something is wrong, none.
 
         Args:
-            embeddings: n rows of this gallery's model; their sources and visibility are kept too.
+            embeddings: n rows of this gallery's model; their sources and visibility are kept too. Or n pictures, as
+                arrays or files, where the gallery was opened by `for_engine`.
             people: n names or ids, kept as text; "" for nobody known.
             cameras: n names or ids, kept as text; empty without.
             timestamps: n Unix seconds, in any order; NaN without.
@@ -171,7 +202,7 @@ class Gallery:
             GalleryError: the embeddings are another model's, a label is missing, too long or not finite, a mask leaves
                 0..1, or an id is there already.
         """
-        self._check_fingerprint(embeddings.fingerprint, embeddings.dimension)
+        embeddings = as_embeddings(embeddings, self._engine, self._store.meta)
         with self._lock:
             rows = new_rows(
                 embeddings, self._ids.new(len(embeddings)) if ids is None else self._ids.given(ids),
@@ -184,7 +215,7 @@ class Gallery:
         return rows.ids
 
     def search(
-        self, queries: Embeddings, k: int = 10, *, metric: str = "masked", camera: Any = None,
+        self, queries: Embeddings | Pictures, k: int = 10, *, metric: str = "masked", camera: Any = None,
         since: float | None = None, until: float | None = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Sequence[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
@@ -193,7 +224,7 @@ class Gallery:
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
-            queries: Q rows of this gallery's model.
+            queries: Q rows of this gallery's model, or Q pictures as `add` takes them.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
             camera: find only rows of this camera, or of these when it is a list.
@@ -215,7 +246,7 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        self._check_fingerprint(queries.fingerprint, queries.dimension)
+        queries = as_embeddings(queries, self._engine, self._store.meta)
         query = make_query(
             queries, self._store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
@@ -293,7 +324,7 @@ class Gallery:
         Raises:
             GalleryError: it is another model's, or keeps no masks where this one does.
         """
-        self._check_fingerprint(other.fingerprint, other.dimension)
+        check_model(self._store.meta, other.fingerprint, other.dimension)
         return self._take_in(other.store.scan(Where(), vectors=True))
 
     def export(self, path: str | Path) -> int:
@@ -314,7 +345,7 @@ class Gallery:
             MissingLibrary: pyarrow (the extra `parquet`) is not installed.
         """
         meta, parts = parquet.read(Path(path))
-        self._check_fingerprint(meta["fingerprint"], meta["dimension"])
+        check_model(self._store.meta, meta["fingerprint"], meta["dimension"])
         return self._take_in(parts)
 
     def snapshot(self, folder: str | Path) -> None:
@@ -369,6 +400,7 @@ class Gallery:
     @classmethod
     def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
         gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
+        gallery._place = str(place)
         if "://" not in str(place):
             gallery._audit = Audit(Path(place) / "audit.jsonl")
             gallery._flusher = Flusher(gallery._flush_now, flush_every)
@@ -405,14 +437,3 @@ class Gallery:
     def _fitting(self, where: Where) -> NDArray[np.int64]:
         parts = [rows.ids for rows in self._store.scan(where, vectors=False)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def _check_fingerprint(self, fingerprint: str, dimension: int) -> None:
-        """Refuse embeddings of another model, whose features mean something else."""
-        if fingerprint != self.fingerprint:
-            raise GalleryError(
-                f"expected embeddings of this gallery's model {self.fingerprint[:12]}, got those of model "
-                f"{fingerprint[:12]}. Embed with the engine that the gallery was filled with, or move the gallery to "
-                f"the new model: dpm-edge gallery migrate"
-            )
-        if dimension != self.dimension:
-            raise GalleryError(f"expected embeddings of {self.dimension} dimensions, got {dimension}")
