@@ -139,7 +139,7 @@ def test_bad_input_changes_nothing(make: Make) -> None:
         (rows(1), {"payloads": [{"x": "y" * 70_000}]}, "60000 at most"),
         (rows(1), {"payloads": [{"x": object()}]}, "JSON"),
         (rows(1), {"payloads": ["text"]}, "dict"),
-        (rows(1), {"timestamps": [float("inf")]}, "infinite"),
+        (rows(1), {"timestamps": [float("inf")]}, "got infinity"),
         (rows(1), {"boxes": [[1, 2, 3]]}, "boxes"),
         (dataclasses.replace(rows(1), masks=rows(1).masks + 1), {}, r"0\.\.1"),
     ]
