@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,10 @@ import pytest
 import tiny_engine
 
 from dpm_edge import Engine
+
+# Some tests compare with OpenVINO or ONNX Runtime themselves, and import them directly: off for the whole process.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # such an import raises
 
 
 @pytest.fixture(scope="session", params=["openvino", "onnxruntime"])

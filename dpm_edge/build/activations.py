@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from dpm_edge.build.portable import INPUT
-from dpm_edge.errors import MissingLibrary, SpecError
+from dpm_edge.errors import SpecError
+from dpm_edge.telemetry import import_onnxruntime
 
 
 def ranges(model: ModelProto, names: Collection[str], crops: Iterable[NDArray[np.float32]]) -> dict[str, float]:
@@ -40,10 +41,7 @@ def _statistics(
     model: ModelProto, names: list[str], crops: Iterable[NDArray[np.float32]]
 ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
     """For each call of the graph the largest |x| and the mean of x², by name. The graph itself reduces them."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "calibration", "pip install 'dpm-edge[cpu]'") from error
+    onnxruntime = import_onnxruntime("calibration")
     watched = ModelProto()
     watched.CopyFrom(model)
     graph, outputs = watched.graph, []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import ImageError, MissingLibrary, SpecError
+from dpm_edge.errors import ImageError, SpecError
 from dpm_edge.evaluation import market_scores
 from dpm_edge.images import chunks, preprocess, read_image
 from dpm_edge.market import LabelledFolder, query_and_gallery
@@ -21,6 +21,7 @@ from dpm_edge.metrics import similarity
 from dpm_edge.progress import say, track
 from dpm_edge.runtime import Engine
 from dpm_edge.spec import Preprocessing
+from dpm_edge.telemetry import import_onnxruntime
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Feature and mask, each (n, D) float32."""
@@ -73,10 +74,7 @@ def onnx_reference(model: bytes) -> Reference:
     Raises:
         MissingLibrary: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "verifying an engine", "pip install 'dpm-edge[cpu]'") from error
+    onnxruntime = import_onnxruntime("verifying an engine")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def forward(inputs: NDArray[np.float32]) -> Outputs:
