@@ -31,7 +31,7 @@ from dpm_edge.model.network import DPM
 from dpm_edge.train.data import Pictures, decode, to_input
 from dpm_edge.train.evaluate import covered, embed
 from dpm_edge.train.preview import CELL, picture
-from dpm_edge.train.saliency import load_saliency_model, saliency_of
+from dpm_edge.train.saliency.learned import load_saliency_model, saliency_of
 
 CLOSED = 8
 """Dimensions of the mask that are named, the most closed first."""

@@ -28,13 +28,13 @@ from torch import Tensor
 from dpm_edge.env import machine_card
 from dpm_edge.errors import CheckpointError, DataError, DpmError
 from dpm_edge.files import write_whole
+from dpm_edge.layouts import LAYOUTS, read_people
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
 from dpm_edge.train.data import Pictures, decode, to_input
 from dpm_edge.train.evaluate import curves, embed, occlusion_sets, scores, summary
-from dpm_edge.train.layouts import LAYOUTS, read_people
 
 COVERED = (0.1, 0.6)
 """Least and largest share of a picture under its box."""

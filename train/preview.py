@@ -23,7 +23,7 @@ from dpm_edge.train.augment import flip
 from dpm_edge.train.config import Config
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
 from dpm_edge.train.run import device_of, training_people
-from dpm_edge.train.saliency import person_masks
+from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import model_spec
 from dpm_edge.train.transfer import Transfer, transfer
 

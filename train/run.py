@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from dpm_edge.errors import SpecError, nearest
+from dpm_edge.layouts import TrainingPeople, read_people, take, visible_shares
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import distributed, optimisation
 from dpm_edge.train.config import COMPILED, Config
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
-from dpm_edge.train.layouts import TrainingPeople, read_people, take, visible_shares
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.prompts import load_texts
-from dpm_edge.train.saliency import person_masks
+from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import NEEDED, model_spec, network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "training"))
+
 from dpm_edge import spec
+from dpm_edge.layouts import read_people
 from dpm_edge.train.config import Config, override
 from dpm_edge.train.data import Pictures, decode
-from dpm_edge.train.layouts import read_people
 from dpm_edge.train.recipes import recipe
 
 TINY = spec.ModelSpec(

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from histogram import histogram_scores
 
 from dpm_edge.errors import DataError
+from dpm_edge.layouts import read_people
 from dpm_edge.model.network import DPM
 from dpm_edge.train import occluders
 from dpm_edge.train.data import decode, to_input
 from dpm_edge.train.evaluate import covered, evaluate, occlusion_curves, occlusion_sets, spread, summary
-from dpm_edge.train.histogram import histogram_scores
-from dpm_edge.train.layouts import read_people
 
 PRE = TINY.replace(height=64, width_px=32).preprocessing
 
@@ -102,12 +102,13 @@ def test_spread_is_the_mean_distance_from_the_mean_over_its_length(parts):
 def test_scores_of_a_checkpoint_come_with_the_floor_and_both_sides_of_the_neck(market, tmp_path, capsys):
     import json
 
+    import scores
+
     from dpm_edge.model import checkpoint
-    from dpm_edge.train import cli
 
     checkpoint.save(DPM(TINY.replace(height=64, width_px=32)), tmp_path / "net")
-    words = ["scores", str(tmp_path / "net"), "--data", str(market), "--out", str(tmp_path / "scores.json")]
-    assert cli.main(words) == 0
+    words = [str(tmp_path / "net"), "--data", str(market), "--out", str(tmp_path / "scores.json")]
+    assert scores.main(words) == 0
     found = json.loads((tmp_path / "scores.json").read_text())
     assert "machine" in found and list(found["sets"]) == [market.name]
     of_market = found["sets"][market.name]

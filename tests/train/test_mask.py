@@ -11,13 +11,13 @@ import torch
 from conftest import TINY
 
 from dpm_edge.errors import DataError
+from dpm_edge.layouts import read_people, take
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train import losses, mask
 from dpm_edge.train.config import LossConfig
 from dpm_edge.train.criterion import Criterion, Targets
 from dpm_edge.train.data import decode
-from dpm_edge.train.layouts import read_people, take
 
 SPEC = TINY.replace(height=64, width_px=32)
 LESSON = mask.Lesson(pictures=128, epochs=4, batch=16, lr=5e-3)

@@ -1,6 +1,6 @@
 """The table of an ablation that was cut off, from the logs of its runs.
 
-    python -m dpm_edge.train.ablation_left DIR --out FILE.json [--planned 16] [--recipe market_tiny]
+    python benchmarks/training/ablation_logs.py DIR --out FILE.json [--planned 16] [--recipe market_tiny]
                                            [--device NAME --torch VERSION --date DAY]
 
 Rows are compared at the last epoch that all of them reached. The logs hold scores of whole queries alone: covered
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ablation_plan import ROWS, job_folder
 
 from dpm_edge.errors import DataError, DpmError
 from dpm_edge.files import write_whole
-from dpm_edge.train.ablation_plan import ROWS, job_folder
 from dpm_edge.train.evaluate import BOTH
 
 SCORES = ("mAP", "rank1")
@@ -40,7 +40,7 @@ def read_runs(left: Path) -> dict[tuple[str, int], Evaluations]:
     unread = [f"{row}, seed {seed}" for (row, seed), held in found.items() if not held]
     if not found or unread:
         what = f"no evaluation yet of {'; '.join(unread)}" if unread else "no ROW-seedN/log.jsonl of an ablation's rows"
-        raise DataError(f"{left}: {what}; the folder that `train ablation --out` was given is wanted")
+        raise DataError(f"{left}: {what}; the folder that `benchmarks/training/ablation.py --out` was given is wanted")
     return found
 
 

@@ -1,6 +1,6 @@
 """The ablation table: what each part of the method is worth, everything else fixed.
 
-    python -m dpm_edge.train.ablation --data MARKET [--rendered DIR | --init FILE] --out DIR --minutes M
+    python benchmarks/training/ablation.py --data MARKET [--rendered DIR | --init FILE] --out DIR --minutes M
 
 Rows share one saliency file, one set of first weights, one number of steps and one set of covered queries. How many
 rows train at a time on one GPU, and for how many epochs, follows from step times that are measured first. ablation.json
@@ -22,12 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from dpm_edge.env import machine_card
-from dpm_edge.errors import DpmError, SpecError
-from dpm_edge.files import write_whole
-from dpm_edge.progress import say
-from dpm_edge.train.ablation_plan import (
+from ablation_plan import (
     DEFAULT,
     ROWS,
     Plan,
@@ -39,6 +34,11 @@ from dpm_edge.train.ablation_plan import (
     mean,
     measure,
 )
+
+from dpm_edge.env import machine_card
+from dpm_edge.errors import DpmError, SpecError
+from dpm_edge.files import write_whole
+from dpm_edge.progress import say
 
 KEPT = ("epochs", "steps", "pictures_per_second", "summary", "summary_other_neck", "occlusion", "history")
 """What ablation.json keeps of each run."""
@@ -63,7 +63,7 @@ def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> P
     from dpm_edge.train.preview import examples, sheet
     from dpm_edge.train.recipes import recipe as named
     from dpm_edge.train.run import device_of, training_people
-    from dpm_edge.train.saliency import SOURCES, person_masks
+    from dpm_edge.train.saliency.person_masks import SOURCES, person_masks
     from dpm_edge.train.start import model_spec
 
     config = override(named(recipe), overrides)

@@ -1,6 +1,8 @@
 """Where a training step's time goes: milliseconds, operations and waits of each part, and of whole steps.
 
-    python benchmarks/train_step.py [RECIPE] [field=value …]     writes benchmarks/results/train_step-DEVICE-PRESET.json
+    python benchmarks/training/train_step.py [RECIPE] [field=value …]
+
+It writes benchmarks/results/train_step-DEVICE-PRESET.json.
 
 Random pictures of the recipe's size and random identities; medians over --steps steps, each part run alone and waited
 for, so that parts add up to more than a whole step on a GPU. "saliency in the step" is what SPT costs when the saliency
@@ -34,10 +36,10 @@ from dpm_edge.train.loop import autocast, batch_of, train_step, wait_for_gpu
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import Run, device_of, forward_of
-from dpm_edge.train.saliency import SaliencyHead
+from dpm_edge.train.saliency.learned import SaliencyHead
 from dpm_edge.train.start import network
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 WEIGHTLESS = ["model.clip=", "loss.i2t=0", "loss.anchor=0", "transfer.probability=0.5"]
 """What a recipe needs to run without weights and texts, and with SPT."""
 

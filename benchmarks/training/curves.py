@@ -1,6 +1,8 @@
 """Plot mAP and Rank-1 against the covered share, plain beside masked metric, one column per kind of occluder.
 
-dpm-edge train curves RESULTS.json … --out curves.png     results.json of a run or of `mask`, ablation.json, scores.json
+    python benchmarks/training/curves.py RESULTS.json … --out curves.png
+
+RESULTS.json: results.json of a run or of `train mask`, ablation.json, scores.json.
 """
 
 from __future__ import annotations
@@ -79,9 +81,7 @@ def _draw(axis: Any, curve: dict[float, list[float]], label: str, style: str, co
 
 def main(arguments: list[str] | None = None) -> int:
     """Read, plot. Returns the exit code."""
-    made = argparse.ArgumentParser(
-        prog="dpm-edge train curves", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("results", nargs="+", type=Path)
     made.add_argument("--rows", default="", help="only these rows, ; between")
     made.add_argument("--out", type=Path, default=Path("curves.png"))

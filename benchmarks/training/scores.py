@@ -1,6 +1,6 @@
 """Score a checkpoint on a data set: whole and covered queries, both metrics, beside a colour histogram.
 
-dpm-edge train scores CHECKPOINT --data DIR … [--layout market] [--shares 0.2,0.4] --out scores.json
+python benchmarks/training/scores.py CHECKPOINT --data DIR … [--layout market] [--shares 0.2,0.4] --out scores.json
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from histogram import histogram_scores
+
 from dpm_edge.env import machine_card
 from dpm_edge.errors import DpmError
 from dpm_edge.files import write_whole
+from dpm_edge.layouts import LAYOUTS, read_people
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import evaluate, occlusion_curves, occlusion_sets, other_side, spread, summary
-from dpm_edge.train.histogram import histogram_scores
-from dpm_edge.train.layouts import LAYOUTS, read_people
 
 
 def score(net: DPM, layout: str, data: Path, shares: tuple[float, ...] = ()) -> dict[str, Any]:
@@ -43,9 +44,7 @@ def score(net: DPM, layout: str, data: Path, shares: tuple[float, ...] = ()) -> 
 
 def main(arguments: list[str] | None = None) -> int:
     """Score, write, print. Returns the exit code."""
-    made = argparse.ArgumentParser(
-        prog="dpm-edge train scores", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("checkpoint", type=Path)
     made.add_argument("--data", type=Path, nargs="+", required=True, help="one or several, all of --layout")
     made.add_argument("--layout", choices=sorted(LAYOUTS), default="market")

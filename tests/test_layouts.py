@@ -10,9 +10,9 @@ import pytest
 
 from dpm_edge.errors import DataError
 from dpm_edge.evaluation import market_scores
+from dpm_edge.layouts import LAYOUTS, read_people, visible_shares
 from dpm_edge.spec import Preprocessing
 from dpm_edge.train.data import decode
-from dpm_edge.train.layouts import LAYOUTS, read_people, visible_shares
 
 
 def put(root: Path, *names: str) -> Path:

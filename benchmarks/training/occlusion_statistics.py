@@ -1,6 +1,6 @@
 """SPT's occlusions beside random erasing's and the test occluders': how large, where, and with what texture.
 
-    python -m dpm_edge.train.occlusion_statistics RECIPE --data DIR --out FILE.json [field=value …]
+    python benchmarks/training/occlusion_statistics.py RECIPE --data DIR --out FILE.json [field=value …]
 
 For each source: the share of the picture that is covered, the covered region's centre, and the local contrast inside
 it; each as mean, standard deviation and histogram, and the Kullback–Leibler divergence of each histogram from the
@@ -33,7 +33,7 @@ from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import covered
 from dpm_edge.train.preview import Example, examples
 from dpm_edge.train.run import device_of, training_people
-from dpm_edge.train.saliency import person_masks
+from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import model_spec
 
 BINS = {"size": (0.0, 1.0, 20), "row": (0.0, 1.0, 16), "column": (0.0, 1.0, 8), "contrast": (0.0, 100.0, 20)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ablation_logs
+import ablation_plan
 import pytest
-
-from dpm_edge.train import ablation_left, ablation_plan
 
 
 def log(out: Path, row: str, seed: int, scores: dict[int, float], ending: str = "") -> None:
@@ -26,7 +26,7 @@ def test_rows_are_compared_at_the_last_epoch_that_all_reached(tmp_path, capsys):
     log(tmp_path, "full, from scratch", 0, {4: 1.0, 8: 5.0, 12: 9.0})
     out = tmp_path / "left.json"
     words = ["--planned", "12", "--device", "a GPU", "--date", "2026-01-02"]
-    assert ablation_left.main([str(tmp_path), "--out", str(out), *words]) == 0
+    assert ablation_logs.main([str(tmp_path), "--out", str(out), *words]) == 0
     held = json.loads(out.read_text())
     assert held["state"] == "cut off: epoch 8 of 12, whole queries only"
     assert held["state"] in capsys.readouterr().out
@@ -51,6 +51,6 @@ def test_rows_are_compared_at_the_last_epoch_that_all_reached(tmp_path, capsys):
 def test_what_gives_no_table_is_refused(made, said, tmp_path, capsys):
     for row, seed, scores in made:
         log(tmp_path, row, seed, scores)
-    assert ablation_left.main([str(tmp_path), "--out", str(tmp_path / "left.json")]) == 1
+    assert ablation_logs.main([str(tmp_path), "--out", str(tmp_path / "left.json")]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "left.json").exists()
