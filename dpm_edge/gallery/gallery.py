@@ -5,8 +5,12 @@ N rows · D feature dimensions · Q queries · k places
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.audit import Audit
+from dpm_edge.gallery.calibration import Calibration, choose, with_probability
 from dpm_edge.gallery.files import parquet
 from dpm_edge.gallery.files import safetensors as saved
 from dpm_edge.gallery.flusher import Flusher
 from dpm_edge.gallery.ids import Ids
-from dpm_edge.gallery.rows import Rows, Where, payload_json
-from dpm_edge.gallery.search import exact
-from dpm_edge.gallery.search.searching import Searching
+from dpm_edge.gallery.matches import Matches
+from dpm_edge.gallery.retention import due, with_retention
+from dpm_edge.gallery.rows import Rows, Where, named_cameras, new_rows
+from dpm_edge.gallery.search import rerank
+from dpm_edge.gallery.search.query import make_query
 from dpm_edge.gallery.stores.address import create_store, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, new_meta
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "int8")
 
 
-class Gallery(Searching):
+class Gallery:
     """Rows of one model's embeddings, each with a person, a camera, a time, a source and more.
 
     One thread at a time is let in; searches in memory run on every core. Use it in a `with`, or `close` it.
@@ -57,9 +64,12 @@ class Gallery(Searching):
             MissingLibrary: torch or Triton is wanted for the device and not installed.
         """
         if dtype not in DTYPES:
-            raise GalleryError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)} is wanted")
-        super().__init__(store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device))
+            raise GalleryError(f"expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+        self._store = store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device)
         self._ids = Ids(self._store)
+        self._lock = threading.RLock()
+        self._audit = Audit(None)
+        self._flusher: Flusher | None = None
 
     @classmethod
     def for_engine(cls, engine: Engine, dtype: str = "float32", *, device: str = "cpu") -> Gallery:
@@ -97,26 +107,51 @@ class Gallery(Searching):
             return cls.load(place)
         return cls._over(open_store(place), place, flush_every)
 
-    @classmethod
-    def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
-        gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
-        if "://" not in str(place):
-            gallery._audit = Audit(Path(place) / "audit.jsonl")
-            gallery._flusher = Flusher(gallery._flush_now, flush_every)
-        return gallery
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    @property
+    def fingerprint(self) -> str:
+        """The model whose embeddings these are."""
+        return self._store.meta["fingerprint"]
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a feature and of a mask."""
+        return self._store.meta["dimension"]
+
+    @property
+    def store(self) -> Store:
+        """The medium. Hold no thread of your own in it."""
+        return self._store
+
+    def count(
+        self, *, person: Any = None, camera: Any = None, since: float | None = None, until: float | None = None
+    ) -> int:
+        """Rows that fit all that is given."""
+        people = None if person is None else (str(person),)
+        with self._lock:
+            return self._store.count(Where(people=people, cameras=named_cameras(camera), since=since, until=until))
+
+    def ids(self) -> NDArray[np.int64]:
+        """Every row's id, rising."""
+        with self._lock:
+            return self._fitting(Where())
 
     def add(
-        self,
-        embeddings: Embeddings,
-        *,
-        people: Sequence[Any],
-        cameras: Sequence[Any] | None = None,
-        timestamps: Sequence[float] | None = None,
-        tracks: Sequence[Any] | None = None,
-        boxes: ArrayLike | None = None,
-        payloads: Sequence[dict[str, Any]] | None = None,
+        self, embeddings: Embeddings, *, people: Sequence[Any], cameras: Sequence[Any] | None = None,
+        timestamps: Sequence[float] | None = None, tracks: Sequence[Any] | None = None,
+        boxes: ArrayLike | None = None, payloads: Sequence[dict[str, Any]] | None = None,
         ids: Sequence[int] | None = None,
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.int64]:  # fmt: skip
         """Append rows; all of them or, when something is wrong, none.
 
         Args:
@@ -136,34 +171,74 @@ class Gallery(Searching):
             GalleryError: the embeddings are another model's, a label is missing, too long or not finite, a mask leaves
                 0..1, or an id is there already.
         """
-        self._check_model(embeddings)
-        n = len(embeddings)
-        for payload in payloads or []:
-            payload_json(payload)
-        if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
-            raise GalleryError(f"masks reach {embeddings.masks.min()}..{embeddings.masks.max()}; 0..1 is wanted")
-        times = np.full(n, np.nan) if timestamps is None else np.asarray(timestamps, np.float64)
-        if np.isinf(times).any():
-            raise GalleryError("a timestamp is infinite; seconds are wanted, or NaN for unknown")
+        self._check_fingerprint(embeddings.fingerprint, embeddings.dimension)
         with self._lock:
-            names = self._ids.new(n) if ids is None else self._ids.given(ids)
-            rows = Rows(
-                ids=names,
-                features=exact.unit(embeddings.features),
-                masks=embeddings.masks if self._store.meta["masks"] else None,
-                people=_text(people),
-                tracks=[""] * n if tracks is None else _text(tracks),
-                cameras=[""] * n if cameras is None else _text(cameras),
-                timestamps=times,
-                visibility=embeddings.visibility,
-                boxes=np.full((n, 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32),
-                sources=list(embeddings.sources) or [""] * n,
-                payloads=[{} for _ in range(n)] if payloads is None else list(payloads),
-            )
-            if n:
+            rows = new_rows(
+                embeddings, self._ids.new(len(embeddings)) if ids is None else self._ids.given(ids),
+                masks=self._store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
+                boxes=boxes, payloads=payloads,
+            )  # fmt: skip
+            if len(rows):
                 self._store.add(rows)
                 self._changed()
-        return names
+        return rows.ids
+
+    def search(
+        self, queries: Embeddings, k: int = 10, *, metric: str = "masked", camera: Any = None,
+        since: float | None = None, until: float | None = None, min_visibility: float | None = None,
+        exclude_same_camera: bool = False, query_cameras: Sequence[Any] | None = None, candidates: int | None = None,
+        calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
+        by: str = "row", cap: int = 8,
+    ) -> Matches:  # fmt: skip
+        """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
+
+        Args:
+            queries: Q rows of this gallery's model.
+            k: places; more than there are rows leaves places empty.
+            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
+            camera: find only rows of this camera, or of these when it is a list.
+            since: Unix seconds; find only rows from then on.
+            until: Unix seconds; find only rows before.
+            min_visibility: find only rows at least this visible.
+            exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
+            query_cameras: Q names or ids.
+            candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
+            calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
+            prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
+            expand: move each query toward its first so many rows, and search again (query expansion).
+            neighbours: order the candidates by how far neighbourhoods of this size agree (k-reciprocal re-ranking).
+            by: "row", or "person": k people, ordered by one prototype each, made of the rows that fit; a place then
+                holds the person's nearest row.
+            cap: pictures of one person and camera in a prototype at most.
+
+        Raises:
+            GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
+                not kept, cameras are missing, or the calibration is of another model or metric.
+        """
+        self._check_fingerprint(queries.fingerprint, queries.dimension)
+        query = make_query(
+            queries, self._store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
+            candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
+        )  # fmt: skip
+        known = choose(calibration, self._store.meta, metric)
+        with self._lock:
+            (ids, score), similarity = rerank.search(self._store, query)
+            labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
+        return with_probability(Matches.of(ids, similarity, labels, score), known, queries.visibility, prior)
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.
+
+        Raises:
+            GalleryError: it is of another model.
+        """
+        if calibration is not None and calibration.fingerprint != self.fingerprint:
+            raise GalleryError(
+                f"expected a calibration of model {self.fingerprint[:12]}, got one of model "
+                f"{calibration.fingerprint[:12]}. Calibrate that model: dpm-edge calibrate"
+            )
+        self.describe(calibration=None if calibration is None else asdict(calibration))
 
     def rows(self, ids: Sequence[int] | NDArray | None = None, *, vectors: bool = True) -> Rows:
         """Rows by id, in any order; every row, by rising id, without."""
@@ -172,6 +247,45 @@ class Gallery(Searching):
                 return self._store.get(np.asarray(ids, np.int64), vectors=vectors)
             parts = list(self._store.scan(Where(), vectors=vectors))
             return Rows.join(parts) if parts else self._store.get(np.zeros(0, np.int64), vectors=vectors)
+
+    def delete(self, ids: Sequence[int] | NDArray) -> int:
+        """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`."""
+        with self._lock:
+            there = self._store.get(np.unique(np.asarray(ids, np.int64)), vectors=False).ids
+            return self._remove(there, "delete")
+
+    def forget(self, person: Any) -> int:
+        """Remove every row of a person and their bytes from the medium; how many rows there were.
+
+        In memory and in a folder the bytes are gone when this returns. A server's own vacuum takes them later.
+        """
+        with self._lock:
+            removed = self._remove(self._fitting(Where(people=(str(person),))), "forget")
+            self._store.compact()
+            return removed
+
+    def expire(self, older_than: float | None = None, *, camera: Any = None, now: float | None = None) -> int:
+        """Remove rows whose time is more than `older_than` seconds before now; how many there were.
+
+        Rows of unknown time stay. Without `older_than` each camera's own retention acts (`retain`).
+        """
+        now = time.time() if now is None else now
+        with self._lock:
+            if older_than is not None:
+                return self._remove(
+                    self._fitting(Where(cameras=named_cameras(camera), until=now - older_than)), "expire"
+                )
+            return sum(self._remove(self._fitting(where), "expire") for where in due(self._store.meta, now))
+
+    def retain(self, camera: Any, seconds: float | None) -> None:
+        """How long rows of a camera are kept, for `expire()`; None: for ever."""
+        with self._lock:
+            self._store.write_meta(with_retention(self._store.meta, camera, seconds))
+
+    def note(self, what: str, ids: NDArray[np.int64]) -> None:
+        """A line in the audit of rows that left in another way than by `delete`, `forget` and `expire`."""
+        if len(ids):
+            self._audit.write(what, ids)
 
     def merge(self, other: Gallery) -> int:
         """Add every row of another gallery of the same model, under new ids; how many.
@@ -233,12 +347,39 @@ class Gallery(Searching):
         store = saved.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
 
-    def _take_in(self, parts: Any) -> int:
+    def describe(self, **facts: Any) -> dict[str, Any]:
+        """What the store says of itself, after adding `facts` (JSON) to it."""
+        with self._lock:
+            if facts:
+                self._store.write_meta({**self._store.meta, **facts})
+            return dict(self._store.meta)
+
+    def flush(self) -> None:
+        """Every added row survives power loss when this returns."""
+        with self._lock:
+            self._store.flush()
+
+    def close(self) -> None:
+        """Flush and let go of the place."""
+        if self._flusher is not None:
+            self._flusher.stop()
+        with self._lock:
+            self._store.close()
+
+    @classmethod
+    def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
+        gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
+        if "://" not in str(place):
+            gallery._audit = Audit(Path(place) / "audit.jsonl")
+            gallery._flusher = Flusher(gallery._flush_now, flush_every)
+        return gallery
+
+    def _take_in(self, parts: Iterable[Rows]) -> int:
         added = 0
         with self._lock:
             for rows in parts:
                 if rows.masks is None and self._store.meta["masks"]:
-                    raise GalleryError("those rows have no masks, and this gallery keeps masks")
+                    raise GalleryError("expected rows with masks, as this gallery keeps them, got rows without")
                 masks = rows.masks if self._store.meta["masks"] else None
                 changed = {**vars(rows), "ids": self._ids.new(len(rows)), "masks": masks}
                 self._store.add(Rows(**changed))
@@ -246,9 +387,32 @@ class Gallery(Searching):
             self._changed()
         return added
 
-    def _check_model(self, embeddings: Embeddings) -> None:
-        self._check_fingerprint(embeddings.fingerprint, embeddings.dimension)
+    def _flush_now(self) -> None:
+        with self._lock:
+            self._store.flush()
 
+    def _changed(self) -> None:
+        if self._flusher is not None:
+            self._flusher.wanted()
 
-def _text(labels: Sequence[Any]) -> list[str]:
-    return [str(label) for label in labels]
+    def _remove(self, ids: NDArray[np.int64], why: str) -> int:
+        if len(ids):
+            self._store.delete(ids)
+            self._audit.write(why, ids)
+            self._changed()
+        return len(ids)
+
+    def _fitting(self, where: Where) -> NDArray[np.int64]:
+        parts = [rows.ids for rows in self._store.scan(where, vectors=False)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def _check_fingerprint(self, fingerprint: str, dimension: int) -> None:
+        """Refuse embeddings of another model, whose features mean something else."""
+        if fingerprint != self.fingerprint:
+            raise GalleryError(
+                f"expected embeddings of this gallery's model {self.fingerprint[:12]}, got those of model "
+                f"{fingerprint[:12]}. Embed with the engine that the gallery was filled with, or move the gallery to "
+                f"the new model: dpm-edge gallery migrate"
+            )
+        if dimension != self.dimension:
+            raise GalleryError(f"expected embeddings of {self.dimension} dimensions, got {dimension}")

@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.errors import GalleryError
+from dpm_edge.gallery.search.exact import unit
+from dpm_edge.runtime.embeddings import Embeddings
 
 NAME_BYTES = 512
 """Longest person, track or camera, in UTF-8."""
@@ -102,6 +104,50 @@ class Rows:
         return replace(self, features=None, masks=None)
 
 
+def new_rows(
+    embeddings: Embeddings,
+    ids: NDArray[np.int64],
+    *,
+    masks: bool,
+    people: Sequence[Any],
+    cameras: Sequence[Any] | None,
+    timestamps: Sequence[float] | None,
+    tracks: Sequence[Any] | None,
+    boxes: ArrayLike | None,
+    payloads: Sequence[dict[str, Any]] | None,
+) -> Rows:
+    """Embeddings with their labels, as `Gallery.add` takes them; masks: whether the gallery keeps them.
+
+    Raises:
+        GalleryError: a label is missing, too long or not finite, or a mask leaves 0..1.
+    """
+    n = len(embeddings)
+    for payload in payloads or []:
+        payload_json(payload)
+    if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
+        raise GalleryError(f"expected masks in 0..1, got {embeddings.masks.min()}..{embeddings.masks.max()}")
+    times = np.full(n, np.nan) if timestamps is None else np.asarray(timestamps, np.float64)
+    if np.isinf(times).any():
+        raise GalleryError("expected timestamps in seconds, or NaN for unknown, got infinity")
+    return Rows(
+        ids=ids,
+        features=unit(embeddings.features),
+        masks=embeddings.masks if masks else None,
+        people=_text(people),
+        tracks=[""] * n if tracks is None else _text(tracks),
+        cameras=[""] * n if cameras is None else _text(cameras),
+        timestamps=times,
+        visibility=embeddings.visibility,
+        boxes=np.full((n, 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32),
+        sources=list(embeddings.sources) or [""] * n,
+        payloads=[{} for _ in range(n)] if payloads is None else list(payloads),
+    )
+
+
+def _text(labels: Sequence[Any]) -> list[str]:
+    return [str(label) for label in labels]
+
+
 def payload_json(payload: Any) -> str:
     """A payload as JSON.
 
@@ -117,6 +163,13 @@ def payload_json(payload: Any) -> str:
     if len(text.encode()) > PAYLOAD_BYTES:
         raise GalleryError(f"a payload has {len(text.encode())} bytes as JSON; {PAYLOAD_BYTES} at most is wanted")
     return text
+
+
+def named_cameras(camera: Any) -> tuple[str, ...] | None:
+    """One camera or several as a filter takes them; None: any."""
+    if camera is None:
+        return None
+    return tuple(str(c) for c in camera) if isinstance(camera, list | tuple) else (str(camera),)
 
 
 @dataclass(frozen=True, kw_only=True)
