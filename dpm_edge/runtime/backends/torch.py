@@ -188,9 +188,7 @@ class Lane:
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._host = torch.zeros(most, *shape, pin_memory=on_gpu)
         self._frame = torch.empty(0, dtype=torch.uint8)
-        std, mean = np.asarray(pre.std, np.float64), np.asarray(pre.mean, np.float64)
-        affine = np.stack([1 / (255 * std), -mean / std]).astype(np.float32)
-        self._affine = torch.from_numpy(affine).to(device)
+        self._affine = torch.tensor(pre.affine(), dtype=torch.float32, device=device)
         self._input = torch.zeros(most, *shape, device=device, dtype=dtype)
         self._ready = ready
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
