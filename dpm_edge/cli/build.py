@@ -94,7 +94,7 @@ def command(
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
-    from dpm_edge.build import Budget, PlanOptions, build
+    from dpm_edge.build import AccuracyBudget, PlanOptions, build
     from dpm_edge.build.trt.options import default_timing_cache
     from dpm_edge.cli.inspect import show
 
@@ -107,7 +107,7 @@ def command(
         calibrate=calibrate,
         batch=batch,
         labelled=labelled,
-        budget=Budget(cosine=cosine, map_points=budget),
+        budget=AccuracyBudget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
         mask_head=mask_head,
         plan=PlanOptions(

@@ -41,11 +41,11 @@ def command(
     Example:
       dpm-edge refit engine runs/dpm-s/next.safetensors -o engine-next
     """
-    from dpm_edge.build import Budget
+    from dpm_edge.build import AccuracyBudget
     from dpm_edge.build.refit import refit
     from dpm_edge.cli.inspect import show
 
-    limits = Budget(cosine=cosine, map_points=budget)
+    limits = AccuracyBudget(cosine=cosine, map_points=budget)
     manifest = refit(
         engine,
         model,
