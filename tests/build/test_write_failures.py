@@ -81,7 +81,9 @@ def test_a_build_that_is_killed_leaves_the_old_engine(model: Path, crops: Path, 
     assert build(model, out, calibrate=crops, progress=False).fingerprint == first.fingerprint, "and can be built again"
 
 
-@pytest.mark.parametrize(("more", "says"), [({}, "unverified with --force"), ({"precision": "auto"}, "to time the eng")])
+@pytest.mark.parametrize(
+    ("more", "says"), [({}, "unverified with --force"), ({"precision": "auto"}, "to time the eng")]
+)
 def test_a_plan_that_cannot_be_opened_here_is_refused_before_it_is_built(
     more: dict, says: str, model: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
