@@ -30,7 +30,10 @@ def write_openvino(model: ModelProto, folder: Path, spec: ModelSpec, batch: Batc
     core = openvino.Core()
     capabilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
-        raise SpecError(f"this CPU computes no bf16 (OpenVINO: {', '.join(capabilities)}). Build fp32 or int8 instead")
+        raise SpecError(
+            f"expected a CPU that computes bf16, got one with {', '.join(capabilities)} (OpenVINO). "
+            "Build fp32 or int8 instead"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "model.onnx"
         onnx.save_model(model, source)

@@ -49,9 +49,9 @@ def assemble(
         SpecError: the plugin computes no mask generator of this kind.
     """
     plugin = plugin_library() if mask_head == "plugin" else None
-    apart = mask_head_nodes(model, spec) if plugin else []
+    replaced = mask_head_nodes(model, spec) if plugin else []
     if precision in CALIBRATED:
-        model = _calibrated(model, spec.preprocessing, precision, calibration, apart, quiet)
+        model = _calibrated(model, spec.preprocessing, precision, calibration, replaced, quiet)
         precision = "fp16"
     if plugin:
         model = with_mask_head_plugin(model, spec)
@@ -64,15 +64,17 @@ def assemble(
 
 
 def _calibrated(
-    model: ModelProto, pre: Preprocessing, precision: str, calibration: list[Path], apart: list[str], quiet: bool
+    model: ModelProto, pre: Preprocessing, precision: str, calibration: list[Path], replaced: list[str], quiet: bool
 ) -> ModelProto:
-    """The graph with its products quantised, but for those with outliers and the nodes kept apart."""
-    some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
-    kept = peaked(model, some)
+    """The graph with its products quantised, but for those with outliers and the nodes that the plugin replaces."""
     if not quiet:
-        say(f"calibrating on {len(calibration)} crops; {len(kept)} products with outliers stay in float")
+        say(f"calibrating on {len(calibration)} crops")
+    some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
+    kept_float = peaked(model, some)
+    if not quiet:
+        say(f"{len(kept_float)} products with outliers stay in float")
     paths = track(calibration, what="calibrating", quiet=quiet)
-    return quantise(model, (preprocess([read_image(path)], pre) for path in paths), [*kept, *apart], precision)
+    return quantise(model, (preprocess([read_image(path)], pre) for path in paths), [*kept_float, *replaced], precision)
 
 
 def _optional_plugin(quiet: bool) -> Path | None:

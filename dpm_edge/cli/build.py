@@ -94,7 +94,7 @@ def build(
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
-    from dpm_edge.build import Budget, PlanOptions
+    from dpm_edge.build import AccuracyBudget, PlanOptions
     from dpm_edge.build import build as build_engine
     from dpm_edge.build.trt.options import default_timing_cache
     from dpm_edge.cli.engine import print_manifest
@@ -108,7 +108,7 @@ def build(
         calibrate=calibrate,
         batch=batch,
         labelled=labelled,
-        budget=Budget(cosine=cosine, map_points=budget),
+        budget=AccuracyBudget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
         mask_head=mask_head,
         plan=PlanOptions(
@@ -158,11 +158,11 @@ def refit(
     Example:
       dpm-edge refit engine runs/dpm-s/next.safetensors -o engine-next
     """
-    from dpm_edge.build import Budget
+    from dpm_edge.build import AccuracyBudget
     from dpm_edge.build.refit import refit as refit_engine
     from dpm_edge.cli.engine import print_manifest
 
-    limits = Budget(cosine=cosine, map_points=budget)
+    limits = AccuracyBudget(cosine=cosine, map_points=budget)
     manifest = refit_engine(
         engine,
         model,

@@ -1,11 +1,14 @@
-"""Build a plan: parse the typed graph, set the builder up, build, and say what came out.
+"""Build a plan: parse the typed graph, set the builder up, build, and count in which precision its layers compute.
 
 B images · H×W pixels
 """
 
 from __future__ import annotations
 
+import json
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +19,9 @@ import onnx
 from onnx import ModelProto
 
 from dpm_edge.build.portable import INPUT
-from dpm_edge.build.trt import layers, timing_cache, trtexec
+from dpm_edge.build.trt import timing_cache
 from dpm_edge.build.trt.monitor import progress_monitor, stoppable
-from dpm_edge.build.trt.options import PlanOptions
+from dpm_edge.build.trt.options import PlanOptions, trtexec_command
 from dpm_edge.errors import EngineError, SpecError
 from dpm_edge.files import sha256
 from dpm_edge.gpu import Gpu, probe
@@ -32,10 +35,19 @@ if TYPE_CHECKING:
 PLAN = "engine.plan"
 NO_GPU = Gpu(name="GPU", compute_capability="", memory=0, integrated=False, driver="", cuda="")
 """What a plan is said to be for where the GPU cannot be asked: TensorRT for RTX builds without one."""
+PRECISION_WORDS = (
+    ("bf16", r"bf16|bfloat16"),
+    ("fp8", r"fp8|float8"),
+    ("fp16", r"fp16|half"),
+    ("int8", r"int8"),
+    ("fp32", r"fp32|float"),
+)
+"""Precision → what the engine inspector calls it, which differs between versions: "Half", "Row major linear FP16
+format". The first that fits counts."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuiltPlan:
     """A plan that was built, and what a manifest says of it."""
 
     file: str
@@ -59,7 +71,7 @@ def write_plan(
     *,
     plugin: Path | None = None,
     quiet: bool = False,
-) -> Plan:
+) -> BuiltPlan:
     """Write the typed graph and its plan for the GPU of this machine.
 
     Args:
@@ -119,7 +131,7 @@ def write_plan(
         layers=counted,
     )
     device = gpu.name if gpu is NO_GPU else gpu.device
-    return Plan(PLAN, device, card, resources, trtexec.command(backend, pre, profiles, options, plugin))
+    return BuiltPlan(PLAN, device, card, resources, trtexec_command(backend, pre, profiles, options, plugin))
 
 
 def _build(
@@ -138,7 +150,7 @@ def _build(
         builder = trt.Builder(log)
     except (RuntimeError, TypeError) as error:
         raise EngineError(
-            f"cannot build here ({error}); it wants a GPU and its driver. "
+            f"cannot build here ({error}): expected a GPU and its driver. "
             "Run the same command on the device that is to run the engine"
         ) from error
     if plugin is not None:
@@ -166,7 +178,7 @@ def _build(
         raise EngineError("built no engine")
     if cache is not None:
         timing_cache.save(cache, config)
-    return plan, layers.of_network(trt, network)
+    return plan, layers_of_network(trt, network)
 
 
 def _configure(trt: ModuleType, config: tensorrt.IBuilderConfig, options: PlanOptions) -> None:
@@ -194,8 +206,8 @@ def _configure(trt: ModuleType, config: tensorrt.IBuilderConfig, options: PlanOp
         level = levels[options.hardware_compatibility]
         if level is None:
             raise SpecError(
-                f"TensorRT {trt.__version__} has no hardware compatibility {options.hardware_compatibility!r}; "
-                "ampere_plus, none, or a newer TensorRT is wanted"
+                f"expected a hardware compatibility that TensorRT {trt.__version__} has, got "
+                f"{options.hardware_compatibility!r}. Use ampere_plus or none, or a newer TensorRT"
             )
         config.hardware_compatibility_level = level
 
@@ -209,7 +221,7 @@ def _look_inside(
     if engine is None:
         raise EngineError("cannot open the plan that it built")
     inspector = engine.create_engine_inspector()
-    counted = layers.of_plan(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    counted = layers_of_plan(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     return counted, {
         "layers_of": "plan",
         "plan_layers": engine.num_layers,
@@ -221,3 +233,37 @@ def _strongly_typed(trt: ModuleType) -> int:
     """The network flag of strong typing; TensorRT for RTX may have none, its networks always are."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
+
+
+def layers_of_network(trt: ModuleType, network: tensorrt.INetworkDefinition) -> dict[str, int]:
+    """Layers of a typed network by the type of their first output, before the builder fuses them."""
+    names = {
+        trt.DataType.FLOAT: "fp32",
+        trt.DataType.HALF: "fp16",
+        trt.DataType.BF16: "bf16",
+        trt.DataType.INT8: "int8",
+        trt.DataType.FP8: "fp8",
+    }
+    counts: Counter[str] = Counter()
+    for index in range(network.num_layers):
+        layer: tensorrt.ILayer = network.get_layer(index)
+        if layer.num_outputs:
+            counts[names.get(layer.get_output(0).dtype, "other")] += 1
+    return dict(sorted(counts.items()))
+
+
+def layers_of_plan(information: str) -> dict[str, int]:
+    """Layers of a built plan by the type of their first output, from the engine inspector's JSON."""
+    counts: Counter[str] = Counter()
+    for layer in json.loads(information).get("Layers", ()):
+        if not isinstance(layer, dict):
+            continue  # names only: the plan was built without details
+        outputs = layer.get("Outputs") or [{}]
+        counts[_precision(str(outputs[0].get("Format/Datatype", "")))] += 1
+    return dict(sorted(counts.items()))
+
+
+def _precision(text: str) -> str:
+    """A precision from the inspector's words; "other" for integers, booleans and what is not known."""
+    lower = text.lower()
+    return next((name for name, words in PRECISION_WORDS if re.search(words, lower)), "other")

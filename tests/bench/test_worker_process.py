@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from dpm_edge.bench.apart import Apart
+from dpm_edge.bench.worker import WorkerProcess
 from dpm_edge.errors import DpmError, EngineError
 
 
-class Counted:
+class CountsCalls:
     """Something to be made in another process."""
 
     def __init__(self, start: int) -> None:
@@ -34,7 +34,7 @@ class Counted:
 
 
 def test_calls_answers_errors_and_death() -> None:
-    with Apart(Counted, 5, name="a counter") as counter:
+    with WorkerProcess(CountsCalls, 5, name="a counter") as counter:
         count, process = counter.call("add", 2)
         assert count == 7 and process != os.getpid()
         with pytest.raises(DpmError, match=r"a counter: ZeroDivisionError"):
@@ -49,11 +49,11 @@ def test_calls_answers_errors_and_death() -> None:
 
 def test_what_cannot_be_made_says_why() -> None:
     with pytest.raises(DpmError, match=r"^a counter: below zero$"):
-        Apart(Counted, -1, name="a counter")
+        WorkerProcess(CountsCalls, -1, name="a counter")
 
 
 def test_leaving_in_the_middle_of_a_call_ends_the_process() -> None:
-    with pytest.raises(KeyboardInterrupt), Apart(Counted, 0, name="a counter") as counter:
+    with pytest.raises(KeyboardInterrupt), WorkerProcess(CountsCalls, 0, name="a counter") as counter:
         process = counter.call("add", 0)[1]
         counter._pipe.send(("hang", ()))
         raise KeyboardInterrupt
