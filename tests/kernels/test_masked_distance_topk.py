@@ -108,7 +108,10 @@ def test_no_buffer_of_b_by_n(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"k": 0}, "1 to 128"),
         ({"k": 129}, "1 to 128"),
         ({"row_filter": torch.ones(5)}, r"contiguous uint8 \(5,\) or \(2, 1\)"),
-        ({"junk": tuple(torch.ones(x, dtype=torch.int64) for x in (2, 2, 5, 5))}, r"q_person to be int32 \(2,\) on cpu, got int64"),
+        (
+            {"junk": tuple(torch.ones(x, dtype=torch.int64) for x in (2, 2, 5, 5))},
+            r"q_person to be int32 \(2,\) on cpu, got int64",
+        ),
     ],
 )
 def test_an_error_says_what_was_expected(arguments: dict, said: str) -> None:
