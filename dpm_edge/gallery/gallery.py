@@ -27,11 +27,12 @@ from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where, named_cameras, new_rows
 from dpm_edge.gallery.search import rerank
-from dpm_edge.gallery.search.query import make_query
+from dpm_edge.gallery.search.query import make_query, with_vectors
 from dpm_edge.gallery.stores.address import create_store, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, new_meta
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
@@ -56,12 +57,13 @@ class Gallery:
     ) -> None:
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
-        device: "cuda" searches a copy of the rows on a GPU, with the same answers.
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers, and lets an engine there search
+            them behind its network (`Engine.search`).
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
             GalleryError: the dtype is another, or there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         if dtype not in DTYPES:
             raise GalleryError(f"expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
@@ -184,7 +186,7 @@ class Gallery:
         return rows.ids
 
     def search(
-        self, queries: Embeddings, k: int = 10, *, metric: str = "masked", camera: Any = None,
+        self, queries: Embeddings | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
         since: float | None = None, until: float | None = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Sequence[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
@@ -193,7 +195,7 @@ class Gallery:
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
-            queries: Q rows of this gallery's model.
+            queries: Q rows of this gallery's model; or the people in a frame, as `Engine.search` passes them.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
             camera: find only rows of this camera, or of these when it is a list.
@@ -222,7 +224,13 @@ class Gallery:
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
         )  # fmt: skip
         known = choose(calibration, self._store.meta, metric)
+        if isinstance(queries, FrameQueries) and (query.reranked or not self._lies_where(queries)):
+            queries = queries.embed()
+            query = with_vectors(query, queries)
         with self._lock:
+            if isinstance(queries, FrameQueries):
+                assert isinstance(self._store, MemoryStore), "no other store lies on a GPU"
+                queries, query = self._store.embed(queries, query)
             (ids, score), similarity = rerank.search(self._store, query)
             labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
         return with_probability(Matches.of(ids, similarity, labels, score), known, queries.visibility, prior)
@@ -342,7 +350,7 @@ class Gallery:
 
         Raises:
             GalleryError: the file is missing, damaged or cut short, or holds something else; there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         store = saved.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
@@ -405,6 +413,10 @@ class Gallery:
     def _fitting(self, where: Where) -> NDArray[np.int64]:
         parts = [rows.ids for rows in self._store.scan(where, vectors=False)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def _lies_where(self, queries: FrameQueries) -> bool:
+        """Whether the rows lie on the GPU of the engine that will embed these queries."""
+        return self._store.place != "" and self._store.place == queries.place
 
     def _check_fingerprint(self, fingerprint: str, dimension: int) -> None:
         """Refuse embeddings of another model, whose features mean something else."""
