@@ -5,7 +5,7 @@ N rows · D feature dimensions · Q queries · k places
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from dpm_edge.gallery.audit import Audit
 from dpm_edge.gallery.files import parquet
 from dpm_edge.gallery.files import safetensors as saved
 from dpm_edge.gallery.flusher import Flusher
-from dpm_edge.gallery.ids import Ids
-from dpm_edge.gallery.rows import Rows, Where, payload_json
+from dpm_edge.gallery.ids import Ids, whole_numbers
+from dpm_edge.gallery.labels import box_array, column, label_column, payload_list
+from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact
 from dpm_edge.gallery.search.searching import Searching
 from dpm_edge.gallery.stores.address import create_store, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, new_meta
+from dpm_edge.gallery.times import timestamps as unix_seconds
 from dpm_edge.runtime.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -109,23 +111,24 @@ class Gallery(Searching):
         self,
         embeddings: Embeddings,
         *,
-        people: Sequence[Any],
-        cameras: Sequence[Any] | None = None,
-        timestamps: Sequence[float] | None = None,
-        tracks: Sequence[Any] | None = None,
+        people: Iterable[Any],
+        cameras: Iterable[Any] | None = None,
+        timestamps: Iterable[Any] | None = None,
+        tracks: Iterable[Any] | None = None,
         boxes: ArrayLike | None = None,
-        payloads: Sequence[dict[str, Any]] | None = None,
-        ids: Sequence[int] | None = None,
+        payloads: Iterable[dict[str, Any] | None] | None = None,
+        ids: Iterable[int] | None = None,
     ) -> NDArray[np.int64]:
         """Append rows; all of them or, when something is wrong, none.
 
         Args:
             embeddings: n rows of this gallery's model; their sources and visibility are kept too.
-            people: n names or ids, kept as text; "" for nobody known.
-            cameras: n names or ids, kept as text; empty without.
-            timestamps: n Unix seconds, in any order; NaN without.
-            tracks: n names of appearances, kept as text.
-            boxes: (n, 4) x0, y0, x1, y1 in pixels.
+            people: n names or numbers, kept as text; "", None and NaN are nobody known.
+            cameras: n names or numbers, kept as text; "", None and NaN are no known camera.
+            timestamps: n Unix seconds, aware datetimes, datetime64 (UTC) or ISO 8601 texts with a zone, in any order;
+                None and NaN are unknown.
+            tracks: n ids of appearances, kept as text.
+            boxes: (n, 4) x0, y0, x1, y1 in pixels; NaN is unknown.
             payloads: n dicts of JSON values.
             ids: n whole numbers, 0 or more, new to the gallery; given by the gallery without.
 
@@ -138,38 +141,41 @@ class Gallery(Searching):
         """
         self._check_model(embeddings)
         n = len(embeddings)
-        for payload in payloads or []:
-            payload_json(payload)
         if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
-            raise GalleryError(f"masks reach {embeddings.masks.min()}..{embeddings.masks.max()}; 0..1 is wanted")
-        times = np.full(n, np.nan) if timestamps is None else np.asarray(timestamps, np.float64)
-        if np.isinf(times).any():
-            raise GalleryError("a timestamp is infinite; seconds are wanted, or NaN for unknown")
+            raise GalleryError(f"expected masks in 0..1, got {embeddings.masks.min()}..{embeddings.masks.max()}")
+        named: dict[str, Any] = {
+            "people": label_column(column(people, n, "people"), n, "people"),
+            "tracks": label_column(tracks, n, "tracks"),
+            "cameras": label_column(cameras, n, "cameras"),
+            "timestamps": unix_seconds(timestamps, n),
+            "boxes": box_array(boxes, n),
+            "payloads": payload_list(payloads, n),
+        }
         with self._lock:
-            names = self._ids.new(n) if ids is None else self._ids.given(ids)
+            new_ids = self._ids.new(n) if ids is None else self._ids.given(ids)
             rows = Rows(
-                ids=names,
+                ids=new_ids,
                 features=exact.unit(embeddings.features),
                 masks=embeddings.masks if self._store.meta["masks"] else None,
-                people=_text(people),
-                tracks=[""] * n if tracks is None else _text(tracks),
-                cameras=[""] * n if cameras is None else _text(cameras),
-                timestamps=times,
                 visibility=embeddings.visibility,
-                boxes=np.full((n, 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32),
                 sources=list(embeddings.sources) or [""] * n,
-                payloads=[{} for _ in range(n)] if payloads is None else list(payloads),
+                **named,
             )
             if n:
                 self._store.add(rows)
                 self._changed()
-        return names
+        return new_ids
 
-    def rows(self, ids: Sequence[int] | NDArray | None = None, *, vectors: bool = True) -> Rows:
-        """Rows by id, in any order; every row, by rising id, without."""
+    def rows(self, ids: Iterable[int] | None = None, *, vectors: bool = True) -> Rows:
+        """Rows by id, in any order; every row, by rising id, without.
+
+        Raises:
+            GalleryError: an id is no whole number.
+        """
+        wanted = None if ids is None else whole_numbers(ids)
         with self._lock:
-            if ids is not None:
-                return self._store.get(np.asarray(ids, np.int64), vectors=vectors)
+            if wanted is not None:
+                return self._store.get(wanted, vectors=vectors)
             parts = list(self._store.scan(Where(), vectors=vectors))
             return Rows.join(parts) if parts else self._store.get(np.zeros(0, np.int64), vectors=vectors)
 
@@ -248,7 +254,3 @@ class Gallery(Searching):
 
     def _check_model(self, embeddings: Embeddings) -> None:
         self._check_fingerprint(embeddings.fingerprint, embeddings.dimension)
-
-
-def _text(labels: Sequence[Any]) -> list[str]:
-    return [str(label) for label in labels]

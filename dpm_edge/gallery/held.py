@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.audit import Audit
 from dpm_edge.gallery.flusher import Flusher
+from dpm_edge.gallery.ids import whole_numbers
+from dpm_edge.gallery.labels import label, names_to_find
 from dpm_edge.gallery.rows import Where
 from dpm_edge.gallery.stores.store import Store
+from dpm_edge.gallery.times import duration, moment
 
 Self = TypeVar("Self", bound="Held")
 
@@ -56,13 +59,20 @@ class Held:
         """The medium. Hold no thread of your own in it."""
         return self._store
 
-    def count(
-        self, *, person: Any = None, camera: Any = None, since: float | None = None, until: float | None = None
-    ) -> int:
-        """Rows that fit all that is given."""
-        people = None if person is None else (str(person),)
+    def count(self, *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None) -> int:
+        """Count the rows that fit all that is given: one or several people and cameras, times as `add` takes them.
+
+        Raises:
+            GalleryError: a person or camera stands for unknown, or a time is none.
+        """
+        where = Where(
+            people=names_to_find(person, "person"),
+            cameras=names_to_find(camera, "camera"),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+        )
         with self._lock:
-            return self._store.count(Where(people=people, cameras=named_cameras(camera), since=since, until=until))
+            return self._store.count(where)
 
     def ids(self) -> NDArray[np.int64]:
         """Every row's id, rising."""
@@ -74,41 +84,73 @@ class Held:
         if len(ids):
             self._audit.write(what, ids)
 
-    def delete(self, ids: Sequence[int] | NDArray) -> int:
-        """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`."""
+    def delete(self, ids: Iterable[int]) -> int:
+        """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`.
+
+        Raises:
+            GalleryError: an id is no whole number; nothing was removed.
+        """
+        wanted = np.unique(whole_numbers(ids))
         with self._lock:
-            there = self._store.get(np.unique(np.asarray(ids, np.int64)), vectors=False).ids
+            there = self._store.get(wanted, vectors=False).ids
             return self._remove(there, "delete")
 
     def forget(self, person: Any) -> int:
-        """Remove every row of a person and their bytes from the medium; how many rows there were.
+        """Remove every row of a person, or of several, and their bytes from the medium; how many rows there were.
 
         In memory and in a folder the bytes are gone when this returns. A server's own vacuum takes them later.
+
+        Raises:
+            GalleryError: the person stands for unknown, or bytes could not be removed; call it again then.
         """
+        people = names_to_find(person, "person")
+        if people is None:
+            raise GalleryError("expected a person to forget, got None. Rows of nobody known are removed by `delete`")
         with self._lock:
-            removed = self._remove(self._fitting(Where(people=(str(person),))), "forget")
+            removed = self._remove(self._fitting(Where(people=people)), "forget")
             self._store.compact()
             return removed
 
-    def expire(self, older_than: float | None = None, *, camera: Any = None, now: float | None = None) -> int:
-        """Remove rows whose time is more than `older_than` seconds before now; how many there were.
+    def expire(self, older_than: Any = None, *, camera: Any = None, now: Any = None) -> int:
+        """Remove rows whose time is more than `older_than` before now; how many there were.
 
         Rows of unknown time stay. Without `older_than` each camera's own retention acts (`retain`).
+
+        Args:
+            older_than: seconds, a timedelta, or text such as "30d" or "12h".
+            camera: only rows of this camera, or of these.
+            now: another moment than this one.
+
+        Raises:
+            GalleryError: the duration, the camera or the moment is none; nothing was removed.
         """
-        now = time.time() if now is None else now
+        at = moment(now, "now")
+        at = time.time() if at is None else at
+        cameras = names_to_find(camera, "camera")
         with self._lock:
             if older_than is not None:
-                return self._remove(
-                    self._fitting(Where(cameras=named_cameras(camera), until=now - older_than)), "expire"
-                )
+                until = at - duration(older_than, "older_than")
+                return self._remove(self._fitting(Where(cameras=cameras, until=until)), "expire")
             kept = self._store.meta.get("retention", {})
-            due = [Where(cameras=(name,), until=now - seconds) for name, seconds in kept.items()]
+            due = [
+                Where(cameras=(name,), until=at - duration(length, f"the retention of {name}"))
+                for name, length in kept.items()
+                if cameras is None or name in cameras
+            ]
             return sum(self._remove(self._fitting(where), "expire") for where in due)
 
-    def retain(self, camera: Any, seconds: float | None) -> None:
-        """How long rows of a camera are kept, for `expire()`; None: for ever."""
+    def retain(self, camera: Any, length: Any) -> None:
+        """Set how long rows of a camera are kept, for `expire()`: as `older_than` there; None: for ever.
+
+        Raises:
+            GalleryError: the duration is none, or the camera stands for unknown; nothing was written.
+        """
+        name = label(camera, "camera")
+        if not name:
+            raise GalleryError(f"expected a camera whose rows are kept so long, got {camera!r}")
+        seconds = None if length is None else duration(length, "retain")
         with self._lock:
-            kept = {**self._store.meta.get("retention", {}), str(camera): seconds}
+            kept = {**self._store.meta.get("retention", {}), name: seconds}
             kept = {name: value for name, value in kept.items() if value is not None}
             self._store.write_meta({**self._store.meta, "retention": kept})
 
@@ -154,14 +196,8 @@ class Held:
         """Refuse embeddings of another model, whose features mean something else."""
         if fingerprint != self.fingerprint:
             raise GalleryError(
-                f"these embeddings are of model {fingerprint[:12]}; this gallery holds model {self.fingerprint[:12]}. "
-                f"Embed both with one engine"
+                f"expected embeddings of model {self.fingerprint[:12]}, which this gallery holds, got model "
+                f"{fingerprint[:12]}. Embed both with one engine"
             )
         if dimension != self.dimension:
-            raise GalleryError(f"embeddings have {dimension} dimensions; {self.dimension} is wanted")
-
-
-def named_cameras(camera: Any) -> tuple[str, ...] | None:
-    if camera is None:
-        return None
-    return tuple(str(c) for c in camera) if isinstance(camera, list | tuple) else (str(camera),)
+            raise GalleryError(f"expected embeddings of {self.dimension} dimensions, got {dimension}")

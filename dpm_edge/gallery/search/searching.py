@@ -5,7 +5,7 @@ Q queries · k places · K candidates · D feature dimensions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 
 from dpm_edge.errors import GalleryError, nearest
 from dpm_edge.gallery.calibration import Calibration
-from dpm_edge.gallery.held import Held, named_cameras
+from dpm_edge.gallery.held import Held
+from dpm_edge.gallery.labels import label_column, names_to_find
 from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Where
 from dpm_edge.gallery.search.rerank import Steps, search_in_steps
 from dpm_edge.gallery.stores.store import Asked
+from dpm_edge.gallery.times import moment
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
 
@@ -36,11 +38,11 @@ class Searching(Held):
         *,
         metric: str = "masked",
         camera: Any = None,
-        since: float | None = None,
-        until: float | None = None,
+        since: Any = None,
+        until: Any = None,
         min_visibility: float | None = None,
         exclude_same_camera: bool = False,
-        query_cameras: Sequence[Any] | None = None,
+        query_cameras: Iterable[Any] | None = None,
         candidates: int | None = None,
         calibration: Calibration | None = None,
         prior: float = 0.5,
@@ -55,12 +57,12 @@ class Searching(Held):
             queries: Q rows of this gallery's model.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
-            camera: find only rows of this camera, or of these when it is a list.
-            since: Unix seconds; find only rows from then on.
-            until: Unix seconds; find only rows before.
+            camera: find only rows of this camera, or of these when it is a collection.
+            since: find only rows from then on: Unix seconds, an aware datetime, datetime64 (UTC) or ISO 8601 text.
+            until: find only rows before.
             min_visibility: find only rows at least this visible.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
-            query_cameras: Q names or ids.
+            query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
             candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
             calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
             prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
@@ -88,10 +90,15 @@ class Searching(Held):
             masks=queries.masks,
             k=k,
             metric=metric,
-            where=Where(cameras=named_cameras(camera), since=since, until=until, min_visibility=min_visibility),
+            where=Where(
+                cameras=names_to_find(camera, "camera"),
+                since=moment(since, "since"),
+                until=moment(until, "until"),
+                min_visibility=min_visibility,
+            ),
             own_cameras=None
             if not exclude_same_camera or query_cameras is None
-            else [str(one) for one in query_cameras],
+            else label_column(query_cameras, len(queries), "query_cameras"),
             candidates=candidates or max(factor * k, LEAST_CANDIDATES),
         )
         with self._lock:
@@ -139,7 +146,7 @@ class Searching(Held):
         return given
 
     def _check_search(
-        self, queries: Embeddings, k: int, metric: str, exclude: bool, cameras: Sequence[Any] | None
+        self, queries: Embeddings, k: int, metric: str, exclude: bool, cameras: Iterable[Any] | None
     ) -> None:
         if metric not in METRICS:
             raise GalleryError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
@@ -149,6 +156,5 @@ class Searching(Held):
             )
         if k < 1:
             raise GalleryError(f"k is {k}; 1 or more is wanted")
-        if exclude and (cameras is None or len(cameras) != len(queries)):
-            came = "none" if cameras is None else len(cameras)
-            raise GalleryError(f"exclude_same_camera wants query_cameras, {len(queries)} of them; {came} came")
+        if exclude and cameras is None:
+            raise GalleryError(f"expected {len(queries)} query_cameras for exclude_same_camera, got none")

@@ -36,7 +36,7 @@ class Asked:
     metric: str
     where: Where
     own_cameras: list[str] | None
-    """(Q,) a query finds no row of its own camera; None: it may."""
+    """(Q,) a query finds no row of its own camera, "" has none; None: it may."""
     candidates: int
     """K of the stores that re-rank; at least k."""
 
@@ -46,6 +46,8 @@ class Store(ABC):
 
     meta: dict[str, Any]
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
+    one_writer = True
+    """Nobody else adds rows meanwhile."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
