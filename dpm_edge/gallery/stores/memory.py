@@ -86,7 +86,7 @@ class MemoryStore(Store):
         ids = self.column("ids")
         own = None
         if query.own_cameras is not None:
-            own = np.array([self._names["cameras"].code(camera) for camera in query.own_cameras], np.int32)
+            own = np.array([self._names["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
         vectors = exact.Vectors(
             self.column("features"), self.column("masks") if self.meta["masks"] else None, self.column("squares")
         )

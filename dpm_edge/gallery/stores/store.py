@@ -30,6 +30,8 @@ class Store(ABC):
 
     meta: dict[str, Any]
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
+    one_writer = True
+    """Nobody else adds rows meanwhile."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
