@@ -5,7 +5,7 @@ Q queries · k places · K candidates · D feature dimensions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, nearest
-from dpm_edge.gallery.rows import Where, named_cameras
+from dpm_edge.gallery.labels import label_column, names_to_find
+from dpm_edge.gallery.rows import Where
+from dpm_edge.gallery.times import moment
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frame_queries import FrameQueries, Nearest
@@ -35,7 +37,7 @@ class Query:
     metric: str
     where: Where
     own_cameras: list[str] | None
-    """(Q,) a query finds no row of its own camera; None: it may."""
+    """(Q,) a query finds no row of its own camera, "" has none; None: it may."""
     candidates: int
     """K of the stores that re-rank; at least k."""
     expand: int = 0
@@ -58,11 +60,11 @@ def make_query(
     k: int,
     metric: str,
     camera: Any,
-    since: float | None,
-    until: float | None,
+    since: Any,
+    until: Any,
     min_visibility: float | None,
     exclude_same_camera: bool,
-    query_cameras: Sequence[Any] | None,
+    query_cameras: Iterable[Any] | None,
     candidates: int | None,
     expand: int,
     neighbours: int,
@@ -85,12 +87,8 @@ def make_query(
         )
     if k < 1:
         raise GalleryError(f"expected k of 1 or more, got {k}")
-    if exclude_same_camera and (query_cameras is None or len(query_cameras) != len(queries)):
-        came = "none" if query_cameras is None else len(query_cameras)
-        raise GalleryError(
-            f"expected {len(queries)} query_cameras for exclude_same_camera, one a query, got {came}. "
-            f"Pass query_cameras=[…]"
-        )
+    if exclude_same_camera and query_cameras is None:
+        raise GalleryError(f"expected {len(queries)} query_cameras for exclude_same_camera, got none")
     if by not in BY or (by == "person" and neighbours):
         raise GalleryError(
             f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
@@ -101,8 +99,13 @@ def make_query(
         masks=np.zeros((0, queries.dimension), np.float32),
         k=k,
         metric=metric,
-        where=Where(cameras=named_cameras(camera), since=since, until=until, min_visibility=min_visibility),
-        own_cameras=[str(one) for one in query_cameras] if exclude_same_camera and query_cameras is not None else None,
+        where=Where(
+            cameras=names_to_find(camera, "camera"),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+            min_visibility=min_visibility,
+        ),
+        own_cameras=label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera else None,
         candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
         expand=expand,
         neighbours=neighbours,

@@ -89,7 +89,7 @@ class MemoryStore(Store):
         ids = self.column("ids")
         own = None
         if query.own_cameras is not None:
-            own = np.array([self._names["cameras"].code(camera) for camera in query.own_cameras], np.int32)
+            own = np.array([self._names["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
         vectors = self._vectors()
         search = exact.top_k
         if self._on_gpu is not None:
@@ -110,7 +110,7 @@ class MemoryStore(Store):
 
     def embed(self, queries: FrameQueries, query: Query) -> tuple[Embeddings, Query]:
         """Let an engine on the GPU of the rows embed its frame, and search behind its network."""
-        own = {None} if query.own_cameras is None else set(query.own_cameras)
+        own = {one or None for one in query.own_cameras or [None]}
         behind = None
         if self._on_gpu is not None and len(own) == 1 and len(queries):
             where = replace(query.where, not_camera=own.pop())

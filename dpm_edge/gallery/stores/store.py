@@ -32,6 +32,8 @@ class Store(ABC):
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
     place: str = ""
     """The GPU that the rows lie on, "cuda:0"; "" elsewhere."""
+    one_writer = True
+    """Nobody else adds rows meanwhile."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
@@ -151,6 +153,22 @@ def check_meta(meta: dict[str, Any], place: str) -> dict[str, Any]:
     if missing:
         raise GalleryError(f"{place} lacks {', '.join(missing)} in its description. Restore a snapshot")
     return meta
+
+
+def check_model(meta: dict[str, Any], fingerprint: str, dimension: int) -> None:
+    """Refuse embeddings of another model than the gallery's, whose features mean something else.
+
+    Raises:
+        GalleryError: they are another model's.
+    """
+    if fingerprint != meta["fingerprint"]:
+        raise GalleryError(
+            f"expected embeddings of this gallery's model {meta['fingerprint'][:12]}, got those of model "
+            f"{fingerprint[:12]}. Embed with the engine that the gallery was filled with, or move the gallery to the "
+            f"new model: dpm-edge gallery migrate"
+        )
+    if dimension != meta["dimension"]:
+        raise GalleryError(f"expected embeddings of {meta['dimension']} dimensions, got {dimension}")
 
 
 def new_meta(fingerprint: str, dimension: int, masks: bool) -> dict[str, Any]:
