@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +21,20 @@ from dpm_edge.gallery.calibration import Calibration, choose, with_probability
 from dpm_edge.gallery.files import parquet
 from dpm_edge.gallery.files import safetensors as saved
 from dpm_edge.gallery.flusher import Flusher
-from dpm_edge.gallery.ids import Ids
+from dpm_edge.gallery.ids import Ids, whole_numbers
+from dpm_edge.gallery.labels import names_to_find, new_rows
 from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.pictures import Pictures, as_embeddings
 from dpm_edge.gallery.retention import due, with_retention
-from dpm_edge.gallery.rows import Rows, Where, named_cameras, new_rows
+from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
-from dpm_edge.gallery.search.query import make_query
+from dpm_edge.gallery.search.query import make_query, with_vectors
 from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, check_model, new_meta
+from dpm_edge.gallery.times import moment
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
@@ -51,12 +54,13 @@ class Gallery:
     ) -> None:  # fmt: skip
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
-        device: "cuda" searches a copy of the rows on a GPU, with the same answers.
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers, and lets an engine there search
+            them behind its network (`Engine.search`).
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
             GalleryError: the dtype is another, or there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         if dtype not in DTYPES:
             raise GalleryError(f"expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
@@ -163,13 +167,20 @@ class Gallery:
         """The medium. Hold no thread of your own in it."""
         return self._store
 
-    def count(
-        self, *, person: Any = None, camera: Any = None, since: float | None = None, until: float | None = None
-    ) -> int:
-        """Rows that fit all that is given."""
-        people = None if person is None else (str(person),)
+    def count(self, *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None) -> int:
+        """Count the rows that fit all that is given: one or several people and cameras, times as `add` takes them.
+
+        Raises:
+            GalleryError: a person or camera stands for unknown, or a time is none.
+        """
+        where = Where(
+            people=names_to_find(person, "person"),
+            cameras=names_to_find(camera, "camera"),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+        )
         with self._lock:
-            return self._store.count(Where(people=people, cameras=named_cameras(camera), since=since, until=until))
+            return self._store.count(where)
 
     def ids(self) -> NDArray[np.int64]:
         """Every row's id, rising."""
@@ -177,21 +188,22 @@ class Gallery:
             return self._fitting(Where())
 
     def add(
-        self, embeddings: Embeddings | Pictures, *, people: Sequence[Any], cameras: Sequence[Any] | None = None,
-        timestamps: Sequence[float] | None = None, tracks: Sequence[Any] | None = None,
-        boxes: ArrayLike | None = None, payloads: Sequence[dict[str, Any]] | None = None,
-        ids: Sequence[int] | None = None,
+        self, embeddings: Embeddings | Pictures, *, people: Iterable[Any], cameras: Iterable[Any] | None = None,
+        timestamps: Iterable[Any] | None = None, tracks: Iterable[Any] | None = None,
+        boxes: ArrayLike | None = None, payloads: Iterable[dict[str, Any] | None] | None = None,
+        ids: Iterable[int] | None = None,
     ) -> NDArray[np.int64]:  # fmt: skip
         """Append rows; all of them or, when something is wrong, none.
 
         Args:
             embeddings: n rows of this gallery's model; their sources and visibility are kept too. Or n pictures, as
                 arrays or files, where the gallery was opened by `for_engine`.
-            people: n names or ids, kept as text; "" for nobody known.
-            cameras: n names or ids, kept as text; empty without.
-            timestamps: n Unix seconds, in any order; NaN without.
-            tracks: n names of appearances, kept as text.
-            boxes: (n, 4) x0, y0, x1, y1 in pixels.
+            people: n names or numbers, kept as text; "", None and NaN are nobody known.
+            cameras: n names or numbers, kept as text; "", None and NaN are no known camera.
+            timestamps: n Unix seconds, aware datetimes, datetime64 (UTC) or ISO 8601 texts with a zone, in any order;
+                None and NaN are unknown.
+            tracks: n ids of appearances, kept as text.
+            boxes: (n, 4) x0, y0, x1, y1 in pixels; NaN is unknown.
             payloads: n dicts of JSON values.
             ids: n whole numbers, 0 or more, new to the gallery; given by the gallery without.
 
@@ -205,8 +217,8 @@ class Gallery:
         embeddings = as_embeddings(embeddings, self._engine, self._store.meta)
         with self._lock:
             rows = new_rows(
-                embeddings, self._ids.new(len(embeddings)) if ids is None else self._ids.given(ids),
-                masks=self._store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
+                embeddings, lambda: self._ids.new(len(embeddings)) if ids is None else self._ids.given(ids),
+                self._store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
                 boxes=boxes, payloads=payloads,
             )  # fmt: skip
             if len(rows):
@@ -215,24 +227,25 @@ class Gallery:
         return rows.ids
 
     def search(
-        self, queries: Embeddings | Pictures, k: int = 10, *, metric: str = "masked", camera: Any = None,
-        since: float | None = None, until: float | None = None, min_visibility: float | None = None,
-        exclude_same_camera: bool = False, query_cameras: Sequence[Any] | None = None, candidates: int | None = None,
+        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
+        since: Any = None, until: Any = None, min_visibility: float | None = None,
+        exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
         by: str = "row", cap: int = 8,
     ) -> Matches:  # fmt: skip
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
-            queries: Q rows of this gallery's model, or Q pictures as `add` takes them.
+            queries: Q rows of this gallery's model, or Q pictures as `add` takes them, or the people in a frame as
+                `Engine.search` gives them.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
-            camera: find only rows of this camera, or of these when it is a list.
-            since: Unix seconds; find only rows from then on.
-            until: Unix seconds; find only rows before.
+            camera: find only rows of this camera, or of these when it is a collection.
+            since: find only rows from then on: Unix seconds, an aware datetime, datetime64 (UTC) or ISO 8601 text.
+            until: find only rows before.
             min_visibility: find only rows at least this visible.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
-            query_cameras: Q names or ids.
+            query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
             candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
             calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
             prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
@@ -246,14 +259,23 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        queries = as_embeddings(queries, self._engine, self._store.meta)
+        if isinstance(queries, FrameQueries):
+            check_model(self._store.meta, queries.fingerprint, queries.dimension)
+        else:
+            queries = as_embeddings(queries, self._engine, self._store.meta)
         query = make_query(
             queries, self._store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
         )  # fmt: skip
         known = choose(calibration, self._store.meta, metric)
+        if isinstance(queries, FrameQueries) and (query.reranked or not self._lies_where(queries)):
+            queries = queries.embed()
+            query = with_vectors(query, queries)
         with self._lock:
+            if isinstance(queries, FrameQueries):
+                assert isinstance(self._store, MemoryStore), "no other store lies on a GPU"
+                queries, query = self._store.embed(queries, query)
             (ids, score), similarity = rerank.search(self._store, query)
             labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
         return with_probability(Matches.of(ids, similarity, labels, score), known, queries.visibility, prior)
@@ -271,47 +293,74 @@ class Gallery:
             )
         self.describe(calibration=None if calibration is None else asdict(calibration))
 
-    def rows(self, ids: Sequence[int] | NDArray | None = None, *, vectors: bool = True) -> Rows:
-        """Rows by id, in any order; every row, by rising id, without."""
+    def rows(self, ids: Iterable[int] | None = None, *, vectors: bool = True) -> Rows:
+        """Rows by id, in any order; every row, by rising id, without.
+
+        Raises:
+            GalleryError: an id is no whole number.
+        """
+        wanted = None if ids is None else whole_numbers(ids)
         with self._lock:
-            if ids is not None:
-                return self._store.get(np.asarray(ids, np.int64), vectors=vectors)
+            if wanted is not None:
+                return self._store.get(wanted, vectors=vectors)
             parts = list(self._store.scan(Where(), vectors=vectors))
             return Rows.join(parts) if parts else self._store.get(np.zeros(0, np.int64), vectors=vectors)
 
-    def delete(self, ids: Sequence[int] | NDArray) -> int:
-        """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`."""
+    def delete(self, ids: Iterable[int]) -> int:
+        """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`.
+
+        Raises:
+            GalleryError: an id is no whole number; nothing was removed.
+        """
+        wanted = np.unique(whole_numbers(ids))
         with self._lock:
-            there = self._store.get(np.unique(np.asarray(ids, np.int64)), vectors=False).ids
+            there = self._store.get(wanted, vectors=False).ids
             return self._remove(there, "delete")
 
     def forget(self, person: Any) -> int:
-        """Remove every row of a person and their bytes from the medium; how many rows there were.
+        """Remove every row of a person, or of several, and their bytes from the medium; how many rows there were.
 
         In memory and in a folder the bytes are gone when this returns. A server's own vacuum takes them later.
+
+        Raises:
+            GalleryError: the person stands for unknown, or bytes could not be removed; call it again then.
         """
+        people = names_to_find(person, "person")
+        if people is None:
+            raise GalleryError("expected a person to forget, got None. Rows of nobody known are removed by `delete`")
         with self._lock:
-            removed = self._remove(self._fitting(Where(people=(str(person),))), "forget")
+            removed = self._remove(self._fitting(Where(people=people)), "forget")
             self._store.compact()
             return removed
 
-    def expire(self, older_than: float | None = None, *, camera: Any = None, now: float | None = None) -> int:
-        """Remove rows whose time is more than `older_than` seconds before now; how many there were.
+    def expire(self, older_than: Any = None, *, camera: Any = None, now: Any = None) -> int:
+        """Remove rows whose time is more than `older_than` before now; how many there were.
 
         Rows of unknown time stay. Without `older_than` each camera's own retention acts (`retain`).
-        """
-        now = time.time() if now is None else now
-        with self._lock:
-            if older_than is not None:
-                return self._remove(
-                    self._fitting(Where(cameras=named_cameras(camera), until=now - older_than)), "expire"
-                )
-            return sum(self._remove(self._fitting(where), "expire") for where in due(self._store.meta, now))
 
-    def retain(self, camera: Any, seconds: float | None) -> None:
-        """How long rows of a camera are kept, for `expire()`; None: for ever."""
+        Args:
+            older_than: seconds, a timedelta, or text such as "30d" or "12h".
+            camera: only rows of this camera, or of these.
+            now: another moment than this one.
+
+        Raises:
+            GalleryError: the duration, the camera or the moment is none; nothing was removed.
+        """
+        at = moment(now, "now")
+        at = time.time() if at is None else at
+        cameras = names_to_find(camera, "camera")
         with self._lock:
-            self._store.write_meta(with_retention(self._store.meta, camera, seconds))
+            late = due(self._store.meta, at, older_than, cameras)
+            return sum(self._remove(self._fitting(where), "expire") for where in late)
+
+    def retain(self, camera: Any, length: Any) -> None:
+        """Set how long rows of a camera are kept, for `expire()`: as `older_than` there; None: for ever.
+
+        Raises:
+            GalleryError: the duration is none, or the camera stands for unknown; nothing was written.
+        """
+        with self._lock:
+            self._store.write_meta(with_retention(self._store.meta, camera, length))
 
     def note(self, what: str, ids: NDArray[np.int64]) -> None:
         """A line in the audit of rows that left in another way than by `delete`, `forget` and `expire`."""
@@ -373,7 +422,7 @@ class Gallery:
 
         Raises:
             GalleryError: the file is missing, damaged or cut short, or holds something else; there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         store = saved.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
@@ -437,3 +486,7 @@ class Gallery:
     def _fitting(self, where: Where) -> NDArray[np.int64]:
         parts = [rows.ids for rows in self._store.scan(where, vectors=False)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def _lies_where(self, queries: FrameQueries) -> bool:
+        """Whether the rows lie on the GPU of the engine that will embed these queries."""
+        return self._store.place != "" and self._store.place == queries.place

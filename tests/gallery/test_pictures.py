@@ -76,7 +76,7 @@ def test_another_models_place_is_refused_and_let_go(engine: Engine, tmp_path: Pa
 
 def test_a_gallery_shows_its_place_size_and_model(tmp_path: Path) -> None:
     with Gallery.create(tmp_path / "seen", "0123456789abcdef", 12) as gallery:
-        gallery.add(rows(3, fingerprint="0123456789abcdef"), people="abc")
+        gallery.add(rows(3, fingerprint="0123456789abcdef"), people=list("abc"))
         assert repr(gallery) == f"Gallery({tmp_path / 'seen'}, 3 rows, model 0123456789ab, 12 dimensions)"
     assert "closed" in repr(gallery) or "3 rows" in repr(gallery)
     assert repr(Gallery("f", 12)) == "Gallery(memory, 0 rows, model f, 12 dimensions)"

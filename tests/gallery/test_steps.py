@@ -171,7 +171,7 @@ def test_steps_on_an_empty_gallery_and_with_more_places_than_rows(make: Make, st
 
 def test_a_folder_keeps_its_calibration(tmp_path: object) -> None:
     with Gallery.create(f"{tmp_path}/g", "f", 12) as gallery:
-        gallery.add(rows(3), people="abc")
+        gallery.add(rows(3), people=["a", "b", "c"])
         gallery.use_calibration(calibration())
     with Gallery.open(f"{tmp_path}/g") as gallery:
         assert (gallery.search(rows(1), 2).decision != "").all()

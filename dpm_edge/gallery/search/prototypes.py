@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.gallery.labels import column, label_column
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise
@@ -23,17 +24,22 @@ def prototypes(
 
     Each picture weighs by its visibility (times a quality, if the caller has one) and, dimension by dimension, by its
     mask; the prototype's mask is the mean mask. Of each person and camera the `cap` of the highest weight count, so
-    that a camera where somebody stood for an hour does not drown the others.
+    that a camera where somebody stood for an hour does not drown the others. Pictures of nobody known ("", None, NaN)
+    are nobody's: they are left out.
 
     Returns:
         C rows, whose `rows` count the pictures that each one holds, and their names, sorted.
+
+    Raises:
+        GalleryError: people or cameras are not one for each row.
     """
-    names = [str(person) for person in people]
-    places = [""] * len(names) if cameras is None else [str(c) for c in cameras]
-    chosen = clearest(names, places, embeddings.visibility, cap)
+    n = len(embeddings)
+    names = label_column(column(people, n, "people"), n, "people")
+    places = label_column(cameras, n, "cameras")
+    chosen = np.array([i for i in clearest(names, places, embeddings.visibility, cap) if names[i]], np.int64)
     owner = np.array([names[i] for i in chosen], object)
     features, masks, visibility, counts = [], [], [], []
-    persons = sorted(set(names))
+    persons = sorted(set(names) - {""})
     for person in persons:
         here = chosen[owner == person]
         weight = np.maximum(embeddings.visibility[here], 1e-3)[:, None]

@@ -5,17 +5,20 @@ Q queries · k places · K candidates · D feature dimensions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, nearest
-from dpm_edge.gallery.rows import Where, named_cameras
+from dpm_edge.gallery.labels import label_column, names_to_find
+from dpm_edge.gallery.rows import Where
+from dpm_edge.gallery.times import moment
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries, Nearest
 
 CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
 """K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""
@@ -34,13 +37,15 @@ class Query:
     metric: str
     where: Where
     own_cameras: list[str] | None
-    """(Q,) a query finds no row of its own camera; None: it may."""
+    """(Q,) a query finds no row of its own camera, "" has none; None: it may."""
     candidates: int
     """K of the stores that re-rank; at least k."""
     expand: int = 0
     neighbours: int = 0
     by_person: bool = False
     cap: int = 8
+    nearest: Nearest | None = None
+    """Candidates that an engine has found on the GPU of the rows, as a store of them asked it to."""
 
     @property
     def reranked(self) -> bool:
@@ -49,17 +54,17 @@ class Query:
 
 
 def make_query(
-    queries: Embeddings,
+    queries: Embeddings | FrameQueries,
     meta: Mapping[str, Any],
     *,
     k: int,
     metric: str,
     camera: Any,
-    since: float | None,
-    until: float | None,
+    since: Any,
+    until: Any,
     min_visibility: float | None,
     exclude_same_camera: bool,
-    query_cameras: Sequence[Any] | None,
+    query_cameras: Iterable[Any] | None,
     candidates: int | None,
     expand: int,
     neighbours: int,
@@ -67,6 +72,8 @@ def make_query(
     cap: int,
 ) -> Query:
     """The options of `Gallery.search`, for a gallery that describes itself by `meta`.
+
+    Features and masks of FrameQueries are not there yet: `with_vectors`.
 
     Raises:
         GalleryError: one of them cannot be.
@@ -80,27 +87,35 @@ def make_query(
         )
     if k < 1:
         raise GalleryError(f"expected k of 1 or more, got {k}")
-    if exclude_same_camera and (query_cameras is None or len(query_cameras) != len(queries)):
-        came = "none" if query_cameras is None else len(query_cameras)
-        raise GalleryError(
-            f"expected {len(queries)} query_cameras for exclude_same_camera, one a query, got {came}. "
-            f"Pass query_cameras=[…]"
-        )
+    if exclude_same_camera and query_cameras is None:
+        raise GalleryError(f"expected {len(queries)} query_cameras for exclude_same_camera, got none")
     if by not in BY or (by == "person" and neighbours):
         raise GalleryError(
             f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
         )
     factor = meta.get("candidates_per_place", CANDIDATES_PER_PLACE)
-    return Query(
-        features=normalise(queries.features.astype(np.float64)).astype(np.float32),
-        masks=queries.masks,
+    query = Query(
+        features=np.zeros((0, queries.dimension), np.float32),
+        masks=np.zeros((0, queries.dimension), np.float32),
         k=k,
         metric=metric,
-        where=Where(cameras=named_cameras(camera), since=since, until=until, min_visibility=min_visibility),
-        own_cameras=[str(one) for one in query_cameras] if exclude_same_camera and query_cameras is not None else None,
+        where=Where(
+            cameras=names_to_find(camera, "camera"),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+            min_visibility=min_visibility,
+        ),
+        own_cameras=label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera else None,
         candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
         expand=expand,
         neighbours=neighbours,
         by_person=by == "person",
         cap=cap,
     )
+    return query if isinstance(queries, FrameQueries) else with_vectors(query, queries)
+
+
+def with_vectors(query: Query, embeddings: Embeddings, nearest: Nearest | None = None) -> Query:
+    """The query of these embeddings, once they are there; nearest: what was found for them on the GPU."""
+    features = normalise(embeddings.features.astype(np.float64)).astype(np.float32)
+    return replace(query, features=features, masks=embeddings.masks, nearest=nearest)

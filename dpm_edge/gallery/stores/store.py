@@ -30,6 +30,10 @@ class Store(ABC):
 
     meta: dict[str, Any]
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
+    place: str = ""
+    """The GPU that the rows lie on, "cuda:0"; "" elsewhere."""
+    one_writer = True
+    """Nobody else adds rows meanwhile."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
