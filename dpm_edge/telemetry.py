@@ -19,7 +19,7 @@ from dpm_edge.errors import MissingLibrary
 
 VARIABLE = "DPM_EDGE_TELEMETRY"
 """Set to 1, the libraries keep their own defaults."""
-INSTALL = "pip install 'dpm-edge[cpu]'"
+INSTALL = "pip install 'dpm-edge[engines]'"
 _OPENVINO_SENDER = "openvino_telemetry"
 
 

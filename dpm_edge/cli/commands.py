@@ -154,7 +154,8 @@ def _print_any_text() -> None:
     """Let stdout and stderr write letters that their encoding lacks, as \\u2192, instead of refusing the whole line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(message: str) -> None:

@@ -176,7 +176,7 @@ def _frames_of_video(
     used = 0
     with Video(source) as video:
         boxes, how = file.of_video(video.announced, first_frame)
-        if how and not quiet:
+        if how:  # a decision and no progress: said with --quiet too
             say(how)
         for position, frame in enumerate(track(video, what="frames", total=video.announced or None, quiet=quiet)):
             if position % every == 0 and position in boxes:

@@ -64,7 +64,7 @@ def run_video(
         raise DpmError(f"expected a folder to write to, got {out}: {error.strerror}. Choose another: -o DIR") from error
     file = read_boxes(boxes, format=boxes_format) if boxes else None
     with Video(video) as frames, open_engine(out, engine, quiet=quiet) as opened:
-        find = _given(file, frames, first_frame, quiet) if file else _moving(frames.fps)
+        find = _given(file, frames, first_frame) if file else _moving(frames.fps)
         if file is None and not quiet:
             say(GUESS)
         who = Identities(
@@ -102,7 +102,7 @@ def run_video(
         print(json.dumps(result, indent=2))
     else:
         if file is None:
-            print(GUESS)
+            print("people guessed by their movement:")
         for person in result["people"]:
             seen = ", then ".join(f"{t['from_s']:.1f}-{t['to_s']:.1f} s (track {t['track']})" for t in person["tracks"])
             print(f"{person['person']:<4} {seen}")
@@ -110,13 +110,13 @@ def run_video(
         say(f"look at {path}; identities are in {out / 'identities.json'}")
 
 
-def _given(file: BoxesFile, video: Video, first_frame: int | None, quiet: bool) -> Finder:
+def _given(file: BoxesFile, video: Video, first_frame: int | None) -> Finder:
     """People from a boxes file; where it gives one id to several boxes of a frame, as detections do, by overlap."""
     boxes, how = file.of_video(video.announced, first_frame)
-    if how and not quiet:
+    if how:  # a decision and no progress: said with --quiet too
         say(how)
     tracker = _tracker(video.fps) if any(len(set(one.ids)) < len(one.ids) for one in boxes.values()) else None
-    if tracker and not quiet:
+    if tracker:
         say(f"{file.path} gives one id to several people of a frame: they are followed by overlap instead")
 
     def find(number: int, frame: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.float64]]:

@@ -234,3 +234,48 @@ def test_track_with_too_few_crops_is_nobody() -> None:
     who.see(0, ["slip"], rows([1.0, 0, 0]))
     who.finish()
     assert who.people == [] and who.tracks["slip"].person is None
+
+
+def test_people_guessed_by_movement_are_called_a_guess(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, boxes = video(tmp_path / "walk.avi", frames=12)
+    options = {"engine": engine, "threshold": 0.9}
+    run_video(path, tmp_path / "out", boxes=None, as_json=False, quiet=False, **options)
+    said = capsys.readouterr()
+    assert "people guessed by" in said.out and "people are guessed" in said.err and "--boxes" in said.err
+    assert json.loads((tmp_path / "out" / "identities.json").read_text())["people_found_by"] == "movement"
+    run_video(path, tmp_path / "out", boxes=boxes, as_json=False, quiet=False, **options)
+    said = capsys.readouterr()
+    assert "people guessed by" not in said.out and "people are guessed" not in said.err
+    assert json.loads((tmp_path / "out" / "identities.json").read_text())["people_found_by"] == f"boxes of {boxes}"
+
+
+def test_detections_without_tracks_are_followed_by_overlap(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MOTChallenge's detections give every box the id -1, and count frames and pixels from 1."""
+    path, boxes = video(tmp_path / "walk.avi", frames=20)
+    lines = [line.split(",") for line in boxes.read_text().splitlines()[1:]]
+    boxes.write_text(
+        "".join(f"{int(n) + 1},-1,{int(x0) + 1},{int(y0) + 1},20,45,1,-1,-1,-1\n" for n, _, x0, y0, _, _ in lines)
+    )
+    run_video(path, tmp_path / "out", boxes=boxes, engine=engine, threshold=0.9, as_json=True, quiet=True)
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["people"]) == 3
+    assert "followed by overlap" in said.err and "count from 1" in said.err
+
+
+def test_annotated_video_that_the_disk_has_no_room_for_is_an_error(engine: Path, tmp_path: Path) -> None:
+    path, boxes = video(tmp_path / "walk.avi", frames=12)
+    script = f"""
+        import resource
+        from pathlib import Path
+        from dpm_edge.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        main(["demo", "--video", {str(path)!r}, "--boxes", {str(boxes)!r}, "--engine", {str(engine)!r},
+              "-o", {str(tmp_path / "out")!r}])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.returncode == 1 and "expected 12 frames in" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
