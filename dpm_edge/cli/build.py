@@ -96,7 +96,7 @@ def command(
     """
     from dpm_edge.build import AccuracyBudget, PlanOptions, build
     from dpm_edge.build.trt.options import default_timing_cache
-    from dpm_edge.cli.inspect import show
+    from dpm_edge.cli.inspect import print_manifest
 
     named = None if timing_cache == "none" else Path(timing_cache) if timing_cache else default_timing_cache()
     manifest = build(
@@ -122,4 +122,4 @@ def command(
         force=force,
         progress=not quiet,
     )
-    show(manifest, out, as_json=as_json)
+    print_manifest(manifest, out, as_json=as_json)

@@ -43,7 +43,7 @@ def command(
     """
     from dpm_edge.build import AccuracyBudget
     from dpm_edge.build.refit import refit
-    from dpm_edge.cli.inspect import show
+    from dpm_edge.cli.inspect import print_manifest
 
     limits = AccuracyBudget(cosine=cosine, map_points=budget)
     manifest = refit(
@@ -56,4 +56,4 @@ def command(
         force=force,
         progress=not quiet,
     )
-    show(manifest, out, as_json=as_json)
+    print_manifest(manifest, out, as_json=as_json)
