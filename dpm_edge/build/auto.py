@@ -113,21 +113,21 @@ def _try(
         if first:
             raise
         return Candidate(precision=precision, why_not=f"cannot be built here: {error}"), None
-    found = manifest.verification
-    if "not_verified" in found:
+    measured = manifest.verification
+    if "not_verified" in measured:
         if first:
             raise EngineError(
                 "expected to time the engines for --precision auto, got engines that cannot be opened here. Build on "
-                f"the device that is to run the engine, or name a precision. The reason: {found['not_verified']}"
+                f"the device that is to run the engine, or name a precision. The reason: {measured['not_verified']}"
             )
-        return Candidate(precision=precision, why_not=f"cannot be opened here: {found['not_verified']}"), None
+        return Candidate(precision=precision, why_not=f"cannot be opened here: {measured['not_verified']}"), None
     row = Candidate(
         precision=precision,
-        cosine_mean=found["cosine_mean"],
-        mask_max_error=found["mask_max_error"],
-        map_lost=found.get("labelled", {}).get("map_lost"),
-        within_budget=found["passed"],
-        why_not="; ".join(found["over_budget"]),
+        cosine_mean=measured["cosine_mean"],
+        mask_max_error=measured["mask_max_error"],
+        map_lost=measured.get("labelled", {}).get("map_lost"),
+        within_budget=measured["passed"],
+        why_not="; ".join(measured["over_budget"]),
     )
     return row, manifest
 
@@ -162,8 +162,8 @@ def measure(engines: dict[str, Path], source: Source, request: BuildRequest) -> 
 def choose(rows: Sequence[Candidate]) -> list[Candidate]:
     """The rows with one of them chosen, or none where none is inside the budget; the first row is the baseline.
 
-    Inside the budget, the baseline is only left for what is faster than it. Where the baseline is over the budget, the
-    fastest of the others is taken, whatever the baseline's time.
+    Inside the budget, the baseline is replaced only by what is faster than it. Where the baseline is over the budget,
+    the fastest of the others is taken, whatever the baseline's time.
     """
     baseline = rows[0]
     inside = [row for row in rows if row.within_budget and row.milliseconds]

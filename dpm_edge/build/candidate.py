@@ -21,7 +21,7 @@ from dpm_edge.progress import say
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What was asked for, whatever the precision."""
+    """What is to be built, whatever the precision."""
 
     backend: str
     profiles: tuple[BatchRange, ...]
@@ -77,12 +77,14 @@ def make(folder: Path, source: Source, request: BuildRequest, precision: str) ->
         **written.facts,
     )
     manifest.write(folder)
-    found = verify.examine(folder, source, request.verification, request.labelled, request.budget, quiet=request.quiet)
-    if "not_verified" in found:
-        found["not_verified"] = found["not_verified"].replace(str(folder), str(request.out))
+    verification = verify.examine(
+        folder, source, request.verification, request.labelled, request.budget, quiet=request.quiet
+    )
+    if "not_verified" in verification:
+        verification["not_verified"] = verification["not_verified"].replace(str(folder), str(request.out))
     if precision in CALIBRATED:
-        found["calibration_crops"] = len(request.calibration)
-    manifest = replace(manifest, verification=found)
+        verification["calibration_crops"] = len(request.calibration)
+    manifest = replace(manifest, verification=verification)
     manifest.write(folder)
     return manifest
 

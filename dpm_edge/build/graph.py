@@ -1,4 +1,4 @@
-"""The graph that a backend is given: in its precision, with what was asked for beside features and masks."""
+"""The graph that a backend is given: in its precision, with plugin nodes and closed-set logits where wanted."""
 
 from __future__ import annotations
 

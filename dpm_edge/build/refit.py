@@ -84,8 +84,8 @@ def refit(
         )
         manifest.write(folder)
         place = Path(labelled) if labelled else None
-        found = verify.examine(folder, read, verification, place, budget or AccuracyBudget(), quiet=not progress)
-        manifest = replace(manifest, verification=verify.keep_or_refuse(found, force=force))
+        measured = verify.examine(folder, read, verification, place, budget or AccuracyBudget(), quiet=not progress)
+        manifest = replace(manifest, verification=verify.keep_or_refuse(measured, force=force))
         manifest.write(folder)
     if progress:
         say(f"wrote {out}")

@@ -1,4 +1,4 @@
-"""What an engine is built from: a checkpoint or a portable ONNX, and the float32 reference that it is held against."""
+"""What an engine is built from: a checkpoint or a portable ONNX, and the float32 reference that it is compared with."""
 
 from __future__ import annotations
 

@@ -53,13 +53,13 @@ class AccuracyBudget:
 
 @dataclass(frozen=True)
 class Reference:
-    """The float32 network that an engine is held against."""
+    """The float32 network that an engine is compared with."""
 
     name: str
     """What computes it, with version; recorded in the manifest."""
     forward: Forward
     known: dict[tuple[Path, ...], Outputs] = field(default_factory=dict, compare=False, repr=False)
-    """Outputs of the folders that were run before: every candidate of one build is held against the same."""
+    """Outputs of the folders that were run before: every candidate of one build is compared with the same."""
 
 
 def torch_reference(net: Any) -> Reference:
@@ -152,16 +152,16 @@ def map_percent(outputs: Outputs, query: LabelledFolder, gallery: LabelledFolder
     return 100 * scores.mean_average_precision
 
 
-def over_budget(found: dict[str, Any], budget: AccuracyBudget) -> list[str]:
+def over_budget(measured: dict[str, Any], budget: AccuracyBudget) -> list[str]:
     """Every way in which the numbers go over the budget, in words; empty where they keep it."""
     over = []
-    if not found["cosine_mean"] >= budget.cosine:
-        over.append(f"expected a mean cosine of features of {budget.cosine} or more, got {found['cosine_mean']:.4f}")
-    lost = found.get("labelled", {}).get("map_lost")
+    if not measured["cosine_mean"] >= budget.cosine:
+        over.append(f"expected a mean cosine of features of {budget.cosine} or more, got {measured['cosine_mean']:.4f}")
+    lost = measured.get("labelled", {}).get("map_lost")
     if lost is not None and not lost <= budget.map_points:
         over.append(
             f"expected mAP to fall by {budget.map_points} points or less, got {lost:.2f} "
-            f"({found['labelled']['reference_map']:.2f} → {found['labelled']['engine_map']:.2f})"
+            f"({measured['labelled']['reference_map']:.2f} → {measured['labelled']['engine_map']:.2f})"
         )
     return over
 
@@ -182,7 +182,7 @@ def examine(
     Raises:
         DataError: the labelled folder has another layout.
     """
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "reference": source.reference.name,
         "crops": len(paths),
         "budget": {"cosine": budget.cosine, "map_points": budget.map_points},
@@ -192,17 +192,17 @@ def examine(
     try:
         engine = Engine.load(folder, trusted=True)
     except (EngineError, MissingLibrary) as error:
-        return found | {"golden_cosine": -1.0, "passed": False, "forced": False, "not_verified": str(error)}
+        return measured | {"golden_cosine": -1.0, "passed": False, "forced": False, "not_verified": str(error)}
     with engine:
         pre = source.spec.preprocessing
         wanted = run_reference(source.reference, paths, pre, what="reference", quiet=quiet)
         got = run_engine(engine, paths, what="engine", quiet=quiet)
-        found |= compare(got, wanted)
-        found["golden_cosine"] = round(float(np.sum(got[0][0] * wanted[0][0])) - GOLDEN_MARGIN, 6)
+        measured |= compare(got, wanted)
+        measured["golden_cosine"] = round(float(np.sum(got[0][0] * wanted[0][0])) - GOLDEN_MARGIN, 6)
         if labelled is not None:
-            found["labelled"] = compare_labelled(engine, source.reference, labelled, quiet=quiet)
-    reasons = over_budget(found, budget)
-    return found | {"passed": not reasons, "forced": False, "over_budget": reasons}
+            measured["labelled"] = compare_labelled(engine, source.reference, labelled, quiet=quiet)
+    reasons = over_budget(measured, budget)
+    return measured | {"passed": not reasons, "forced": False, "over_budget": reasons}
 
 
 def keep_or_refuse(verification: dict[str, Any], *, force: bool) -> dict[str, Any]:

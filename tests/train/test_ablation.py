@@ -70,6 +70,7 @@ class Threads(ThreadPoolExecutor):
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.slow
 def test_a_stopped_ablation_goes_on_with_its_plan_and_its_finished_runs(market, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "ProcessPoolExecutor", Threads)
     monkeypatch.setattr(ablation_plan, "MEASURED_STEPS", 2)

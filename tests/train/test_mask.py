@@ -114,6 +114,7 @@ def test_one_person_teaches_nothing(market):
         mask.teach(DPM(SPEC), one, LESSON, quiet=True)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_checkpoint_and_both_scores(market, tmp_path, capsys):
     torch.manual_seed(0)
     checkpoint.save(DPM(replace(SPEC, name="dpm-t")).eval(), tmp_path / "start")

@@ -119,6 +119,7 @@ def test_the_mask_generator_has_a_rate_and_a_decay_of_its_own(market, small, tmp
     torch.testing.assert_close(mask.detach(), before * (1 - 0.3 * 0.04 * factor))
 
 
+@pytest.mark.slow
 def test_forward_and_losses_compile_whole_and_come_to_the_same(small):
     """One graph each, no break: what runs on a GPU with fused kernels. aot_eager traces without writing kernels."""
     torch.manual_seed(0)
