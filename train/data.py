@@ -5,6 +5,7 @@ N pictures · H×W network input · B = P·K pictures of a batch
 
 from __future__ import annotations
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,8 +70,13 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
                 say(f"left out: {result}")
             else:
                 pixels[row] = result
+    if not len(folder):
+        raise DataError("expected pictures to read, got none: a part of the data set is empty")
     if not keep.any():
-        raise DataError(f"none of {len(folder)} pictures could be read; the first was {folder.paths[0]}")
+        raise DataError(
+            f"expected pictures that can be read, got {len(folder)} that cannot, such as {folder.paths[0]}. The "
+            "reasons are above"
+        )
     rows = np.flatnonzero(keep)
     return Pictures(
         torch.from_numpy(pixels if keep.all() else pixels[rows]),
@@ -78,6 +84,21 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
         torch.from_numpy(folder.cameras[rows].copy()),
         [folder.paths[r].name for r in rows],
     )
+
+
+def visible_shares(folder: LabelledFolder, labels: Path) -> np.ndarray:
+    """Read the share of each person that is visible, (N,), from a rendered set's labels.csv (columns file, visible).
+
+    Raises DataError where the file or a picture's row is missing.
+    """
+    if not labels.is_file():
+        raise DataError(f"expected a rendered set's labels.csv for data.min_visible, got no {labels}")
+    with labels.open(newline="", encoding="utf-8") as file:
+        shares = {Path(row["file"]).name: float(row["visible"]) for row in csv.DictReader(file)}
+    missing = [p.name for p in folder.paths if p.name not in shares]
+    if missing:
+        raise DataError(f"expected a row of every picture in {labels}, {len(missing)} lack one, such as {missing[0]}")
+    return np.array([shares[p.name] for p in folder.paths])
 
 
 def to_input(pixels: Tensor, pre: Preprocessing) -> Tensor:

@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Learn the texts of a recipe's training people. Returns the exit code."""
     from dpm_edge.train.arguments import config_of, tool_parser
     from dpm_edge.train.data import decode
-    from dpm_edge.train.run import device_of, training_people
+    from dpm_edge.train.run import device_of, training_set
     from dpm_edge.train.start import NEEDED, network
 
     made = tool_parser("texts", __doc__)
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise SpecError("texts are learned through CLIP's text tower: give model.clip=FILE")
         library = open_clip()
         clip = library.create_model(ARCHITECTURE, pretrained=config.model.clip).to(device)
-        pictures = decode(training_people(config, options.data).train, net.spec.preprocessing)
+        pictures = decode(training_set(config, options.data).train, net.spec.preprocessing)
         people, labels = torch.unique(pictures.people, return_inverse=True)
         torch.manual_seed(config.seed)
         prompts = Prompts(clip, library.get_tokenizer(ARCHITECTURE)([TEMPLATE]), len(people)).to(device)

@@ -1,6 +1,6 @@
 """Score a checkpoint on a data set: whole and covered queries, both metrics, beside a colour histogram.
 
-python benchmarks/training/scores.py CHECKPOINT --data DIR … [--layout market] [--shares 0.2,0.4] --out scores.json
+python benchmarks/training/scores.py CHECKPOINT --data DIR … [--layout LAYOUT] [--shares 0.2,0.4] --out scores.json
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from histogram import histogram_scores
 from dpm_edge.env import machine_card
 from dpm_edge.errors import DpmError
 from dpm_edge.files import write_whole
-from dpm_edge.layouts import LAYOUTS, read_people
+from dpm_edge.labels import AUTO
+from dpm_edge.layouts import LAYOUTS, read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train.data import decode
@@ -25,7 +26,7 @@ from dpm_edge.train.evaluate import evaluate, occlusion_curves, occlusion_sets, 
 
 def score(net: DPM, layout: str, data: Path, shares: tuple[float, ...] = ()) -> dict[str, Any]:
     """Scores of net on the data set, in percent; covered queries for the shares, if any."""
-    people, pre = read_people(layout, data), net.spec.preprocessing
+    people, pre = read_dataset(data, layout, train=bool(shares)), net.spec.preprocessing
     query, gallery = decode(people.query, pre), decode(people.gallery, pre)
     spec = net.spec
     found: dict[str, Any] = {f"{spec.neck} neck": evaluate(net, query, gallery)}
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("checkpoint", type=Path)
     made.add_argument("--data", type=Path, nargs="+", required=True, help="one or several, all of --layout")
-    made.add_argument("--layout", choices=sorted(LAYOUTS), default="market")
+    made.add_argument("--layout", choices=[AUTO, *sorted(LAYOUTS)], default=AUTO)
     made.add_argument("--shares", default="", help="covered shares, with commas between")
     made.add_argument("--out", type=Path, help="write JSON here")
     options = made.parse_args(arguments)

@@ -11,6 +11,7 @@ from dpm_edge.build import verify
 from dpm_edge.build.source import Source
 from dpm_edge.build.verify import Budget
 from dpm_edge.errors import BuildRefused, EngineError, MissingLibrary
+from dpm_edge.layouts import Dataset
 from dpm_edge.progress import say
 from dpm_edge.runtime import Engine
 
@@ -22,7 +23,7 @@ def examine(
     folder: Path,
     source: Source,
     paths: list[Path],
-    labelled: Path | None,
+    labelled: Dataset | None,
     budget: Budget,
     *,
     quiet: bool,
@@ -30,9 +31,8 @@ def examine(
     """A manifest's verification entry: what was measured, and `over_budget` in words.
 
     `not_verified` holds the reason where the engine cannot be opened on this machine.
-
     Raises:
-        DataError: the labelled folder has another layout.
+        DataError: no labelled query has a match.
     """
     found: dict[str, Any] = {
         "reference": source.reference.name,

@@ -19,6 +19,8 @@ from dpm_edge.build.source import write_golden
 from dpm_edge.build.verify import Budget
 from dpm_edge.errors import CheckpointError, SpecError
 from dpm_edge.files import sha256, whole_folder
+from dpm_edge.labels import AUTO
+from dpm_edge.layouts import read_dataset
 from dpm_edge.manifest import CALIBRATED, NAME, PORTABLE, TYPED, Manifest, rebuild_advice
 from dpm_edge.progress import say
 from dpm_edge.runtime import trust
@@ -31,6 +33,7 @@ def refit(
     *,
     calibrate: str | Path | None = None,
     labelled: str | Path | None = None,
+    layout: str = AUTO,
     budget: Budget | None = None,
     force: bool = False,
     progress: bool = True,
@@ -42,7 +45,7 @@ def refit(
         model: a checkpoint or portable ONNX of the same network.
         out: the directory to write; may be `engine` itself.
         calibrate: a folder of crops to verify on; the shipped samples without it.
-        labelled, budget, force, progress: as in `build`.
+        labelled, layout, budget, force, progress: as in `build`.
 
     Raises:
         SpecError: the plan holds its weights, is quantised, or has people in it; the message has the command to build.
@@ -52,6 +55,7 @@ def refit(
     engine, model, out = Path(engine), Path(model), Path(out)
     old = Manifest.read(engine)
     old.check_files(engine)
+    people = read_dataset(Path(labelled), layout) if labelled else None
     _check(old, engine)
     _, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=False)
     with whole_folder(out) as folder:
@@ -82,8 +86,7 @@ def refit(
             verification={"golden_cosine": -1.0},
         )
         manifest.write(folder)
-        place = Path(labelled) if labelled else None
-        found = accept.examine(folder, read, verification, place, budget or Budget(), quiet=not progress)
+        found = accept.examine(folder, read, verification, people, budget or Budget(), quiet=not progress)
         manifest = replace(manifest, verification=accept.insist(found, force=force))
         manifest.write(folder)
     if progress:

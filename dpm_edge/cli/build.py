@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, quiet
+from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
 
@@ -28,7 +28,8 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
     show_default=True,
     help="Crops of one call: low:best:high, or one number; TensorRT takes several, 1:1:1,2:8:64.",
 )
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option(
@@ -69,6 +70,7 @@ def command(
     calibrate: Path | None,
     batch: str,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     closed_set: Path | None,
@@ -107,6 +109,7 @@ def command(
         calibrate=calibrate,
         batch=batch,
         labelled=labelled,
+        layout=layout,
         budget=Budget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
         mask_head=mask_head,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, quiet
+from dpm_edge.cli.options import PATH, as_json, layout, quiet
 
 
 @click.command("refit", short_help="Other weights for a TensorRT plan, without a build.")
@@ -14,7 +14,8 @@ from dpm_edge.cli.options import PATH, as_json, quiet
 @click.argument("model", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write; may be ENGINE.")
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to verify on.")
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
@@ -26,6 +27,7 @@ def command(
     out: Path,
     calibrate: Path | None,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     force: bool,
@@ -52,6 +54,7 @@ def command(
         out,
         calibrate=calibrate,
         labelled=labelled,
+        layout=layout,
         budget=limits,
         force=force,
         progress=not quiet,

@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "training"))
 
 from dpm_edge import spec
-from dpm_edge.layouts import read_people
+from dpm_edge.layouts import read_dataset
 from dpm_edge.train.config import Config, override
 from dpm_edge.train.data import Pictures, decode
 from dpm_edge.train.recipes import recipe
@@ -75,7 +75,9 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def train(market: Path) -> Pictures:
     """The toy world's training pictures at 64×32."""
-    return decode(read_people("market", market).train, TINY.replace(height=64, width_px=32).preprocessing, quiet=True)
+    folder = read_dataset(market, train=True).train
+    assert folder is not None
+    return decode(folder, TINY.replace(height=64, width_px=32).preprocessing, quiet=True)
 
 
 @pytest.fixture(autouse=True)

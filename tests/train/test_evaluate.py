@@ -9,7 +9,7 @@ from conftest import TINY
 from histogram import histogram_scores
 
 from dpm_edge.errors import DataError
-from dpm_edge.layouts import read_people
+from dpm_edge.layouts import read_dataset
 from dpm_edge.model.network import DPM
 from dpm_edge.train import occluders
 from dpm_edge.train.data import decode, to_input
@@ -20,7 +20,7 @@ PRE = TINY.replace(height=64, width_px=32).preprocessing
 
 @pytest.fixture(scope="module")
 def parts(market):
-    people = read_people("market", market)
+    people = read_dataset(market, train=True)
     return [decode(part, PRE, quiet=True) for part in (people.train, people.query, people.gallery)]
 
 
