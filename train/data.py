@@ -19,8 +19,9 @@ from dpm_edge.env import cores
 from dpm_edge.errors import DataError, ImageError
 from dpm_edge.images import read_image, resize
 from dpm_edge.market import LabelledFolder
-from dpm_edge.progress import say, track
+from dpm_edge.progress import say
 from dpm_edge.spec import Preprocessing
+from dpm_edge.train.status import counted
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
     pixels = np.empty((len(folder), 3, pre.height, pre.width), np.uint8)
     keep = np.ones(len(folder), bool)
     with ThreadPoolExecutor(workers or cores()) as pool:
-        for row, result in enumerate(track(pool.map(one, folder.paths), what="decode", total=len(folder), quiet=quiet)):
+        for row, result in enumerate(
+            counted(pool.map(one, folder.paths), what="decode", total=len(folder), quiet=quiet)
+        ):
             if isinstance(result, str):
                 keep[row] = False
                 say(f"left out: {result}")

@@ -32,10 +32,11 @@ from dpm_edge.labels import AUTO
 from dpm_edge.layouts import LAYOUTS, read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.progress import say, track
+from dpm_edge.progress import say
 from dpm_edge.train import losses
 from dpm_edge.train.data import Pictures, decode, to_input
 from dpm_edge.train.evaluate import curves, embed, occlusion_sets, scores, summary
+from dpm_edge.train.status import counted
 
 COVERED = (0.1, 0.6)
 """Least and largest share of a picture under its box."""
@@ -91,7 +92,7 @@ def look(net: DPM, pixels: Tensor, what: str, *, tokens: bool, quiet: bool) -> t
     """Retrieval features before normalising (n, d) float32, and tokens (n, K, 1+N, d) float16 if asked for."""
     features, held = [], []
     parts = pixels.split(64)
-    for part in track(parts, what=what, total=len(parts), quiet=quiet):
+    for part in counted(parts, what=what, total=len(parts), quiet=quiet):
         out = net.forward_train(to_input(part, net.spec.preprocessing))
         features.append(out.neck if net.spec.neck == "after" else out.f)
         if tokens:
@@ -129,7 +130,9 @@ def teach(net: DPM, train: Pictures, lesson: Lesson, *, quiet: bool = False) -> 
     )
     for epoch in range(lesson.epochs):
         spent = []
-        for rows in track(_batches(len(chosen), lesson.batch), what=f"epoch {epoch + 1}/{lesson.epochs}", quiet=quiet):
+        for rows in counted(
+            _batches(len(chosen), lesson.batch), what=f"epoch {epoch + 1}/{lesson.epochs}", quiet=quiet
+        ):
             mask = head(tokens[rows].float().unbind(1))
             loss = losses.agreement(mask, features[rows], person[labels[chosen[rows]]], lesson.sharpness)
             optimiser.zero_grad()

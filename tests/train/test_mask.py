@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from toy_world import TINY
 
 from dpm_edge.errors import DataError
 from dpm_edge.layouts import read_dataset, take
