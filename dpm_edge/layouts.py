@@ -1,21 +1,22 @@
-"""The folder layouts of the field's data sets, and a plain one for a user's own cameras.
+"""The folder layouts of labelled data sets, the field's and a user's own cameras; found by looking at the folder.
 
-Each reader takes the root folder and returns a People: train, query and gallery, every picture with a person and a
-camera. Person ids are numbers as the data set gives them; −1 is junk, 0 a distractor (Market-1501's convention).
+People and cameras are numbers here; −1 is junk and 0 a distractor (Market-1501's convention). For the names of people
+and cameras in any folder of pictures see `dpm_edge.labels`.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError, ImageError, nearest
 from dpm_edge.images import find_images
+from dpm_edge.labels import AUTO, is_person_camera, p_duke_names
 from dpm_edge.market import LabelledFolder, query_and_gallery, read_folder
 
 OCCLUDED, WHOLE = 1, 2
@@ -23,19 +24,95 @@ OCCLUDED, WHOLE = 1, 2
 
 
 @dataclass(frozen=True)
-class People:
-    """The three parts of a data set; a set that is only evaluated on has train None."""
+class Dataset:
+    """What is scored on, and what is trained on where that was asked for and the layout has such a part."""
 
-    train: LabelledFolder | None
+    layout: str
     query: LabelledFolder
     gallery: LabelledFolder
+    train: LabelledFolder | None = None
 
 
-@dataclass(frozen=True)
-class TrainingPeople(People):
-    """A data set that can be trained on."""
+def find_layout(root: Path) -> str:
+    """Tell a data set's layout by the folders in it.
 
-    train: LabelledFolder
+    Raises:
+        DataError: it is of no known layout; the message says what is there.
+    """
+    if not root.is_dir():
+        raise DataError(f"expected the folder of a labelled data set, got {root}, which is no folder")
+
+    def has(*names: str) -> bool:
+        return all((root / name).is_dir() for name in names)
+
+    if (root / "list_query.txt").is_file():
+        return "msmt17"
+    if has("bounding_box_test") or has("bounding_box_train"):
+        return "market"
+    for layout, folders in (
+        ("p_duke", ("test/occluded_body_images", "test/whole_body_images")),
+        ("occluded_reid", ("occluded_body_images", "whole_body_images")),
+        ("partial_reid", ("partial_body_images", "whole_body_images")),
+    ):
+        if has(*folders):
+            return layout
+    if has("test") or has("query", "gallery") or is_person_camera(_below(root), root):
+        return "cameras"
+    raise DataError(
+        f"expected a data set in one of the layouts {', '.join(LAYOUTS)}, got {root}, which holds {_holds(root)}. Put "
+        "your own pictures in test/PERSON/CAMERA/ (docs/training.md), or name the layout with --layout"
+    )
+
+
+def read_dataset(root: Path, layout: str = AUTO, *, train: bool = False) -> Dataset:
+    """Read the labels of a data set, and check that it can be scored on; no picture is opened.
+
+    Args:
+        root: its folder.
+        layout: a name of LAYOUTS, or "auto" to find it by looking.
+        train: also read the part that is trained on, and check it.
+
+    Raises:
+        DataError: unknown layout, missing folders or pictures, one camera alone; of the training part: people who are
+            also tested (named), or nobody with two pictures.
+    """
+    layout = find_layout(root) if layout == AUTO else layout
+    if layout not in LAYOUTS:
+        raise DataError(f"expected a layout, got {layout!r}.{nearest(layout, [*LAYOUTS, AUTO])}")
+    if not root.is_dir():
+        raise DataError(f"expected the folder of a data set of layout {layout!r}, got {root}, which is no folder")
+    query, gallery, learned = LAYOUTS[layout](root, train)
+    if learned is not None:
+        learned = _checked(learned, query, root, layout)
+    cameras = set(query.cameras.tolist()) | set(gallery.cameras.tolist())
+    if len(cameras) < 2:
+        raise DataError(
+            f"expected queries and gallery of two cameras or more, got one in {root}: matches of the same camera do "
+            "not count, so nothing is left to find. Add pictures of another camera"
+        )
+    return Dataset(layout, query, gallery, learned)
+
+
+def take(folder: LabelledFolder, keep: NDArray[np.bool_] | list[bool]) -> LabelledFolder:
+    """Keep the rows where keep (N,) bool is true."""
+    keep = np.asarray(keep, bool)
+    return LabelledFolder([p for p, k in zip(folder.paths, keep) if k], folder.people[keep], folder.cameras[keep])
+
+
+def _below(root: Path) -> list[Path]:
+    try:
+        return find_images(root)
+    except ImageError:
+        return []
+
+
+def _holds(root: Path) -> str:
+    names = sorted(path.name for path in root.iterdir())
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+
+
+Parts = tuple[LabelledFolder, LabelledFolder, "LabelledFolder | None"]
+"""Query, gallery, and the training part where it is asked for and there."""
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -50,14 +127,15 @@ def _table(rows: list[tuple[Path, int, int]]) -> LabelledFolder:
     return LabelledFolder([path for path, _, _ in rows], people, cameras)
 
 
-def _market(root: Path) -> People:
-    """bounding_box_train, query, bounding_box_test; names 0002_c1s1_000451_03.jpg. Occluded-Duke is laid out alike."""
+def _market(root: Path, train: bool) -> Parts:
+    """bounding_box_train, query, bounding_box_test; names 0002_c1s1_000451_03.jpg. Occluded-Duke is laid out alike, and
+    so is CUHK03's 767/700 protocol once unpacked to these folders and names."""
     query, gallery = query_and_gallery(root)
-    train = root / "bounding_box_train"
-    return People(read_folder(train) if train.is_dir() else None, query, gallery)
+    folder = root / "bounding_box_train"
+    return query, gallery, read_folder(folder) if train and folder.is_dir() else None
 
 
-def _msmt17(root: Path) -> People:
+def _msmt17(root: Path, train: bool) -> Parts:
     """train/, test/ and list_{train,val,query,gallery}.txt with lines `0000/0000_000_01_0303morning_0008_0.jpg 0`.
 
     The camera is the third number of the name; train and val lists are trained on together, as published.
@@ -66,27 +144,25 @@ def _msmt17(root: Path) -> People:
     def listed(name: str, folder: str) -> list[tuple[Path, int, int]]:
         path = root / f"list_{name}.txt"
         if not path.is_file():
-            raise DataError(f"{path} is missing: MSMT17 comes with list_train, list_val, list_query, list_gallery .txt")
+            raise DataError(f"expected list_train, list_val, list_query and list_gallery .txt in {root}, got no {path}")
         rows = []
-        for line in path.read_text().split("\n"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             if line.strip():
-                file, person = line.rsplit(" ", 1)
-                rows.append((root / folder / file, int(person), int(Path(file).name.split("_")[2])))
+                try:
+                    file, person = line.rsplit(" ", 1)
+                    rows.append((root / folder / file, int(person), int(Path(file).name.split("_")[2])))
+                except (ValueError, IndexError) as error:
+                    raise DataError(
+                        f"{path}, line {number}: expected a picture and its person, such as "
+                        f"`0000/0000_000_01_0303morning_0008_0.jpg 0`, got {line!r}"
+                    ) from error
         return rows
 
-    return People(
-        _table(listed("train", "train") + listed("val", "train")),
-        _table(listed("query", "test")),
-        _table(listed("gallery", "test")),
-    )
+    learned = _table(listed("train", "train") + listed("val", "train")) if train else None
+    return _table(listed("query", "test")), _table(listed("gallery", "test")), learned
 
 
-def _cuhk03(root: Path) -> People:
-    """The 767/700 protocol unpacked to Market's folders and names (0001_c1_1.png under bounding_box_train/…)."""
-    return _market(root)
-
-
-def _two_halves(root: Path, occluded: str, whole: str) -> People:
+def _two_halves(root: Path, occluded: str) -> Parts:
     """PERSON/… folders (or PERSON_… files) below an occluded and a whole half: queries and gallery.
 
     These sets record no cameras. The published numbers count every whole picture of the person as a match, so the
@@ -97,128 +173,101 @@ def _two_halves(root: Path, occluded: str, whole: str) -> People:
         folder = root / name
         rows = []
         for path in _pictures(folder):
-            parts = path.relative_to(folder).parts
-            match = re.match(r"\d+", parts[0])
+            match = re.match(r"\d+", path.relative_to(folder).parts[0])
             if match is None:
-                raise DataError(f"{path}: the folder or name must start with the person's number, such as 001/")
+                raise DataError(f"expected a folder or name that starts with the person's number, got {path}")
             rows.append((path, int(match[0]) + 1, camera))
         return _table(rows)
 
-    return People(None, half(occluded, OCCLUDED), half(whole, WHOLE))
+    return half(occluded, OCCLUDED), half("whole_body_images", WHOLE), None
 
 
-def _occluded_reid(root: Path) -> People:
+def _occluded_reid(root: Path, train: bool) -> Parts:
     """occluded_body_images/001/… are queries, whole_body_images/001/… the gallery. Evaluation only."""
-    return _two_halves(root, "occluded_body_images", "whole_body_images")
+    return _two_halves(root, "occluded_body_images")
 
 
-def _partial_reid(root: Path) -> People:
+def _partial_reid(root: Path, train: bool) -> Parts:
     """partial_body_images/001_01.jpg are queries, whole_body_images/001_01.jpg the gallery. Evaluation only."""
-    return _two_halves(root, "partial_body_images", "whole_body_images")
+    return _two_halves(root, "partial_body_images")
 
 
-def _p_duke(root: Path) -> People:
+def _p_duke(root: Path, train: bool) -> Parts:
     """train/ and test/, each with occluded_body_images/PERSON/ and whole_body_images/PERSON/; names 0001_c1_….jpg."""
 
     def half(split: str, name: str) -> list[tuple[Path, int, int]]:
         rows = []
         for path in _pictures(root / split / name):
-            camera = re.search(r"_?c(\d+)", path.name)
-            if not path.parent.name.isdigit() or camera is None:
-                raise DataError(f"{path}: PERSON/…cCAMERA….jpg is wanted, such as 0001/0001_c1_f0044158.jpg")
-            rows.append((path, int(path.parent.name), int(camera[1])))
+            names = p_duke_names(path)
+            if names is None:
+                raise DataError(f"expected PERSON/…cCAMERA….jpg, such as 0001/0001_c1_f0044158.jpg, got {path}")
+            rows.append((path, int(names[0] or 0), int(names[1] or 0)))
         return rows
 
-    train = half("train", "occluded_body_images") + half("train", "whole_body_images")
-    return People(
-        _table(train), _table(half("test", "occluded_body_images")), _table(half("test", "whole_body_images"))
-    )
+    halves = ("occluded_body_images", "whole_body_images")
+    query, gallery = (_table(half("test", name)) for name in halves)
+    learned = _table([row for name in halves for row in half("train", name)]) if train else None
+    return query, gallery, learned
 
 
-def _cameras(root: Path) -> People:
-    """A user's own: train/PERSON/CAMERA/*.jpg, and query/ and gallery/ alike (or test/, one query per camera)."""
+def _cameras(root: Path, train: bool) -> Parts:
+    """A user's own: test/PERSON/CAMERA/*.jpg, or query/ and gallery/ alike; train/ to train on.
 
-    def part(name: str, people: dict[str, int], cameras: dict[str, int]) -> LabelledFolder:
-        rows = []
-        for path in _pictures(root / name):
-            parts = path.relative_to(root / name).parts
-            if len(parts) != 3:
-                raise DataError(f"{path}: {name}/PERSON/CAMERA/picture is wanted")
-            rows.append(
-                (path, people.setdefault(parts[0], len(people) + 1), cameras.setdefault(parts[1], len(cameras)))
-            )
-        return _table(rows)
-
+    A folder of PERSON/CAMERA/ alone is its own test part. Of a test part, one picture of each person and camera is a
+    query; the others are the gallery. The only picture of a person and camera is both: the protocol drops a query's
+    matches of its own camera, itself among them.
+    """
     people: dict[str, int] = {}
     cameras: dict[str, int] = {}
-    train = part("train", people, cameras) if (root / "train").is_dir() else None
+
+    def part(folder: Path) -> LabelledFolder:
+        rows = []
+        for path in _pictures(folder):
+            parts = path.relative_to(folder).parts
+            if len(parts) != 3:
+                raise DataError(f"expected {folder}/PERSON/CAMERA/picture, got {path}")
+            who, where = parts[:2]
+            rows.append((path, people.setdefault(who, len(people) + 1), cameras.setdefault(where, len(cameras))))
+        return _table(rows)
+
+    learned = part(root / "train") if train and (root / "train").is_dir() else None
     if (root / "query").is_dir():
-        return People(train, part("query", people, cameras), part("gallery", people, cameras))
-    test = part("test", people, cameras)
-    _, first = np.unique(np.stack([test.people, test.cameras]), axis=1, return_index=True)
+        return part(root / "query"), part(root / "gallery"), learned
+    alone = not any((root / name).is_dir() for name in ("test", "train"))
+    test = part(root if alone else root / "test")
+    seen = np.stack([test.people, test.cameras])
+    _, first, place, count = np.unique(seen, axis=1, return_index=True, return_inverse=True, return_counts=True)
     is_query = np.isin(np.arange(len(test)), first)
-    return People(train, take(test, is_query), take(test, ~is_query))
+    return take(test, is_query), take(test, ~is_query | (count[place.ravel()] == 1)), learned
 
 
-def take(folder: LabelledFolder, keep: np.ndarray | list[bool]) -> LabelledFolder:
-    """The rows where keep (N,) bool is true."""
-    keep = np.asarray(keep, bool)
-    return LabelledFolder([p for p, k in zip(folder.paths, keep) if k], folder.people[keep], folder.cameras[keep])
-
-
-LAYOUTS: dict[str, Callable[[Path], People]] = {
+LAYOUTS: dict[str, Callable[[Path, bool], Parts]] = {
     "market": _market,
     "occluded_duke": _market,
     "msmt17": _msmt17,
-    "cuhk03": _cuhk03,
+    "cuhk03": _market,
     "occluded_reid": _occluded_reid,
     "partial_reid": _partial_reid,
     "p_duke": _p_duke,
     "cameras": _cameras,
 }
+"""Layout → its reader; what `--layout` and `data.layout` take, beside "auto"."""
 
 
-def read_people(layout: str, root: Path) -> People:
-    """The data set below root, checked.
-
-    Raises:
-        DataError: unknown layout, missing folders, people in both train and test (named), no training person with two
-            pictures, or all training pictures from one camera and the test part unable to score.
-    """
-    if layout not in LAYOUTS:
-        raise DataError(f"no layout {layout!r}.{nearest(layout, LAYOUTS)}")
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; a data set of layout {layout!r} is wanted")
-    people = LAYOUTS[layout](root)
-    train = people.train
-    if train is not None:
-        real = train.people > 0 if layout in ("market", "occluded_duke", "cuhk03") else train.people >= 0
-        train = take(train, real)
-        if layout != "msmt17":  # its train and test lists count people from 0 each
-            both = sorted(set(train.people.tolist()) & (set(people.query.people.tolist()) - {0, -1}))
-            if both:
-                raise DataError(f"{root}: people {both[:10]} are in both train and query: test people must be unseen")
-        if len(train) == 0 or np.unique(train.people, return_counts=True)[1].max() < 2:
-            raise DataError(f"{root}: no training person has two pictures; nothing can be learned from these")
-    cameras = set(people.query.cameras.tolist()) | set(people.gallery.cameras.tolist())
-    if len(cameras) < 2:
+def _checked(train: LabelledFolder, query: LabelledFolder, root: Path, layout: str) -> LabelledFolder:
+    """The training part without junk and distractors. Raises DataError as `read_dataset` does."""
+    train = take(train, train.people > 0 if LAYOUTS[layout] is _market else train.people >= 0)
+    if layout != "msmt17":  # its train and test lists count people from 0 each
+        both = sorted(set(train.people.tolist()) & (set(query.people.tolist()) - {0, -1}))
+        if both:
+            one = query.paths[int(np.flatnonzero(query.people == both[0])[0])]
+            raise DataError(
+                f"expected other people to test on than to train on, got {len(both)} in both parts of {root}: "
+                f"numbers {both[:10]}, such as the one of {one}. Move each person into one part"
+            )
+    if len(train) == 0 or np.unique(train.people, return_counts=True)[1].max() < 2:
         raise DataError(
-            f"{root}: query and gallery have one camera ({cameras.pop()}): the protocol drops every match of the "
-            "same camera, so nothing is left to find. Give pictures of two cameras or more"
+            f"expected training people with two pictures or more, got {len(train)} pictures in {root} and nobody with "
+            "two: nothing can be learned from these. Add pictures of the same people"
         )
-    return People(train, people.query, people.gallery)
-
-
-def visible_shares(folder: LabelledFolder, labels: Path) -> np.ndarray:
-    """(N,) share of each person that is visible, from a rendered set's labels.csv (columns file, visible).
-
-    Raises DataError where the file or a picture's row is missing.
-    """
-    if not labels.is_file():
-        raise DataError(f"{labels} is missing: data.min_visible needs a rendered set's labels")
-    with labels.open(newline="") as file:
-        shares = {Path(row["file"]).name: float(row["visible"]) for row in csv.DictReader(file)}
-    missing = [p.name for p in folder.paths if p.name not in shares]
-    if missing:
-        raise DataError(f"{labels} has no row for {len(missing)} pictures, such as {missing[0]}")
-    return np.array([shares[p.name] for p in folder.paths])
+    return train

@@ -62,14 +62,14 @@ def saliency_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> P
     from dpm_edge.train.data import decode
     from dpm_edge.train.preview import examples, sheet
     from dpm_edge.train.recipes import recipe as named
-    from dpm_edge.train.run import device_of, training_people
+    from dpm_edge.train.run import device_of, training_set
     from dpm_edge.train.saliency.person_masks import SOURCES, person_masks
     from dpm_edge.train.start import model_spec
 
     config = override(named(recipe), overrides)
     out.mkdir(parents=True, exist_ok=True)
     device = device_of(config)
-    train = decode(training_people(config, data).train, model_spec(config.model).preprocessing, quiet=True)
+    train = decode(training_set(config, data).train, model_spec(config.model).preprocessing, quiet=True)
     train = train.to(device)
     masks = person_masks(config, train, data, out, device)
     config.transfer.probability = 1.0
@@ -83,11 +83,11 @@ def covered_file(recipe: str, data: Path, out: Path, overrides: list[str]) -> Pa
     from dpm_edge.train.data import decode
     from dpm_edge.train.evaluate import occlusion_sets
     from dpm_edge.train.recipes import recipe as named
-    from dpm_edge.train.run import training_people
+    from dpm_edge.train.run import training_set
     from dpm_edge.train.start import model_spec
 
     config = override(named(recipe), overrides)
-    people, pre = training_people(config, data), model_spec(config.model).preprocessing
+    people, pre = training_set(config, data), model_spec(config.model).preprocessing
     query, bodies = decode(people.query, pre, quiet=True), decode(people.train, pre, quiet=True)
     path = out / "covered.safetensors"
     occlusion_sets(query, bodies, config.evaluate.shares, path)

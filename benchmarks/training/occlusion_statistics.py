@@ -32,7 +32,7 @@ from dpm_edge.train.config import AugmentConfig, Config
 from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import covered
 from dpm_edge.train.preview import Example, examples
-from dpm_edge.train.run import device_of, training_people
+from dpm_edge.train.run import device_of, training_set
 from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import model_spec
 
@@ -110,7 +110,7 @@ def statistics(config: Config, data: Path, out: Path, batches: int = 8) -> dict[
     """What the file holds: one entry per source of occlusions, and what they were compared with."""
     device = device_of(config)
     config.transfer.probability = 1.0
-    people = training_people(config, data)
+    people = training_set(config, data)
     pre = model_spec(config.model).preprocessing
     train, query = decode(people.train, pre).to(device), decode(people.query, pre)
     masks = person_masks(config, train, data, out.parent, device)

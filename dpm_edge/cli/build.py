@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, quiet
+from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
 
@@ -28,7 +28,8 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
     show_default=True,
     help="Crops of one call: low:best:high, or one number; TensorRT takes several, 1:1:1,2:8:64.",
 )
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option(
@@ -69,6 +70,7 @@ def build(
     calibrate: Path | None,
     batch: str,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     closed_set: Path | None,
@@ -108,6 +110,7 @@ def build(
         calibrate=calibrate,
         batch=batch,
         labelled=labelled,
+        layout=layout,
         budget=AccuracyBudget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
         mask_head=mask_head,
@@ -131,7 +134,8 @@ def build(
 @click.argument("model", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write; may be ENGINE.")
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to verify on.")
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
@@ -143,6 +147,7 @@ def refit(
     out: Path,
     calibrate: Path | None,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     force: bool,
@@ -169,6 +174,7 @@ def refit(
         out,
         calibrate=calibrate,
         labelled=labelled,
+        layout=layout,
         budget=limits,
         force=force,
         progress=not quiet,

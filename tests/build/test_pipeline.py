@@ -172,7 +172,7 @@ def test_calibration_folders(
 
 
 def test_labelled_folder_of_another_layout(portable_path: Path, crops: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Market-1501"):
+    with pytest.raises(DataError, match="expected a data set in one of the layouts"):
         quiet_build(portable_path, tmp_path / "engine", calibrate=crops, labelled=crops)
     assert not any(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ import ablation_plan
 import pytest
 from ablation import Budget, ablate
 from ablation_plan import CURVES, RESERVE, Measured, choose, jobs, waves
-from conftest import SMALL
+from toy_world import SMALL
 
 from dpm_edge.errors import SpecError
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from toy_world import TINY
 
 from dpm_edge.errors import DataError
-from dpm_edge.layouts import read_people, take
+from dpm_edge.layouts import read_dataset, take
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train import losses, mask
@@ -108,7 +108,7 @@ def test_teaching_moves_the_mask_generator_alone_and_learns(train, capsys):
 
 
 def test_one_person_teaches_nothing(market):
-    people = read_people("market", market).train
+    people = read_dataset(market, train=True).train
     one = decode(take(people, people.people == people.people[0]), SPEC.preprocessing, quiet=True)
     with pytest.raises(DataError, match="two people"):
         mask.teach(DPM(SPEC), one, LESSON, quiet=True)

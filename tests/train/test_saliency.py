@@ -11,7 +11,7 @@ import numpy as np
 import occlusion_statistics
 import pytest
 import torch
-from conftest import TINY
+from toy_world import TINY
 
 from dpm_edge.errors import DataError
 from dpm_edge.model import checkpoint
@@ -58,11 +58,12 @@ def test_masks_come_from_the_cache_and_only_for_the_same_pictures(train, small, 
     )
     assert (tmp_path / "saliency.safetensors").stat().st_mtime_ns == stamp
     again = learned.saliency_of(*learned.load_saliency_model(tmp_path / "saliency-model"), train.pixels)
-    kept = person_masks.load_saliency(tmp_path / "saliency.safetensors", train, (8, 4))
+    kept, source = person_masks.load_saliency(tmp_path / "saliency.safetensors", train, (8, 4))
+    assert source == "learned"
     torch.testing.assert_close(again, kept, atol=1e-3, rtol=0)
     from dataclasses import replace
 
-    with pytest.raises(DataError, match="not of these"):
+    with pytest.raises(DataError, match="of others"):
         person_masks.load_saliency(tmp_path / "saliency.safetensors", replace(train, names=train.names[::-1]), (8, 4))
 
 
@@ -81,7 +82,9 @@ def test_a_stopped_saliency_run_goes_on_as_if_it_had_not_been(train, small, tmp_
         person_masks.person_masks(small, train, tmp_path, tmp_path / "part", cpu, quiet=True)
     assert (tmp_path / "part" / learned.RESUME).is_file()
     assert torch.equal(whole, person_masks.person_masks(small, train, tmp_path, tmp_path / "part", cpu, quiet=True))
-    a, b = (person_masks.load_saliency(tmp_path / d / "saliency.safetensors", train, (8, 4)) for d in ("whole", "part"))
+    (a, _), (b, _) = (
+        person_masks.load_saliency(tmp_path / d / "saliency.safetensors", train, (8, 4)) for d in ("whole", "part")
+    )
     assert torch.equal(a, b) and not (tmp_path / "part" / learned.RESUME).exists()
 
 
@@ -89,10 +92,31 @@ def test_the_person_is_what_reaches_the_threshold_or_the_most_salient_share(smal
     draw = torch.Generator().manual_seed(0)
     s = 0.3 + 0.02 * torch.randn(50, 8, 4, generator=draw)  # as SPS is after a short training: near `usage` everywhere
     small.saliency.threshold = 0.5
-    assert not person_masks.person_region(s, small.saliency).any()
+    assert not person_masks.person_region(s, small.saliency, "learned").any()
     small.saliency.threshold, small.saliency.usage = 0.0, 0.25
-    found = person_masks.person_region(s, small.saliency)
+    found = person_masks.person_region(s, small.saliency, "learned")
     assert found.sum() == 400 and s[found].min() >= s[~found].max()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_a_learned_file_in_a_recipe_of_segmentation_keeps_the_most_salient_patches(
+    train, small, tmp_path, capsys, threshold
+):
+    """After a short training saliency is near `usage` everywhere: segmentation's half would keep nobody."""
+    learned_before = 0.3 + 0.02 * torch.randn(len(train), 8, 4, generator=torch.Generator().manual_seed(0))
+    file = tmp_path / "saliency.safetensors"
+    person_masks.save_saliency(file, learned_before, train, "learned")
+    small.saliency.source, small.saliency.threshold, small.saliency.masks = "segmentation", threshold, str(file)
+    found = person_masks.person_masks(small, train, tmp_path, tmp_path, torch.device("cpu"))
+    assert float(found.float().mean()) == pytest.approx(small.saliency.usage, abs=0.01)
+    assert "source 'learned', not 'segmentation'" in capsys.readouterr().err
+
+
+def test_a_saliency_file_that_does_not_say_its_source_is_refused(train, tmp_path):
+    file = tmp_path / "saliency.safetensors"
+    person_masks.save_saliency(file, torch.rand(len(train), 8, 4), train, "somebody")
+    with pytest.raises(DataError, match="says its source"):
+        person_masks.load_saliency(file, train, (8, 4))
 
 
 def test_an_unknown_source_and_a_set_without_masks_are_refused(market, train, small, tmp_path):
@@ -132,7 +156,7 @@ def test_saliency_is_learned_from_the_first_people_alone(train, small, tmp_path,
 
 
 def test_preview_writes_a_sheet(market, small, tmp_path, capsys):
-    from conftest import SMALL
+    from toy_world import SMALL
 
     words = ["market_tiny", *SMALL, "transfer.rolled=0", "transfer.unrolled=0", "transfer.smallest=0"]
     assert preview.main([*words, "--data", str(market), "--out", str(tmp_path / "sheet.jpg")]) == 0

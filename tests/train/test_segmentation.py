@@ -53,7 +53,7 @@ def test_masks_are_kept_and_read_again(market, train, small, tmp_path, monkeypat
     small.saliency.source, small.saliency.threshold = "segmentation", 0.0
     cpu = torch.device("cpu")
     first = person_masks.person_masks(small, train, market, tmp_path, cpu, quiet=True)
-    shares = person_masks.load_saliency(tmp_path / person_masks.SOURCES["segmentation"], train, (8, 4))
+    shares, _ = person_masks.load_saliency(tmp_path / person_masks.SOURCES["segmentation"], train, (8, 4))
     assert torch.equal(first, shares >= 0.5)
     monkeypatch.setattr(segmentation, "segmenter", lambda: pytest.fail("segmented again"))
     assert torch.equal(first, person_masks.person_masks(small, train, market, tmp_path, cpu, quiet=True))

@@ -86,7 +86,7 @@ def test_the_average_is_torchs_own(small):
 
 
 def small_spec():
-    from conftest import TINY
+    from toy_world import TINY
 
     return TINY.replace(height=64, width_px=32)
 

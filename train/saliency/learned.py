@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.progress import say, track
+from dpm_edge.progress import say
 from dpm_edge.train import losses, state
 from dpm_edge.train.augment import augment, flip
 from dpm_edge.train.config import AugmentConfig, Config, SaliencyConfig
 from dpm_edge.train.data import IdentitySampler, Pictures, to_input
 from dpm_edge.train.optimisation import freeze_lower, optimisers, rate, set_rate, step
 from dpm_edge.train.start import network
+from dpm_edge.train.status import counted
 
 HEAD = "head.safetensors"
 """The file of the 1×1 convolution beside the network's checkpoint."""
@@ -120,7 +121,7 @@ def train_saliency(
     )
     labels = labels.to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.optimiser.bf16)
-    for epoch in track(range(first, config.saliency.epochs), what="saliency", quiet=quiet):
+    for epoch in counted(range(first, config.saliency.epochs), what="saliency", quiet=quiet):
         for number, rows in enumerate(torch.from_numpy(sampler.epoch(epoch)).to(device)):
             done = epoch + number / sampler.batches
             set_rate([stepper], config.saliency.lr * rate(config.schedule, done, config.saliency.epochs))

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpm_edge.errors import MissingLibrary
-from dpm_edge.progress import track
 from dpm_edge.shipped import ASSETS
 from dpm_edge.train.data import Pictures
+from dpm_edge.train.status import counted
 
 NETWORK = ASSETS / "selfie_segmentation.tflite"
 SIDE = 256
@@ -44,6 +44,6 @@ def segmented_saliency(pictures: Pictures, grid: tuple[int, int], quiet: bool = 
     net = segmenter()
     shares = [
         person_shares(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()), net, grid)
-        for pixels in track(pictures.pixels, what="people segmented", total=len(pictures), quiet=quiet)
+        for pixels in counted(pictures.pixels, what="people segmented", total=len(pictures), quiet=quiet)
     ]
     return torch.from_numpy(np.stack(shares))
