@@ -24,10 +24,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from known_delay import KnownDelay, number_of, numbered
 
-from dpm_edge.bench.figures import percentile
 from dpm_edge.bench.load import at_times, on_threads, poisson
-from dpm_edge.bench.standin import KnownDelay, number_of, numbered
+from dpm_edge.bench.results import percentile
 from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
 from dpm_edge.progress import track

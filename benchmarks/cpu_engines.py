@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 
 from dpm_edge import Engine
-from dpm_edge.bench.apart import Apart
-from dpm_edge.bench.figures import spread
-from dpm_edge.bench.load import closed
-from dpm_edge.bench.scene import compose
+from dpm_edge.bench.cameras import compose
+from dpm_edge.bench.load import closed_loop
+from dpm_edge.bench.results import spread
+from dpm_edge.bench.worker import WorkerProcess
 from dpm_edge.env import machine_card
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.manifest import Manifest
@@ -63,7 +63,7 @@ class Rival:
 
     def once(self, batch: int) -> float:
         """Seconds of one call."""
-        return float(closed(self._calls[batch], streams=1, seconds=0).latencies[0])
+        return float(closed_loop(self._calls[batch], streams=1, seconds=0).latencies[0])
 
     def peak_memory(self) -> int:
         """MiB of the process at its highest."""
@@ -104,16 +104,16 @@ def measure(
     """Seconds of every rival's calls by (rival, batch), taken in turns, and every process's peak memory in MiB."""
     taken: dict[tuple[str, int], list[float]] = {(name, batch): [] for batch in BATCHES for name in rivals}
     with ExitStack() as stack:
-        apart = {
-            name: stack.enter_context(Apart(Rival, kind, path, threads, crops, name=name))
+        processes = {
+            name: stack.enter_context(WorkerProcess(Rival, kind, path, threads, crops, name=name))
             for name, (kind, path) in rivals.items()
         }
         for turn in track(range(rounds + WARM_UP), what="rounds"):
             for (name, batch), times in taken.items():
-                seconds = apart[name].call("once", batch)
+                seconds = processes[name].call("once", batch)
                 if turn >= WARM_UP:
                     times.append(seconds)
-        return taken, {name: process.call("peak_memory") for name, process in apart.items()}
+        return taken, {name: process.call("peak_memory") for name, process in processes.items()}
 
 
 def summary(times: list[float], batch: int) -> dict[str, float]:

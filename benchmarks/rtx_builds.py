@@ -25,8 +25,8 @@ from onnx import ModelProto
 from dpm_edge.build import portable
 from dpm_edge.build.low_precision import lower
 from dpm_edge.build.quantise import quantise
-from dpm_edge.build.trt.builder import write_plan
 from dpm_edge.build.trt.options import PlanOptions
+from dpm_edge.build.trt.plan import write_plan
 from dpm_edge.env import machine_card
 from dpm_edge.manifest import BatchRange
 from dpm_edge.progress import track

@@ -19,6 +19,7 @@ sys.path.insert(0, str(GPU))
 rounding = importlib.import_module("rounding")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the suite runs at full size, by its own command")
 def test_the_whole_suite_runs_at_toy_size(tmp_path):

@@ -17,17 +17,25 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.bench.load import at_times, on_threads, regular
 from dpm_edge.gallery import Gallery
-from dpm_edge.images import clip_boxes
+from dpm_edge.images import clip_boxes, find_images, read_image
+from dpm_edge.metrics import normalise
 from dpm_edge.runtime.batcher import Batcher, Embedder, QueueFull
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.shipped import ASSETS
 
 LEAD = 0.05
 """Seconds before the first frame, so that every thread has started."""
+PLACES = 8
+"""Most people in the frame."""
+SAMPLES = ASSETS / "samples" / "query"
+HEIGHT, WIDTH = 400, 160
+"""Pixels of a person in the frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +45,12 @@ class Scene:
     frame: NDArray[np.uint8]
     boxes: NDArray[np.float64]
     """(P, 4): where people stand in the frame."""
-    names: list[str]
+    people: list[str]
     """(P,): who they are in the gallery."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class CameraLoad:
     """How much comes, and how it is gathered."""
 
     cameras: int
@@ -65,7 +73,7 @@ class Load:
 
 
 @dataclass
-class Seen:
+class CameraTimes:
     """What was measured of one camera, or of all; durations in seconds, one for each counted frame with people."""
 
     latencies: list[float] = field(default_factory=list)
@@ -86,13 +94,13 @@ class Seen:
     engine: list[float] = field(default_factory=list)
     """Seconds of each call of the engine."""
 
-    def join(self, other: Seen) -> None:
+    def join(self, other: CameraTimes) -> None:
         """Add what another camera saw."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
 
-class Timed:
+class TimedEngine:
     """An engine that remembers the size and the duration of each call."""
 
     def __init__(self, engine: Embedder) -> None:
@@ -113,9 +121,9 @@ _Frame = tuple[float, list[int], list["Future[Embeddings]"]]
 """Due time, which people are in it, their futures."""
 
 
-def run_cameras(engine: Embedder, gallery: Gallery, scene: Scene, load: Load, *, seed: int = 0) -> Seen:
+def run_cameras(engine: Embedder, gallery: Gallery, scene: Scene, load: CameraLoad, *, seed: int = 0) -> CameraTimes:
     """Let the cameras run; returns once the last frame is answered."""
-    timed, everything = Timed(engine), [Seen() for _ in range(load.cameras)]
+    timed, everything = TimedEngine(engine), [CameraTimes() for _ in range(load.cameras)]
     phases = np.random.default_rng(seed).random((2, load.cameras))
     begin = time.perf_counter() + LEAD
     with Batcher(
@@ -128,7 +136,7 @@ def run_cameras(engine: Embedder, gallery: Gallery, scene: Scene, load: Load, *,
             works.append(partial(one.feed, due, phases[1, camera]))
             works.append(one.collect)
         on_threads(works)
-    total = Seen(batches=timed.batches, engine=timed.took)
+    total = CameraTimes(batches=timed.batches, engine=timed.took)
     for seen in everything:
         total.join(seen)
     return total
@@ -138,7 +146,14 @@ class _Camera:
     """One camera: a thread that feeds the batcher, and one that collects the ids."""
 
     def __init__(
-        self, name: str, batcher: Batcher, gallery: Gallery, scene: Scene, load: Load, counted_from: float, seen: Seen
+        self,
+        name: str,
+        batcher: Batcher,
+        gallery: Gallery,
+        scene: Scene,
+        load: CameraLoad,
+        counted_from: float,
+        seen: CameraTimes,
     ) -> None:
         self._name, self._batcher, self._gallery, self._scene, self._load = name, batcher, gallery, scene, load
         self._from, self._seen = counted_from, seen
@@ -188,9 +203,55 @@ class _Camera:
                 self._seen.latencies.append(end - due)
                 self._seen.search.append(end - start)
                 self._seen.people += len(places)
-                self._seen.right += _right(found.people, [self._scene.names[place] for place in places])
+                self._seen.right += _right(found.people, [self._scene.people[place] for place in places])
 
 
 def _right(found: NDArray, wanted: Sequence[str]) -> int:
     """How many of the first places are who stands there."""
     return sum(str(row[0]) == name for row, name in zip(found, wanted))
+
+
+def sample_people() -> list[NDArray[np.uint8]]:
+    """Pictures of PLACES different people out of the samples that ship.
+
+    Raises:
+        ImageError: the samples are missing from this installation.
+    """
+    first = {path.name.split("_", 1)[0]: path for path in reversed(find_images(SAMPLES))}
+    return [read_image(path) for _, path in sorted(first.items())[:PLACES]]
+
+
+def compose(pictures: Sequence[NDArray[np.uint8]]) -> Scene:
+    """A frame (1080, 1920, 3) with up to PLACES people, each HEIGHT × WIDTH pixels."""
+    frame = np.full((1080, 1920, 3), 127, np.uint8)
+    boxes = []
+    for place, picture in enumerate(pictures[:PLACES]):
+        x, y = 40 + 230 * place, 300
+        frame[y : y + HEIGHT, x : x + WIDTH] = cv2.resize(picture, (WIDTH, HEIGHT))
+        boxes.append((x, y, x + WIDTH, y + HEIGHT))
+    return Scene(frame=frame, boxes=np.array(boxes, np.float64), people=[f"person {i}" for i in range(len(boxes))])
+
+
+def crops(scene: Scene, count: int) -> list[NDArray[np.uint8]]:
+    """`count` crops of the scene's people, cut out already, one person after the other."""
+    cut = [np.ascontiguousarray(scene.frame[y0:y1, x0:x1]) for x0, y0, x1, y1 in scene.boxes.astype(int)]
+    return [cut[i % len(cut)] for i in range(count)]
+
+
+def fill(gallery: Gallery, people: Embeddings, scene: Scene, rows: int) -> None:
+    """The scene's people under their names, and random strangers up to `rows` rows."""
+    gallery.add(people, people=scene.people)
+    strangers = max(0, rows - len(people))
+    if strangers:
+        draw = np.random.default_rng(0)
+        features = normalise(draw.standard_normal((strangers, people.dimension), np.float32))
+        gallery.add(
+            Embeddings(
+                features=features,
+                masks=0.2 + 0.6 * draw.random(features.shape, np.float32),
+                visibility=np.ones(strangers, np.float32),
+                rows=np.arange(strangers),
+                fingerprint=people.fingerprint,
+            ),
+            people=["stranger"] * strangers,
+        )

@@ -1,4 +1,5 @@
-"""Two ways to ask for work: at given times, whatever is still unanswered (open loop), or as soon as answered (closed).
+"""Two ways to ask for work, and how much of it: at given times, whatever is still unanswered (open loop), or as soon as
+the last call is answered (closed loop); and which load to try next.
 
 In a closed loop a slow answer delays the next question, so that nothing ever queues, and the latencies that it gives
 say nothing about a machine that others send work to ("coordinated omission"). Those come from the open loop, counted
@@ -17,6 +18,11 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+
+LOAD_STEP = 0.25
+"""By how much the load rises from run to run, as a share of what the engine did alone."""
+LEAST_LOAD = LOAD_STEP / 2
+"""Where this share is too much, no smaller one is tried: one crop alone takes too long."""
 
 
 def regular(rate: float, seconds: float, *, phase: float = 0.0) -> NDArray[np.float64]:
@@ -54,7 +60,7 @@ def at_times(
 
 
 @dataclass(frozen=True)
-class Calls:
+class ClosedLoop:
     """What a closed loop did."""
 
     latencies: NDArray[np.float64]
@@ -63,7 +69,7 @@ class Calls:
     """Calls per second, of all streams together."""
 
 
-def closed(call: Callable[[], object], *, streams: int, seconds: float, least: int = 1) -> Calls:
+def closed_loop(call: Callable[[], object], *, streams: int, seconds: float, least: int = 1) -> ClosedLoop:
     """Call from `streams` threads at once, each as fast as it is answered, for `seconds` and `least` calls each.
 
     Raises:
@@ -90,7 +96,7 @@ def closed(call: Callable[[], object], *, streams: int, seconds: float, least: i
         rates[index] = len(mine) / (end - begin)
 
     on_threads([partial(stream, index) for index in range(streams)])
-    return Calls(np.array([one for mine in took for one in mine]), sum(rates))
+    return ClosedLoop(np.array([one for mine in took for one in mine]), sum(rates))
 
 
 def on_threads(works: Sequence[Callable[[], object]]) -> None:
@@ -114,3 +120,27 @@ def on_threads(works: Sequence[Callable[[], object]]) -> None:
         thread.join()
     if errors:
         raise errors[0]
+
+
+def next_load(tried: Sequence[tuple[float, bool]]) -> float | None:
+    """The next load to run, as a share of the engine's own rate; None where there is nothing left to find out.
+
+    Loads go up in steps of LOAD_STEP, then halve the gap between the largest that was sustained and the smallest that
+    was not.
+
+    Args:
+        tried: (load, whether it was sustained) of each run so far, in any order.
+    """
+    failed = min((load for load, kept_up in tried if not kept_up), default=None)
+    if failed is None:
+        return max((load for load, _ in tried), default=0.0) + LOAD_STEP
+    return None if failed <= LEAST_LOAD else ((largest_sustained(tried) or 0.0) + failed) / 2
+
+
+def largest_sustained(tried: Sequence[tuple[float, bool]]) -> float | None:
+    """The largest load that was run and sustained, with none below it that was not; None where there is none.
+
+    What failed once is not relied on, even where more was sustained another time.
+    """
+    failed = min((load for load, kept_up in tried if not kept_up), default=float("inf"))
+    return max((load for load, kept_up in tried if kept_up and load < failed), default=None)

@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpm_edge.bench.report import point
+from dpm_edge.bench.report import best_point
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.files import write_whole
 
@@ -110,7 +110,7 @@ def _people(results: dict[str, Any]) -> Figure:
     width = min(0.5, 0.84 / len(engines))
     for i, (colour, one) in enumerate(zip(COLOURS, engines)):
         for place, count in enumerate(cameras):
-            run = point(one, count)
+            run = best_point(one, count)
             people = run["people_per_frame"] if run else 0.0
             at = place + (i - (len(engines) - 1) / 2) * width
             axes.bar(at, people, width * 0.92, color=colour)

@@ -1,4 +1,4 @@
-"""The results of a run as text."""
+"""The results of a run as a table of text."""
 
 from __future__ import annotations
 
@@ -7,34 +7,6 @@ from typing import Any
 
 BUSY = 0.15
 """Share of the cores' time that others may use before the report says that the machine was not quiet."""
-
-
-def ratios(engines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each rival's figures over the first engine's: throughput and sustained load (more is better), p50 (less is)."""
-    first, *rivals = engines
-    return [
-        {
-            "name": rival["name"],
-            "of": first["name"],
-            "engine_only": [
-                {
-                    "batch": mine["batch"],
-                    "streams": mine["streams"],
-                    "crops_per_second": _over(its["crops_per_second"], mine["crops_per_second"]),
-                    "p50_ms": _over(its["p50_ms"], mine["p50_ms"]),
-                }
-                for mine, its in zip(first["engine_only"], rival["engine_only"])
-            ],
-            "sustained": [
-                {
-                    "cameras": mine["cameras"],
-                    "people_per_frame": _over(its["people_per_frame"], mine["people_per_frame"]),
-                }
-                for mine, its in zip(first["sustained"], rival["sustained"])
-            ],
-        }
-        for rival in rivals
-    ]
 
 
 def text(results: dict[str, Any]) -> str:
@@ -51,7 +23,7 @@ def text(results: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def point(engine: dict[str, Any], cameras: int) -> dict[str, Any] | None:
+def best_point(engine: dict[str, Any], cameras: int) -> dict[str, Any] | None:
     """The end-to-end run in which an engine sustained the most with so many cameras; None where it sustained none."""
     most = next(row for row in engine["sustained"] if row["cameras"] == cameras)
     found = (p for p in engine["end_to_end"] if p["cameras"] == cameras and p["sustained"])
@@ -82,7 +54,7 @@ def _end_to_end(engines: Sequence[dict[str, Any]], shares: dict[str, Any], setti
     rows = [["cameras", "engine", "people/frame", "crops/s", "p50", "p90", "p99", "frames", "engine p50", "× first"]]
     for i, cell in enumerate(engines[0]["sustained"]):
         for one in engines:
-            mine, share, run = one["sustained"][i], shares.get(one["name"]), point(one, cell["cameras"])
+            mine, share, run = one["sustained"][i], shares.get(one["name"]), best_point(one, cell["cameras"])
             rows.append(
                 [
                     str(cell["cameras"]),
@@ -144,11 +116,6 @@ def _table(rows: list[list[str]], *, left: str) -> list[str]:
         width = max(len(cell) for cell in column)
         aligned.append([cell.ljust(width) if column[0] == left else cell.rjust(width) for cell in column])
     return ["  " + "  ".join(row).rstrip() for row in zip(*aligned)]
-
-
-def _over(its: float, mine: float) -> float | None:
-    """A ratio of three digits; None where there is nothing to divide by."""
-    return float(f"{its / mine:.3g}") if mine else None
 
 
 def _number(value: float | None) -> str:

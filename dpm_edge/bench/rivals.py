@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpm_edge.bench.measure import Entry
+from dpm_edge.bench.measure import Contender
 from dpm_edge.errors import SpecError, nearest
 from dpm_edge.manifest import PORTABLE, Manifest
 from dpm_edge.progress import say
@@ -23,18 +23,23 @@ def check(manifest: Manifest, names: Sequence[str], checkpoint: Path | None) -> 
     """
     for name in names:
         if name not in RIVALS:
-            raise SpecError(f"{name!r} cannot be compared with.{nearest(name, RIVALS)}")
+            raise SpecError(f"expected one of {', '.join(RIVALS)} in --against, got {name!r}.{nearest(name, RIVALS)}")
         if (name, PRECISION) == (manifest.backend, manifest.precision):
-            raise SpecError(f"the engine is {name} {PRECISION} itself; leave {name} out of --against")
+            raise SpecError(
+                f"expected other libraries than the engine's own, got {name} {PRECISION}. Leave {name} out of --against"
+            )
     if len(set(names)) < len(names):
-        raise SpecError(f"--against names an engine twice: {', '.join(names)}")
+        raise SpecError(f"expected each library once in --against, got {', '.join(names)}: one comes twice")
     if "torch" in names and checkpoint is None and _shipped(manifest) is None:
-        raise SpecError("torch needs the checkpoint that the engine was exported from: --checkpoint FILE.safetensors")
+        raise SpecError(
+            "expected the checkpoint that the engine was exported from, for --against torch, got none. "
+            "Give it with --checkpoint FILE.safetensors"
+        )
 
 
 def build_all(
     engine: Path, names: Sequence[str], checkpoint: Path | None, scratch: Path, *, quiet: bool
-) -> list[Entry]:
+) -> list[Contender]:
     """An engine directory in `scratch` for each name, fp32, of the same portable ONNX (torch: of the checkpoint).
 
     Raises:
@@ -53,8 +58,11 @@ def build_all(
             model = checkpoint or _shipped(manifest) or model
         built = build(model, scratch / name, backend=name, precision=PRECISION, batch=manifest.batch, progress=False)
         if built.fingerprint != manifest.fingerprint:
-            raise SpecError(f"{model} is another model than the engine's (their fingerprints differ); give its own")
-        entries.append(Entry(f"{name} {PRECISION}", scratch / name, None))
+            raise SpecError(
+                f"expected the model of the engine, fingerprint {manifest.fingerprint[:16]}, got another model, "
+                f"{built.fingerprint[:16]}, in {model}. Give the checkpoint that the engine was exported from"
+            )
+        entries.append(Contender(f"{name} {PRECISION}", scratch / name, None))
     return entries
 
 

@@ -9,6 +9,6 @@ except ImportError as error:
 
 from dpm_edge.build.pipeline import build
 from dpm_edge.build.trt import PlanOptions
-from dpm_edge.build.verify import Budget
+from dpm_edge.build.verify import AccuracyBudget
 
-__all__ = ["Budget", "PlanOptions", "build"]
+__all__ = ["AccuracyBudget", "PlanOptions", "build"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import geometric_mean, median
 
 from dpm_edge.build import candidate
-from dpm_edge.build.candidate import Job
+from dpm_edge.build.candidate import BuildRequest
 from dpm_edge.build.source import Source
 from dpm_edge.errors import BuildRefused, EngineError, MissingLibrary, SpecError
 from dpm_edge.images import read_image
@@ -58,7 +58,7 @@ class Candidate:
     """Why it could not be built, or why it is not the one."""
 
 
-def fastest(folder: Path, source: Source, job: Job) -> Manifest:
+def fastest(folder: Path, source: Source, request: BuildRequest) -> Manifest:
     """Fill `folder`, which holds the portable ONNX, with the engine of the best precision.
 
     Returns its manifest; `verification["candidates"]` holds the table.
@@ -71,23 +71,24 @@ def fastest(folder: Path, source: Source, job: Job) -> Manifest:
     scratch = folder / "candidates"
     rows: list[Candidate] = []
     manifests: dict[str, Manifest] = {}
-    for precision in CANDIDATES[job.backend]:
+    for precision in CANDIDATES[request.backend]:
         if rows and precision == "fp32" and any(row.within_budget for row in rows):
             rows.append(Candidate(precision=precision, why_not="not tried: what is above is accurate enough"))
             continue
-        row, manifest = _try(scratch / precision, folder / PORTABLE, source, job, precision, first=not rows)
+        row, manifest = _try(scratch / precision, folder / PORTABLE, source, request, precision, first=not rows)
         rows.append(row)
         if manifest is not None:
             manifests[precision] = manifest
-    times = measure({name: scratch / name for name in manifests}, source, job)
+    times = measure({name: scratch / name for name in manifests}, source, request)
     rows = [replace(row, milliseconds=times.get(row.precision, {})) for row in rows]
     rows = choose(rows)
-    if not job.quiet:
+    if not request.quiet:
         say(table(rows))
     chosen = next((row.precision for row in rows if row.chosen), None)
     if chosen is None:
         raise BuildRefused(
-            f"no precision stays inside the accuracy budget. Give a wider one (--budget, --cosine)\n{table(rows)}"
+            f"expected a precision inside the accuracy budget, got none. Give a wider one (--budget, --cosine)\n"
+            f"{table(rows)}"
         )
     for path in (scratch / chosen).iterdir():
         path.replace(folder / path.name)
@@ -99,42 +100,42 @@ def fastest(folder: Path, source: Source, job: Job) -> Manifest:
 
 
 def _try(
-    folder: Path, portable: Path, source: Source, job: Job, precision: str, *, first: bool
+    folder: Path, portable: Path, source: Source, request: BuildRequest, precision: str, *, first: bool
 ) -> tuple[Candidate, Manifest | None]:
     """Build one candidate; a reason instead of a manifest where it cannot be built here."""
-    if precision in CALIBRATED and not job.calibration:
+    if precision in CALIBRATED and not request.calibration:
         return Candidate(precision=precision, why_not="no crops to calibrate on (--calibrate DIR)"), None
     folder.mkdir(parents=True)
     shutil.copy(portable, folder / PORTABLE)
     try:
-        manifest = candidate.make(folder, source, job, precision)
+        manifest = candidate.make(folder, source, request, precision)
     except (SpecError, MissingLibrary, EngineError) as error:
         if first:
             raise
         return Candidate(precision=precision, why_not=f"cannot be built here: {error}"), None
-    found = manifest.verification
-    if "not_verified" in found:
+    measured = manifest.verification
+    if "not_verified" in measured:
         if first:
             raise EngineError(
-                "auto is decided by running the engines, which this machine cannot. Build on the device that is to "
-                f"run the engine, or name a precision. The reason: {found['not_verified']}"
+                "expected to time the engines for --precision auto, got engines that cannot be opened here. Build on "
+                f"the device that is to run the engine, or name a precision. The reason: {measured['not_verified']}"
             )
-        return Candidate(precision=precision, why_not=f"cannot be opened here: {found['not_verified']}"), None
+        return Candidate(precision=precision, why_not=f"cannot be opened here: {measured['not_verified']}"), None
     row = Candidate(
         precision=precision,
-        cosine_mean=found["cosine_mean"],
-        mask_max_error=found["mask_max_error"],
-        map_lost=found.get("labelled", {}).get("map_lost"),
-        within_budget=found["passed"],
-        why_not="; ".join(found["over_budget"]),
+        cosine_mean=measured["cosine_mean"],
+        mask_max_error=measured["mask_max_error"],
+        map_lost=measured.get("labelled", {}).get("map_lost"),
+        within_budget=measured["passed"],
+        why_not="; ".join(measured["over_budget"]),
     )
     return row, manifest
 
 
-def measure(engines: dict[str, Path], source: Source, job: Job) -> dict[str, dict[str, float]]:
+def measure(engines: dict[str, Path], source: Source, request: BuildRequest) -> dict[str, dict[str, float]]:
     """Median milliseconds of a call, for each engine and each profile's best size; the engines take turns."""
-    sizes = sorted({batch.best for batch in job.profiles})
-    pictures = [read_image(path) for path in job.verification]
+    sizes = sorted({batch.best for batch in request.profiles})
+    pictures = [read_image(path) for path in request.verification]
     crops = [pictures[i % len(pictures)] for i in range(max(sizes))]
     taken: dict[str, dict[str, list[float]]] = {name: {str(size): [] for size in sizes} for name in engines}
     with ExitStack() as stack:
@@ -147,7 +148,7 @@ def measure(engines: dict[str, Path], source: Source, job: Job) -> dict[str, dic
                 engine.embed(crops[:size])
                 once += time.perf_counter() - start
         rounds = int(min(max(SECONDS / once, ROUNDS[0]), ROUNDS[1]))
-        for turn in track(range(rounds), what="timing the candidates", quiet=job.quiet):
+        for turn in track(range(rounds), what="timing the candidates", quiet=request.quiet):
             names = list(opened)
             names = names[turn % len(names) :] + names[: turn % len(names)]
             for size in sizes:
@@ -161,8 +162,8 @@ def measure(engines: dict[str, Path], source: Source, job: Job) -> dict[str, dic
 def choose(rows: Sequence[Candidate]) -> list[Candidate]:
     """The rows with one of them chosen, or none where none is inside the budget; the first row is the baseline.
 
-    Inside the budget, the baseline is only left for what is faster than it. Where the baseline is over the budget, the
-    fastest of the others is taken, whatever the baseline's time.
+    Inside the budget, the baseline is replaced only by what is faster than it. Where the baseline is over the budget,
+    the fastest of the others is taken, whatever the baseline's time.
     """
     baseline = rows[0]
     inside = [row for row in rows if row.within_budget and row.milliseconds]

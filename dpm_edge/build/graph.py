@@ -1,4 +1,4 @@
-"""The graph that a backend is given: in its precision, with what was asked for beside features and masks."""
+"""The graph that a backend is given: in its precision, with plugin nodes and closed-set logits where wanted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import ModelProto
 from dpm_edge.build import low_precision
 from dpm_edge.build.closed_set import closed_set
 from dpm_edge.build.mask_head_node import mask_head_nodes, with_mask_head_plugin
-from dpm_edge.build.people import People
+from dpm_edge.build.people import ClosedSet
 from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.images import preprocess, read_image
@@ -26,7 +26,7 @@ def assemble(
     precision: str,
     calibration: list[Path],
     *,
-    people: People | None,
+    people: ClosedSet | None,
     mask_head: str,
     quiet: bool,
 ) -> tuple[ModelProto, Path | None]:
@@ -49,9 +49,9 @@ def assemble(
         SpecError: the plugin computes no mask generator of this kind.
     """
     plugin = plugin_library() if mask_head == "plugin" else None
-    apart = mask_head_nodes(model, spec) if plugin else []
+    replaced = mask_head_nodes(model, spec) if plugin else []
     if precision in CALIBRATED:
-        model = _calibrated(model, spec.preprocessing, precision, calibration, apart, quiet)
+        model = _calibrated(model, spec.preprocessing, precision, calibration, replaced, quiet)
         precision = "fp16"
     if plugin:
         model = with_mask_head_plugin(model, spec)
@@ -64,15 +64,17 @@ def assemble(
 
 
 def _calibrated(
-    model: ModelProto, pre: Preprocessing, precision: str, calibration: list[Path], apart: list[str], quiet: bool
+    model: ModelProto, pre: Preprocessing, precision: str, calibration: list[Path], replaced: list[str], quiet: bool
 ) -> ModelProto:
-    """The graph with its products quantised, but for those with outliers and the nodes kept apart."""
-    some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
-    kept = peaked(model, some)
+    """The graph with its products quantised, but for those with outliers and the nodes that the plugin replaces."""
     if not quiet:
-        say(f"calibrating on {len(calibration)} crops; {len(kept)} products with outliers stay in float")
+        say(f"calibrating on {len(calibration)} crops")
+    some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
+    kept_float = peaked(model, some)
+    if not quiet:
+        say(f"{len(kept_float)} products with outliers stay in float")
     paths = track(calibration, what="calibrating", quiet=quiet)
-    return quantise(model, (preprocess([read_image(path)], pre) for path in paths), [*kept, *apart], precision)
+    return quantise(model, (preprocess([read_image(path)], pre) for path in paths), [*kept_float, *replaced], precision)
 
 
 def _optional_plugin(quiet: bool) -> Path | None:

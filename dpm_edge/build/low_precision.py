@@ -178,7 +178,8 @@ class _Lowering:
         lost = (exact != 0) & (values == 0) if exact.size == 1 else np.zeros(())
         if not np.isfinite(values.astype(np.float32)).all() or lost.any():
             raise SpecError(
-                f"{tensor.name} holds {np.abs(exact).max():.3g}, which {self.precision} cannot. Build bf16 or fp32"
+                f"expected weights that {self.precision} can hold, got {np.abs(exact).max():.3g} in {tensor.name}. "
+                "Build bf16 or fp32"
             )
         return numpy_helper.from_array(values, name)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from dpm_edge.build import accept, auto, candidate, crops, source
-from dpm_edge.build.candidate import Job
-from dpm_edge.build.people import read_people
+from dpm_edge import gpu
+from dpm_edge.build import auto, candidate, crops, source, verify
+from dpm_edge.build.candidate import BuildRequest
+from dpm_edge.build.people import read_closed_set
 from dpm_edge.build.trt import PlanOptions, load_library
-from dpm_edge.build.verify import Budget
-from dpm_edge.errors import SpecError, nearest
+from dpm_edge.build.verify import AccuracyBudget
+from dpm_edge.errors import BuildRefused, SpecError, nearest
 from dpm_edge.files import whole_folder
+from dpm_edge.labels import AUTO as AUTO_LAYOUT
+from dpm_edge.layouts import read_dataset
 from dpm_edge.manifest import BACKENDS, CALIBRATED, NAME, PORTABLE, PRECISIONS, BatchRange, Manifest
 from dpm_edge.progress import say
 from dpm_edge.runtime import trust
@@ -36,7 +41,8 @@ def build(
     calibrate: str | Path | None = None,
     batch: str | BatchRange = "1:8:64",
     labelled: str | Path | None = None,
-    budget: Budget | None = None,
+    layout: str = AUTO_LAYOUT,
+    budget: AccuracyBudget | None = None,
     closed_set: str | Path | None = None,
     mask_head: str = "native",
     plan: PlanOptions | None = None,
@@ -54,8 +60,9 @@ def build(
         calibrate: a folder of real crops: int8 and fp8 are calibrated on some, every engine is verified on others.
             int8 and fp8 want it; other builds are verified on the shipped samples without it.
         batch: batch sizes of one call, "low:best:high"; a TensorRT plan takes several, "1:1:1,2:8:64".
-        labelled: a folder in Market-1501's layout, to compare mAP on.
-        budget: what the engine may lose; `Budget()` where none is given.
+        labelled: a labelled data set, to compare mAP on.
+        layout: its layout, a name of `dpm_edge.layouts.LAYOUTS`; found by looking where none is named.
+        budget: what the engine may lose; `AccuracyBudget()` where none is given.
         closed_set: a gallery of the same model: the engine also gives each crop's masked similarity to its people.
         mask_head: "native", or "plugin": our fused kernel for the mask generator, TensorRT only.
         plan: limits and flags for TensorRT's builder; its own defaults without.
@@ -68,37 +75,46 @@ def build(
     Raises:
         SpecError: the arguments contradict each other; nothing was done.
         CheckpointError: the model is damaged or not what it says it is.
-        ImageError, DataError: no crops to calibrate or verify on, or a labelled folder of another layout.
+        ImageError, DataError: no crops to calibrate or verify on, or a labelled folder of no known layout.
         MissingLibrary: the backend's library, or torch for a checkpoint, is not installed.
         EngineError: the backend's library refuses the network.
-        BuildRefused: the engine went over the budget; the message has the numbers, `out` is as it was.
+        BuildRefused: the engine went over the budget (the message has the numbers), cannot be opened on this machine,
+            or cannot be written, such as to a full disk; `out` is as it was.
         KeyboardInterrupt: Ctrl-C; nothing half-written is left.
     """
     model, out = Path(model), Path(out)
     profiles = (batch,) if isinstance(batch, BatchRange) else BatchRange.parse_all(batch)
     _check(out, backend, precision, calibrate, profiles, mask_head, plan)
+    _check_that_it_can_be_opened(backend, precision, force=force, quiet=not progress)
+    people = read_dataset(Path(labelled), layout) if labelled else None
     calibrated = precision in CALIBRATED or (precision == AUTO and calibrate is not None)
-    calibration, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=calibrated)
-    with whole_folder(out) as folder:
+    calibration, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=calibrated, quiet=not progress)
+    with engine_folder(out) as folder:
         if progress:
             say(f"reading {model}")
-        read = source.read(model, folder / PORTABLE)
-        job = Job(
+        read = source.read(model, folder / PORTABLE, quiet=not progress)
+        request = BuildRequest(
             backend=backend,
             profiles=profiles,
             options=plan or PlanOptions(),
             mask_head=mask_head,
-            people=read_people(Path(closed_set), read.fingerprint) if closed_set else None,
+            people=read_closed_set(Path(closed_set), read.fingerprint) if closed_set else None,
             calibration=calibration,
             verification=verification,
-            labelled=Path(labelled) if labelled else None,
-            budget=budget or Budget(),
+            labelled=people,
+            budget=budget or AccuracyBudget(),
             out=out,
             quiet=not progress,
         )
-        made = auto.fastest(folder, read, job) if precision == AUTO else candidate.make(folder, read, job, precision)
-        manifest = replace(made, verification=accept.insist(made.verification, force=force))
+        made = (
+            auto.fastest(folder, read, request)
+            if precision == AUTO
+            else candidate.make(folder, read, request, precision)
+        )
+        manifest = replace(made, verification=verify.keep_or_refuse(made.verification, force=force))
         manifest.write(folder)
+    if progress and "not_verified" in manifest.verification:
+        say(f"not verified, and kept by force: {manifest.verification['not_verified']}")
     if backend in trust.PLANS:
         trust.add(out)  # a plan is code: this one was built here
     if progress:
@@ -124,24 +140,85 @@ def _check(
         MissingLibrary: TensorRT is asked for and not installed.
     """
     if backend not in BACKENDS:
-        raise SpecError(f"backend {backend!r} is unknown.{nearest(backend, BACKENDS)}")
+        raise SpecError(f"expected a backend, got {backend!r}.{nearest(backend, BACKENDS)}")
     if precision not in (*PRECISIONS, AUTO):
-        raise SpecError(f"precision {precision!r} is unknown.{nearest(precision, (*PRECISIONS, AUTO))}")
+        raise SpecError(f"expected a precision, got {precision!r}.{nearest(precision, (*PRECISIONS, AUTO))}")
     if precision not in (*SUPPORTED[backend], AUTO):
-        raise SpecError(f"{backend} has no {precision}; {', '.join(SUPPORTED[backend])} is wanted, or another backend")
+        raise SpecError(
+            f"expected a precision of {backend} ({', '.join(SUPPORTED[backend])}), got {precision}. "
+            "Use one of them, or another backend"
+        )
     if precision in CALIBRATED and calibrate is None:
-        raise SpecError(f"{precision} is calibrated on real crops: give a folder of some hundred (--calibrate DIR)")
+        raise SpecError(
+            f"expected real crops to calibrate {precision} on, got none. Give a folder of some hundred "
+            "(--calibrate DIR)"
+        )
     if mask_head not in MASK_HEADS:
-        raise SpecError(f"mask head {mask_head!r} is unknown.{nearest(mask_head, MASK_HEADS)}")
+        raise SpecError(f"expected a mask head, got {mask_head!r}.{nearest(mask_head, MASK_HEADS)}")
     if mask_head == "plugin" and backend != "tensorrt":
-        raise SpecError(f"the plugin is TensorRT's; {backend} computes the mask head itself (--mask-head native)")
+        raise SpecError(
+            f"expected the backend tensorrt for --mask-head plugin, got {backend}, which computes the mask head "
+            "itself. Use --mask-head native"
+        )
     if len(profiles) > 1 and not backend.startswith("tensorrt"):
-        raise SpecError(f"{backend} takes one range of batch sizes, such as {BatchRange.whole(profiles)}")
+        raise SpecError(
+            f"expected one range of batch sizes for {backend}, got {len(profiles)}. Give one, such as "
+            f"{BatchRange.whole(profiles)}"
+        )
     if plan is not None and plan.arguments() and not backend.startswith("tensorrt"):
-        raise SpecError(f"{backend} has no {plan.arguments()[0]}; that is an option of tensorrt and tensorrt-rtx")
+        raise SpecError(
+            f"expected the backend tensorrt or tensorrt-rtx for {plan.arguments()[0]}, got {backend}. "
+            "Leave that option out"
+        )
     if backend.startswith("tensorrt"):
         load_library(backend)
     if out.exists() and not out.is_dir():
-        raise SpecError(f"{out} is a file; a directory to write is wanted")
+        raise SpecError(f"expected a directory to write, got the file {out}")
     if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
-        raise SpecError(f"{out} holds other things than an engine and would be replaced; name a new directory")
+        raise SpecError(
+            f"expected a new directory or an engine to replace, got {out}, which holds other things. "
+            "Name another directory"
+        )
+
+
+def _check_that_it_can_be_opened(backend: str, precision: str, *, force: bool, quiet: bool) -> None:
+    """Say before a plan is built, which takes minutes, that this machine cannot open it.
+
+    TensorRT for RTX builds without a GPU, but opens no plan there; TensorRT itself builds nothing.
+
+    Raises:
+        BuildRefused: there is no GPU to open the plan on, and nobody forces it, or auto is to time it.
+    """
+    if backend != "tensorrt-rtx" or gpu.probe() is not None:
+        return
+    missing = "no NVIDIA GPU was found here (no driver, or no cuda-bindings: pip install 'dpm-edge[gpu]')"
+    if precision == AUTO:
+        raise BuildRefused(
+            f"expected a GPU to time the engines on for --precision auto, but {missing}. "
+            "Build on the device that is to run the engine, or name a precision"
+        )
+    if not force:
+        raise BuildRefused(
+            f"expected a GPU to open the {backend} engine on and verify it, but {missing}. "
+            "Build on the device that is to run the engine, or keep it unverified with --force"
+        )
+    if not quiet:
+        say(f"this engine will be built but not verified: {missing}")
+
+
+@contextmanager
+def engine_folder(out: Path) -> Iterator[Path]:
+    """A fresh folder that becomes `out` when the block ends well. Whatever fails, the engine that was there stays.
+
+    Raises:
+        BuildRefused: the folder cannot be written, or the disk is full.
+    """
+    try:
+        with whole_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        raise BuildRefused(
+            f"expected to write the engine to {out}, got: {reason}. Make room or choose another folder (-o); "
+            "an engine that was there is as it was"
+        ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,29 +68,41 @@ def read(path: Path) -> Portable:
             dpm-edge, or keeps its weights in other files.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; a portable ONNX or a checkpoint is wanted")
-    data = path.read_bytes()
+        raise CheckpointError(f"expected a portable ONNX or a checkpoint, got {path}, which does not exist")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"expected a file that can be read, got {path} ({error.strerror})") from error
     again = "Export it again from its checkpoint, or copy it again"
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} ({len(data)} bytes) is not ONNX, or is cut short ({error}). {again}") from error
+        raise CheckpointError(
+            f"expected an ONNX file, got {path} ({len(data)} bytes), which is something else or cut short "
+            f"({error}). {again}"
+        ) from error
     facts = {p.key.removeprefix("dpm_edge."): p.value for p in model.metadata_props if p.key.startswith("dpm_edge.")}
+    if not facts and model.graph.node and model.graph.output:
+        raise CheckpointError(_foreign(model, path))
     missing = [name for name in ("format", "spec", "fingerprint", "digest") if name not in facts]
     if missing:
         raise CheckpointError(
-            f"{path} is no portable ONNX of dpm-edge, or is cut short: its metadata lacks {', '.join(missing)}. {again}"
+            f"expected a portable ONNX of dpm-edge, got {path}, which is damaged or cut short: its metadata lacks "
+            f"{', '.join(missing)}. {again}"
         )
     if facts["format"] != FORMAT:
-        raise CheckpointError(f"{path} is of format {facts['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+        raise CheckpointError(f"expected format {FORMAT}, got format {facts['format']} in {path}. Upgrade dpm-edge")
     if facts["digest"] != _digest(model, facts):
-        raise CheckpointError(f"{path} was edited or damaged after it was exported (its digest differs). {again}")
+        raise CheckpointError(
+            f"expected {path} as it was exported, got one that was edited or damaged since (its digest differs). "
+            f"{again}"
+        )
     try:
         spec = ModelSpec.from_dict(json.loads(facts["spec"]))
     except (SpecError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}. {again}") from error
     if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
-        raise CheckpointError(f"{path} keeps weights in other files; one whole file is wanted. {again}")
+        raise CheckpointError(f"expected one whole file, got {path}, which keeps weights in other files. {again}")
     _check_interface(model, spec, path)
     _restore_float32(model)
     return Portable(model, spec, facts["fingerprint"], data)
@@ -99,7 +112,7 @@ def check_standard(model: ModelProto) -> None:
     """Raise CheckpointError where a graph is invalid or has an operator outside the ONNX standard."""
     foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
     if foreign:
-        raise CheckpointError(f"the exported graph has operators that are not standard ONNX: {', '.join(foreign)}")
+        raise CheckpointError(f"expected standard ONNX operators in the exported graph, got {', '.join(foreign)}")
     onnx.checker.check_model(model)
 
 
@@ -110,14 +123,37 @@ def _digest(model: ModelProto, facts: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def _foreign(model: ModelProto, path: Path) -> str:
+    """What an ONNX file of somebody else is, and what to build from instead."""
+    made_by = f"exported by {model.producer_name}" if model.producer_name else "exported by an unknown program"
+    inputs, outputs = (_shapes(values) for values in (model.graph.input, model.graph.output))
+    return (
+        f"expected a portable ONNX that dpm-edge exported, got another model in {path} ({made_by}, input {inputs}, "
+        f"output {outputs}). Engines are built of the DPM network only. Build dpm-t, which ships; or train this "
+        "network (dpm-edge train) and build its checkpoint NAME.safetensors"
+    )
+
+
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> str:
+    """The first three inputs or outputs of a graph, such as "images (batch, 3, 256, 128)"."""
+    named = []
+    for value in values:
+        sizes = (str(d.dim_param or d.dim_value or "?") for d in value.type.tensor_type.shape.dim)
+        named.append(f"{value.name} ({', '.join(sizes)})")
+    return ", ".join(named[:3]) + (" …" if len(named) > 3 else "") if named else "none"
+
+
 def _check_interface(model: ModelProto, spec: ModelSpec, path: Path) -> None:
     """Names and sizes of input and outputs must be those of the spec."""
     pre = spec.preprocessing
-    wanted = {INPUT: (3, pre.height, pre.width)} | dict.fromkeys(OUTPUTS, (spec.dimension,))
+    expected = {INPUT: (3, pre.height, pre.width)} | dict.fromkeys(OUTPUTS, (spec.dimension,))
     values = [*model.graph.input, *model.graph.output]
     found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim[1:]) for v in values}
-    if found != wanted:
-        raise CheckpointError(f"{path} takes and gives {found} per crop; {wanted} is wanted by its spec {spec.name!r}")
+    if found != expected:
+        raise CheckpointError(
+            f"expected {expected} per crop, by the spec {spec.name!r} of {path}, got a graph with {found}. "
+            "Export it again from its checkpoint"
+        )
 
 
 def _store_half(model: ModelProto) -> None:
@@ -130,7 +166,8 @@ def _store_half(model: ModelProto) -> None:
         values = numpy_helper.to_array(tensor)
         if np.abs(values).max() > np.finfo(np.float16).max:
             raise CheckpointError(
-                f"{tensor.name} holds {np.abs(values).max():.3g}, beyond float16. Store it as float32"
+                f"expected weights within float16's range, got {np.abs(values).max():.3g} in {tensor.name}. "
+                "Store them as float32"
             )
         half = numpy_helper.from_array(values.astype(np.float16), tensor.name + _HALF_SUFFIX)
         casts.append(onnx.helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))

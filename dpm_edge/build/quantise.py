@@ -1,4 +1,5 @@
-"""INT8 and FP8 (E4M3) as quantise/dequantise pairs (Q/DQ) around the products with weights, calibrated on real crops.
+"""INT8 and FP8 (E4M3) as quantise/dequantise pairs (Q/DQ) around the products with weights, calibrated on real crops:
+how large the activations get is read off the graph itself, with one crop in memory at a time.
 
 Symmetric: one scale per output channel of a weight, one per activation, no zero points, which is what TensorRT,
 OpenVINO and ONNX Runtime all take for INT8. FP8 is for TensorRT on GPUs of compute capability 8.9 and later; one scale
@@ -9,7 +10,7 @@ scale = largest |x| seen / largest value of the type (127, or E4M3's 448: arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -18,8 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from dpm_edge.build.activations import outlier_ratio, ranges
+from dpm_edge.build.portable import INPUT
 from dpm_edge.errors import SpecError, nearest
+from dpm_edge.telemetry import import_onnxruntime
 
 QUANTISED = ("Conv", "MatMul", "Gemm")
 PEAK = 16.0
@@ -72,7 +74,7 @@ def quantise(
         MissingLibrary: onnxruntime is not installed.
     """
     if kind not in KINDS:
-        raise SpecError(f"kind {kind!r} is unknown.{nearest(kind, KINDS)}")
+        raise SpecError(f"expected a type to quantise to, got {kind!r}.{nearest(kind, KINDS)}")
     quantised = ModelProto()
     quantised.CopyFrom(model)
     products = _products_with_weights(model, KINDS[kind].ops, set(keep_float))
@@ -96,6 +98,58 @@ def peaked(model: ModelProto, crops: NDArray[np.float32]) -> list[str]:
     products = _products_with_weights(model, QUANTISED, set())
     ratio = outlier_ratio(model, {node.input[0] for node in products}, crops)
     return [node.name for node in products if ratio[node.input[0]] > PEAK]
+
+
+def ranges(model: ModelProto, names: Collection[str], crops: Iterable[NDArray[np.float32]]) -> dict[str, float]:
+    """The largest |x| of each named tensor over all crops (n, 3, H, W).
+
+    Raises:
+        SpecError: there are no crops.
+        MissingLibrary: onnxruntime is not installed.
+    """
+    found = dict.fromkeys(names, 0.0)
+    seen = False
+    for largest, _ in _statistics(model, sorted(names), crops):
+        seen = True
+        found = {name: max(found[name], largest[name]) for name in found}
+    if not seen:
+        raise SpecError("expected some hundred real crops of people to calibrate on, got none")
+    return found
+
+
+def outlier_ratio(model: ModelProto, names: Collection[str], crops: NDArray[np.float32]) -> dict[str, float]:
+    """The largest |x| of each named tensor over its root mean square, on crops (n, 3, H, W)."""
+    ((largest, square),) = _statistics(model, sorted(names), [crops])
+    return {name: largest[name] / max(np.sqrt(square[name]), 1e-12) for name in names}
+
+
+def _statistics(
+    model: ModelProto, names: list[str], crops: Iterable[NDArray[np.float32]]
+) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+    """For each call of the graph the largest |x| and the mean of x², by name. The graph itself reduces them."""
+    onnxruntime = import_onnxruntime("calibration")
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    graph, outputs = watched.graph, []
+    graph.initializer.append(numpy_helper.from_array(np.array([-1]), "calibration.flat"))
+    for name in names:
+        flat, absolute, top, square = (f"{name}.calibration.{what}" for what in ("flat", "abs", "max", "square"))
+        squared = f"{square}d"
+        graph.node.extend(
+            [
+                onnx.helper.make_node("Reshape", [name, "calibration.flat"], [flat]),
+                onnx.helper.make_node("Abs", [flat], [absolute]),
+                onnx.helper.make_node("ReduceMax", [absolute], [top], keepdims=0),
+                onnx.helper.make_node("Mul", [flat, flat], [squared]),
+                onnx.helper.make_node("ReduceMean", [squared], [square], keepdims=0),
+            ]
+        )
+        outputs += [top, square]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    for crop in crops:
+        values = [float(v) for v in session.run(outputs, {INPUT: crop})]
+        yield dict(zip(names, values[::2])), dict(zip(names, values[1::2]))
 
 
 def _products_with_weights(model: ModelProto, ops: Iterable[str], keep_float: set[str]) -> list[NodeProto]:

@@ -14,11 +14,14 @@ import onnx
 from onnx import ModelProto
 
 from dpm_edge import env
-from dpm_edge.build import accept, crops, graph, source
+from dpm_edge.build import crops, graph, source, verify
+from dpm_edge.build.pipeline import engine_folder
 from dpm_edge.build.source import write_golden
-from dpm_edge.build.verify import Budget
+from dpm_edge.build.verify import AccuracyBudget
 from dpm_edge.errors import CheckpointError, SpecError
-from dpm_edge.files import sha256, whole_folder
+from dpm_edge.files import sha256
+from dpm_edge.labels import AUTO
+from dpm_edge.layouts import read_dataset
 from dpm_edge.manifest import CALIBRATED, NAME, PORTABLE, TYPED, Manifest, rebuild_advice
 from dpm_edge.progress import say
 from dpm_edge.runtime import trust
@@ -31,7 +34,8 @@ def refit(
     *,
     calibrate: str | Path | None = None,
     labelled: str | Path | None = None,
-    budget: Budget | None = None,
+    layout: str = AUTO,
+    budget: AccuracyBudget | None = None,
     force: bool = False,
     progress: bool = True,
 ) -> Manifest:
@@ -42,7 +46,7 @@ def refit(
         model: a checkpoint or portable ONNX of the same network.
         out: the directory to write; may be `engine` itself.
         calibrate: a folder of crops to verify on; the shipped samples without it.
-        labelled, budget, force, progress: as in `build`.
+        labelled, layout, budget, force, progress: as in `build`.
 
     Raises:
         SpecError: the plan holds its weights, is quantised, or has people in it; the message has the command to build.
@@ -52,12 +56,13 @@ def refit(
     engine, model, out = Path(engine), Path(model), Path(out)
     old = Manifest.read(engine)
     old.check_files(engine)
+    people = read_dataset(Path(labelled), layout) if labelled else None
     _check(old, engine)
-    _, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=False)
-    with whole_folder(out) as folder:
+    _, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=False, quiet=not progress)
+    with engine_folder(out) as folder:
         if progress:
             say(f"reading {model}")
-        read = source.read(model, folder / PORTABLE)
+        read = source.read(model, folder / PORTABLE, quiet=not progress)
         mask_head = "plugin" if "--mask-head" in old.options else "native"
         typed, _ = graph.assemble(
             read.model,
@@ -82,9 +87,8 @@ def refit(
             verification={"golden_cosine": -1.0},
         )
         manifest.write(folder)
-        place = Path(labelled) if labelled else None
-        found = accept.examine(folder, read, verification, place, budget or Budget(), quiet=not progress)
-        manifest = replace(manifest, verification=accept.insist(found, force=force))
+        measured = verify.examine(folder, read, verification, people, budget or AccuracyBudget(), quiet=not progress)
+        manifest = replace(manifest, verification=verify.keep_or_refuse(measured, force=force))
         manifest.write(folder)
     if progress:
         say(f"wrote {out}")
@@ -95,16 +99,21 @@ def _check(old: Manifest, engine: Path) -> None:
     """Refuse engines whose weights cannot be changed."""
     if old.backend not in trust.PLANS or old.gpu is None or old.gpu.weights != "stripped":
         raise SpecError(
-            f"the engine in {engine} holds its weights, which cannot be changed. {rebuild_advice(engine)} "
+            f"expected a plan that was built with --strip-weights, got {engine}, which holds its weights. "
+            f"{rebuild_advice(engine)} "
             "(with --backend tensorrt --strip-weights they can be from then on)"
         )
     if old.precision in CALIBRATED:
         raise SpecError(
-            f"the scales of an {old.precision} plan belong to its weights, and TensorRT does not change them. "
+            f"expected a plan in fp32, fp16 or bf16, got {old.precision} in {engine}: its scales belong to its "
+            "weights, and TensorRT does not change them. "
             f"{rebuild_advice(engine)}"
         )
     if "logits" in old.outputs:
-        raise SpecError(f"the plan in {engine} holds people of its old model. {rebuild_advice(engine)}")
+        raise SpecError(
+            f"expected a plan without people, got {engine}, which holds those of --closed-set as its old model "
+            f"sees them. {rebuild_advice(engine)}"
+        )
 
 
 def _check_same_network(old: ModelProto, new: ModelProto, model: Path, engine: Path) -> None:
@@ -114,12 +123,14 @@ def _check_same_network(old: ModelProto, new: ModelProto, model: Path, engine: P
         CheckpointError: naming the first difference.
     """
     if [n.op_type for n in old.graph.node] != [n.op_type for n in new.graph.node]:
-        raise CheckpointError(f"{model} is another network than the plan in {engine}. {rebuild_advice(engine)}")
-    wanted = {t.name: (t.data_type, tuple(t.dims)) for t in old.graph.initializer}
-    came = {t.name: (t.data_type, tuple(t.dims)) for t in new.graph.initializer}
-    for name in sorted(wanted.keys() | came.keys()):
-        if wanted.get(name) != came.get(name):
+        raise CheckpointError(
+            f"expected the network of the plan in {engine}, got another network in {model}. {rebuild_advice(engine)}"
+        )
+    expected = {t.name: (t.data_type, tuple(t.dims)) for t in old.graph.initializer}
+    got = {t.name: (t.data_type, tuple(t.dims)) for t in new.graph.initializer}
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
             raise CheckpointError(
-                f"{model} is another network than the plan in {engine}: weight {name} is {came.get(name)}, "
-                f"{wanted.get(name)} (ONNX type, shape) is wanted. {rebuild_advice(engine)}"
+                f"expected the network of the plan in {engine}, got another network in {model}: weight {name} is "
+                f"{got.get(name)}, not {expected.get(name)} (ONNX type, shape). {rebuild_advice(engine)}"
             )

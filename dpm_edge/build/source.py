@@ -1,4 +1,4 @@
-"""What an engine is built from: a checkpoint or a portable ONNX, and the float32 reference that it is held against."""
+"""What an engine is built from: a checkpoint or a portable ONNX, and the float32 reference that it is compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dpm_edge.build import portable, verify
 from dpm_edge.build.verify import Reference
 from dpm_edge.errors import CheckpointError, MissingLibrary
 from dpm_edge.images import preprocess, read_image
-from dpm_edge.manifest import GOLDEN
+from dpm_edge.manifest import GOLDEN, PORTABLE
+from dpm_edge.progress import say
 from dpm_edge.spec import ModelSpec
 
 
@@ -30,7 +31,7 @@ class Source:
     reference: Reference
 
 
-def read(model: Path, copy: Path) -> Source:
+def read(model: Path, copy: Path, *, quiet: bool = True) -> Source:
     """Read a checkpoint (exported with torch), a portable ONNX or the shipped model, and leave the ONNX at `copy`.
 
     Raises:
@@ -44,9 +45,11 @@ def read(model: Path, copy: Path) -> Source:
         return Source(model, read.model, read.spec, read.fingerprint, reference)
     if not any(path.exists() for path in (model, model.with_name(f"{model.name}.safetensors"))):
         raise CheckpointError(
-            f"{model} does not exist; a checkpoint (NAME.safetensors), a portable .onnx or a model that ships "
-            f"({', '.join(shipped.MODELS)}) is wanted"
+            f"expected a checkpoint (NAME.safetensors), a portable .onnx or a model that ships "
+            f"({', '.join(shipped.MODELS)}), got {model}, which does not exist"
         )
+    if (model / PORTABLE).is_file():
+        raise CheckpointError(f"expected a model, got the engine directory {model}. Give its {model / PORTABLE}")
     try:
         from dpm_edge.build.export import export
         from dpm_edge.model import checkpoint
@@ -58,6 +61,8 @@ def read(model: Path, copy: Path) -> Source:
             "pip install 'dpm-edge[build]', or build from a portable .onnx",
         ) from error
     net = checkpoint.load(model)
+    if not quiet:
+        say("exporting the checkpoint to ONNX, some ten seconds")
     export(net, copy)
     read = portable.read(copy)
     return Source(model, read.model, read.spec, read.fingerprint, verify.torch_reference(net))

@@ -1,4 +1,5 @@
-"""Verification: the engine that was built against a float32 reference, on real crops, and the budget it must keep.
+"""Verification: the engine that was built is opened and compared with a float32 reference, on real crops; and whether
+it may stay, by the budget that it must keep.
 
 n crops · D feature dimensions
 """
@@ -8,19 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import ImageError, MissingLibrary, SpecError
+from dpm_edge.errors import BuildRefused, EngineError, MissingLibrary, SpecError
 from dpm_edge.evaluation import market_scores
 from dpm_edge.images import chunks, preprocess, read_image
-from dpm_edge.market import LabelledFolder, query_and_gallery
+from dpm_edge.layouts import Dataset
+from dpm_edge.market import LabelledFolder
 from dpm_edge.metrics import similarity
 from dpm_edge.progress import say, track
 from dpm_edge.runtime import Engine
 from dpm_edge.spec import Preprocessing
+from dpm_edge.telemetry import import_onnxruntime
+
+if TYPE_CHECKING:
+    from dpm_edge.build.source import Source
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Feature and mask, each (n, D) float32."""
@@ -28,10 +34,12 @@ Forward = Callable[[NDArray[np.float32]], Outputs]
 """Preprocessed crops (n, 3, H, W) float32 → outputs."""
 AT_ONCE = 16
 """Crops that are read and run at once, so that memory does not grow with the folder."""
+GOLDEN_MARGIN = 0.01
+"""How far below its value at build time the golden crop's cosine may fall where the engine is opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class AccuracyBudget:
     """What an engine may lose against the reference."""
 
     cosine: float = 0.995
@@ -41,18 +49,18 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not -1 <= self.cosine <= 1 or not 0 <= self.map_points <= 100:
-            raise SpecError(f"{self}: a cosine in −1..1 and map_points in 0..100 are wanted")
+            raise SpecError(f"expected a cosine in −1..1 and map_points in 0..100, got {self}")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The float32 network that an engine is held against."""
+    """The float32 network that an engine is compared with."""
 
     name: str
     """What computes it, with version; recorded in the manifest."""
     forward: Forward
     known: dict[tuple[Path, ...], Outputs] = field(default_factory=dict, compare=False, repr=False)
-    """Outputs of the folders that were run before: every candidate of one build is held against the same."""
+    """Outputs of the folders that were run before: every candidate of one build is compared with the same."""
 
 
 def torch_reference(net: Any) -> Reference:
@@ -73,10 +81,7 @@ def onnx_reference(model: bytes) -> Reference:
     Raises:
         MissingLibrary: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "verifying an engine", "pip install 'dpm-edge[engines]'") from error
+    onnxruntime = import_onnxruntime("verifying an engine")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def forward(inputs: NDArray[np.float32]) -> Outputs:
@@ -84,19 +89,6 @@ def onnx_reference(model: bytes) -> Reference:
         return feature, mask
 
     return Reference(f"onnxruntime {onnxruntime.__version__} float32", forward)
-
-
-def readable(paths: Sequence[Path]) -> list[Path]:
-    """The pictures that can be read; the others are named on stderr."""
-    good = []
-    for path in paths:
-        try:
-            read_image(path)
-        except ImageError as error:
-            say(f"left out: {error}")
-        else:
-            good.append(path)
-    return good
 
 
 def run_reference(
@@ -133,13 +125,13 @@ def compare(engine: Outputs, reference: Outputs) -> dict[str, float]:
     }
 
 
-def compare_labelled(engine: Engine, reference: Reference, root: Path, *, quiet: bool) -> dict[str, float | int]:
-    """mAP, in percent, of the reference and of the engine on a folder in Market-1501's layout, masked metric.
+def compare_labelled(engine: Engine, reference: Reference, people: Dataset, *, quiet: bool) -> dict[str, float | int]:
+    """Give mAP, in percent, of the reference and of the engine on labelled pictures, masked metric.
 
     Raises:
-        DataError: the folder has another layout, or no query has a match.
+        DataError: no query has a match.
     """
-    query, gallery = query_and_gallery(root)
+    query, gallery = people.query, people.gallery
     paths, pre = query.paths + gallery.paths, engine.spec.preprocessing
     wanted = run_reference(reference, paths, pre, what="labelled folder, reference", quiet=quiet)
     got = run_engine(engine, paths, what="labelled folder, engine", quiet=quiet)
@@ -161,15 +153,75 @@ def map_percent(outputs: Outputs, query: LabelledFolder, gallery: LabelledFolder
     return 100 * scores.mean_average_precision
 
 
-def faults(found: dict[str, Any], budget: Budget) -> list[str]:
+def over_budget(measured: dict[str, Any], budget: AccuracyBudget) -> list[str]:
     """Every way in which the numbers go over the budget, in words; empty where they keep it."""
     over = []
-    if not found["cosine_mean"] >= budget.cosine:
-        over.append(f"mean cosine of features {found['cosine_mean']:.4f}, at least {budget.cosine} is wanted")
-    lost = found.get("labelled", {}).get("map_lost")
+    if not measured["cosine_mean"] >= budget.cosine:
+        over.append(f"expected a mean cosine of features of {budget.cosine} or more, got {measured['cosine_mean']:.4f}")
+    lost = measured.get("labelled", {}).get("map_lost")
     if lost is not None and not lost <= budget.map_points:
         over.append(
-            f"mAP fell by {lost:.2f} points ({found['labelled']['reference_map']:.2f} → "
-            f"{found['labelled']['engine_map']:.2f}), at most {budget.map_points} is allowed"
+            f"expected mAP to fall by {budget.map_points} points or less, got {lost:.2f} "
+            f"({measured['labelled']['reference_map']:.2f} → {measured['labelled']['engine_map']:.2f})"
         )
     return over
+
+
+def examine(
+    folder: Path,
+    source: Source,
+    paths: list[Path],
+    labelled: Dataset | None,
+    budget: AccuracyBudget,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """A manifest's verification entry: what was measured, and `over_budget` in words.
+
+    `not_verified` holds the reason where the engine cannot be opened on this machine.
+
+    Raises:
+        DataError: no labelled query has a match.
+    """
+    measured: dict[str, Any] = {
+        "reference": source.reference.name,
+        "crops": len(paths),
+        "budget": {"cosine": budget.cosine, "map_points": budget.map_points},
+    }
+    if not quiet:
+        say(f"verifying against {source.reference.name} on {len(paths)} crops")
+    try:
+        engine = Engine.load(folder, trusted=True)
+    except (EngineError, MissingLibrary) as error:
+        return measured | {"golden_cosine": -1.0, "passed": False, "forced": False, "not_verified": str(error)}
+    with engine:
+        pre = source.spec.preprocessing
+        wanted = run_reference(source.reference, paths, pre, what="reference", quiet=quiet)
+        got = run_engine(engine, paths, what="engine", quiet=quiet)
+        measured |= compare(got, wanted)
+        measured["golden_cosine"] = round(float(np.sum(got[0][0] * wanted[0][0])) - GOLDEN_MARGIN, 6)
+        if labelled is not None:
+            measured["labelled"] = compare_labelled(engine, source.reference, labelled, quiet=quiet)
+    reasons = over_budget(measured, budget)
+    return measured | {"passed": not reasons, "forced": False, "over_budget": reasons}
+
+
+def keep_or_refuse(verification: dict[str, Any], *, force: bool) -> dict[str, Any]:
+    """The entry as it is kept: what did not pass stays only by force, and says so.
+
+    Raises:
+        BuildRefused: it did not pass, and nobody forces it.
+    """
+    if verification["passed"]:
+        return verification
+    if force:
+        return verification | {"forced": True}
+    if "not_verified" in verification:
+        raise BuildRefused(
+            "expected to open the engine and verify it, got one that cannot be opened here. Build it on the device "
+            f"that is to run it, or keep it unverified with --force. The reason: {verification['not_verified']}"
+        )
+    raise BuildRefused(
+        f"the engine is over the accuracy budget: {'; '.join(verification['over_budget'])}. Give more or better crops "
+        "(--calibrate), another precision, a wider budget, or keep it as it is with --force"
+    )

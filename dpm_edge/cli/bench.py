@@ -22,7 +22,7 @@ class Numbers(click.ParamType):
         try:
             return tuple(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"expected whole numbers such as 1,8,32, got {value!r}", param, ctx)
+            self.fail(f"expected whole numbers with commas between, such as 1,8,32, got {value!r}", param, ctx)
 
 
 @click.command("bench", short_help="How fast is an engine on this machine, and how many people does it keep up with?")
@@ -75,14 +75,13 @@ def command(
 
     from dpm_edge.bench import measure, report, rivals
     from dpm_edge.bench import plot as picture
-    from dpm_edge.bench.settings import Settings, usual_batches
     from dpm_edge.errors import DpmError
     from dpm_edge.files import write_whole
     from dpm_edge.manifest import Manifest
 
     manifest = Manifest.read(engine)
-    settings = Settings(
-        batches=batch or usual_batches(manifest.batch),
+    settings = measure.BenchSettings(
+        batches=batch or measure.usual_batches(manifest.batch),
         streams=streams,
         cameras=cameras,
         seconds=seconds,
@@ -96,10 +95,10 @@ def command(
     if plot is not None:
         picture.check()
     if out is not None and not out.parent.is_dir():
-        raise DpmError(f"expected -o to name a file in a folder that exists, got {out}. Make {out.parent} first")
+        raise DpmError(f"expected -o to name a file in a folder that exists, got {out}: {out.parent} does not exist")
     with tempfile.TemporaryDirectory(prefix="dpm-edge-bench-") as scratch:
         name = f"{manifest.backend} {manifest.precision}" + (f" on {device}" if device else "")
-        entries = [measure.Entry(name, engine, device)]
+        entries = [measure.Contender(name, engine, device)]
         entries += rivals.build_all(engine, names, checkpoint, Path(scratch), quiet=quiet)
         results = measure.measure(entries, settings, threads=threads, quiet=quiet)
     text = json.dumps(results, indent=2)

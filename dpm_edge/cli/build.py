@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, quiet
+from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
 
@@ -28,7 +28,8 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
     show_default=True,
     help="Crops of one call: low:best:high, or one number; TensorRT takes several, 1:1:1,2:8:64.",
 )
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option(
@@ -69,6 +70,7 @@ def build(
     calibrate: Path | None,
     batch: str,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     closed_set: Path | None,
@@ -94,7 +96,7 @@ def build(
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
-    from dpm_edge.build import Budget, PlanOptions
+    from dpm_edge.build import AccuracyBudget, PlanOptions
     from dpm_edge.build import build as build_engine
     from dpm_edge.build.trt.options import default_timing_cache
     from dpm_edge.cli.engine import print_manifest
@@ -111,7 +113,8 @@ def build(
         calibrate=calibrate,
         batch=batch,
         labelled=labelled,
-        budget=Budget(cosine=cosine, map_points=budget),
+        layout=layout,
+        budget=AccuracyBudget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
         mask_head=mask_head,
         plan=PlanOptions(
@@ -134,7 +137,8 @@ def build(
 @click.argument("model", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write; may be ENGINE.")
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to verify on.")
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
@@ -146,6 +150,7 @@ def refit(
     out: Path,
     calibrate: Path | None,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     force: bool,
@@ -161,17 +166,18 @@ def refit(
     Example:
       dpm-edge refit engine runs/dpm-s/next.safetensors -o engine-next
     """
-    from dpm_edge.build import Budget
+    from dpm_edge.build import AccuracyBudget
     from dpm_edge.build.refit import refit as refit_engine
     from dpm_edge.cli.engine import print_manifest
 
-    limits = Budget(cosine=cosine, map_points=budget)
+    limits = AccuracyBudget(cosine=cosine, map_points=budget)
     manifest = refit_engine(
         engine,
         model,
         out,
         calibrate=calibrate,
         labelled=labelled,
+        layout=layout,
         budget=limits,
         force=force,
         progress=not quiet,

@@ -85,9 +85,12 @@ def _ability(what: str, modules: tuple[str, ...], extra: str) -> dict[str, Any]:
 
 def _openvino_devices() -> list[str]:
     """List the devices that OpenVINO finds, with their names."""
+    from dpm_edge.errors import MissingLibrary
+    from dpm_edge.telemetry import import_openvino
+
     try:
-        import openvino
-    except ImportError:
+        openvino = import_openvino("listing its devices")
+    except MissingLibrary:
         return []
     core = openvino.Core()
     return [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME').strip()})" for device in core.available_devices]

@@ -73,22 +73,22 @@ def print_manifest(manifest: Manifest, folder: Path, *, as_json: bool, reasons: 
 
 def _of_gpu(manifest: Manifest) -> dict[str, str]:
     """What a plan was built for, and what TensorRT made of it."""
-    card, found = manifest.gpu, manifest.resources
+    card, resources = manifest.gpu, manifest.resources
     assert card is not None
     layers = ", ".join(f"{count} {precision}" for precision, count in card.layers.items())
-    memory = ", ".join(f"{size / 1e6:.0f} MB" for size in found.get("device_memory_bytes", ())) or "not known"
+    memory = ", ".join(f"{size / 1e6:.0f} MB" for size in resources.get("device_memory_bytes", ())) or "not known"
     return {
         "GPU": f"{card.name}, compute capability {card.compute_capability or '?'}, "
         f"{manifest.backend} {card.tensorrt}, driver {card.driver or '?'}, CUDA {card.cuda or '?'}, "
         f"weights {card.weights}",
         "profiles": f"{', '.join(map(str, manifest.profiles))}; device memory {memory}",
-        "layers": f"{layers} (of the {found.get('layers_of', 'plan')})",
+        "layers": f"{layers} (of the {resources.get('layers_of', 'plan')})",
         "trtexec": manifest.trtexec,
     }
 
 
 def _candidate(row: dict[str, Any]) -> str:
-    """One precision that was tried with --precision auto: its times, and what became of it."""
+    """One precision that was tried with --precision auto: its times, and whether it was chosen."""
     times = ", ".join(f"{ms:.2f} ms for {size}" for size, ms in row["milliseconds"].items())
     return f"{row['precision']} ({', '.join(x for x in (times, 'chosen' if row['chosen'] else row['why_not']) if x)})"
 

@@ -8,16 +8,15 @@ import time
 
 import numpy as np
 import pytest
+from known_delay import KnownDelay
 
 from dpm_edge import Gallery
-from dpm_edge.bench import ladder
-from dpm_edge.bench.cameras import Load, Scene, Seen, run_cameras
-from dpm_edge.bench.load import closed
-from dpm_edge.bench.standin import KnownDelay
+from dpm_edge.bench.cameras import CameraLoad, CameraTimes, Scene, run_cameras
+from dpm_edge.bench.load import closed_loop, largest_sustained, next_load
 from dpm_edge.errors import EngineError
 
 COLOURS = ((250, 10, 10), (10, 250, 10), (10, 10, 250), (200, 200, 10))
-LOAD = Load(
+LOAD = CameraLoad(
     cameras=1, people=2, fps=20, seconds=0.5, warm_up=0.2, max_batch=8, max_wait=0.01, capacity=64
 )  # fmt: skip
 
@@ -30,7 +29,7 @@ def scene() -> Scene:
     for i, colour in enumerate(COLOURS):
         frame[10:50, 50 * i : 50 * i + 20] = colour
         boxes.append((50 * i, 10, 50 * i + 20, 50))
-    return Scene(frame=frame, boxes=np.array(boxes, np.float64), names=[f"person {i}" for i in range(4)])
+    return Scene(frame=frame, boxes=np.array(boxes, np.float64), people=[f"person {i}" for i in range(4)])
 
 
 @pytest.fixture
@@ -39,19 +38,19 @@ def gallery(scene: Scene) -> Gallery:
     gallery = Gallery(KnownDelay.fingerprint, KnownDelay.dimension)
     crops = [scene.frame[y0:y1, x0:x1] for x0, y0, x1, y1 in scene.boxes.astype(int)]
     seen = KnownDelay().embed(crops)
-    gallery.add(seen, people=scene.names)
+    gallery.add(seen, people=scene.people)
     gallery.search(seen, 1)
     return gallery
 
 
-def run(engine: KnownDelay, gallery: Gallery, scene: Scene, **changes: float) -> Seen:
+def run(engine: KnownDelay, gallery: Gallery, scene: Scene, **changes: float) -> CameraTimes:
     return run_cameras(engine, gallery, scene, dataclasses.replace(LOAD, **changes))
 
 
 def test_latency_end_to_end_is_the_engines_and_the_waits_around_it(gallery: Gallery, scene: Scene) -> None:
     """Engine only 30 ms; end to end the batcher's 10 ms come before it. Two people a frame never fill a batch."""
     engine = KnownDelay(0.03)
-    alone = closed(lambda: engine.embed([]), streams=1, seconds=0.3)
+    alone = closed_loop(lambda: engine.embed([]), streams=1, seconds=0.3)
     seen = run(engine, gallery, scene)
     assert 0.030 <= min(alone.latencies) < 0.038 and 0.030 <= min(seen.engine) < 0.038
     assert 0.040 <= min(seen.latencies) < 0.060
@@ -87,7 +86,7 @@ def test_people_per_frame_are_kept_on_average(gallery: Gallery, scene: Scene, pe
 
 
 def test_wrong_id_is_noticed(scene: Scene, gallery: Gallery) -> None:
-    swapped = dataclasses.replace(scene, names=["person 1", "person 0", "person 2", "person 3"])
+    swapped = dataclasses.replace(scene, people=["person 1", "person 0", "person 2", "person 3"])
     seen = run(KnownDelay(), gallery, swapped, people=4)
     assert seen.right == seen.people // 2
 
@@ -105,7 +104,7 @@ def climb(most: float, steps: int) -> list[tuple[float, bool]]:
     """What is tried where every load up to `most` is sustained."""
     tried: list[tuple[float, bool]] = []
     for _ in range(steps):
-        load = ladder.next_load(tried)
+        load = next_load(tried)
         if load is None:
             break
         tried.append((load, load <= most))
@@ -114,11 +113,11 @@ def climb(most: float, steps: int) -> list[tuple[float, bool]]:
 
 def test_loads_go_up_in_quarters_and_then_halve() -> None:
     assert [load for load, _ in climb(0.8, 6)] == [0.25, 0.5, 0.75, 1.0, 0.875, 0.8125]
-    assert ladder.sustained(climb(0.8, 6)) == 0.75
+    assert largest_sustained(climb(0.8, 6)) == 0.75
     assert [load for load, _ in climb(9, 6)] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
     assert [load for load, _ in climb(0.2, 5)] == [0.25, 0.125, 0.1875, 0.21875, 0.203125]
-    assert climb(0.1, 6) == [(0.25, False), (0.125, False)] and ladder.sustained(climb(0.1, 6)) is None
+    assert climb(0.1, 6) == [(0.25, False), (0.125, False)] and largest_sustained(climb(0.1, 6)) is None
 
 
 def test_load_above_one_that_failed_is_not_counted() -> None:
-    assert ladder.sustained([(0.25, True), (0.5, False), (0.75, True)]) == 0.25
+    assert largest_sustained([(0.25, True), (0.5, False), (0.75, True)]) == 0.25

@@ -12,7 +12,7 @@ import pytest
 import tiny_engine
 from click.testing import CliRunner, Result
 
-from dpm_edge.bench import report
+from dpm_edge.bench import report, results
 from dpm_edge.cli import main
 
 
@@ -108,7 +108,7 @@ def test_engine_that_sustains_nothing_is_reported_and_drawn(
             run_.pop(key, None)
     for row in slow["sustained"]:
         row |= {"people_per_frame": 0.0, "crops_per_second": 0.0, "p99_ms": None}
-    found["ratios"] = report.ratios(found["engines"])
+    found["ratios"] = results.ratios(found["engines"])
     assert found["ratios"][0]["sustained"][0]["people_per_frame"] is None
     assert "none" in report.text(found)
     assert all(path.is_file() for path in plot.draw(found, tmp_path / "new" / "plots"))
@@ -125,17 +125,17 @@ def test_json_goes_to_stdout_alone(engine: Path) -> None:
     ("arguments", "message"),
     [
         (("--against", "onnxrutime"), "Did you mean 'onnxruntime'"),
-        (("--against", "onnxruntime"), "onnxruntime fp32 itself"),
+        (("--against", "onnxruntime"), "got onnxruntime fp32"),
         (("--against", "openvino,openvino"), "twice"),
         (("--against", "torch"), "--checkpoint"),
         (("--batch", "16"), "1 to 8"),
         (("--batch", "0"), "1 or more"),
         (("--cameras", "2,2"), "different whole numbers"),
-        (("--batch", "1;8"), "expected whole numbers such as 1,8,32"),
-        (("--seconds", "0"), "more than 0"),
-        (("--seconds", "nan"), "more than 0"),
+        (("--batch", "1;8"), "such as 1,8,32, got '1;8'"),
+        (("--seconds", "0"), "above 0, got 0"),
+        (("--seconds", "nan"), "above 0, got nan"),
         (("--gallery", "0"), "1 row or more"),
-        (("-o", "/nowhere/b.json"), "Make /nowhere first"),
+        (("-o", "/nowhere/b.json"), "/nowhere does not exist"),
         (("--device", "TPU"), "TPU"),
     ],
 )

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from dpm_edge.bench.figures import percentile, spread
-from dpm_edge.bench.load import at_times, closed, on_threads, poisson, regular
+from dpm_edge.bench.load import at_times, closed_loop, on_threads, poisson, regular
+from dpm_edge.bench.results import percentile, spread
 
 
 class Clock:
@@ -70,16 +70,16 @@ def test_calls_on_the_real_clock_are_never_early() -> None:
 
 
 def test_closed_loop_counts_every_stream() -> None:
-    calls = closed(lambda: time.sleep(0.02), streams=3, seconds=0.3)
+    calls = closed_loop(lambda: time.sleep(0.02), streams=3, seconds=0.3)
     assert (calls.latencies >= 0.02).all()
     assert 60 < calls.rate <= 150
-    assert len(closed(lambda: time.sleep(0.05), streams=1, seconds=0, least=4).latencies) == 4
+    assert len(closed_loop(lambda: time.sleep(0.05), streams=1, seconds=0, least=4).latencies) == 4
 
 
 def test_what_a_stream_raises_ends_all_of_them() -> None:
     start = time.perf_counter()
     with pytest.raises(ZeroDivisionError):
-        closed(lambda: 1 / 0, streams=4, seconds=30)
+        closed_loop(lambda: 1 / 0, streams=4, seconds=30)
     with pytest.raises(KeyError):
         on_threads([lambda: None, lambda: {}["x"]])
     assert time.perf_counter() - start < 5
@@ -103,5 +103,5 @@ def test_spread_is_in_milliseconds() -> None:
         "p99_ms": 198.0,
         "mean_ms": 100.5,
     }
-    with pytest.raises(ValueError, match="no value"):
+    with pytest.raises(ValueError, match="got none"):
         percentile([], 50)

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 import tiny_engine
+from shared_folders import MakeOnce
 from tiny_network import network
 
 from dpm_edge.build.export import export
@@ -33,19 +34,16 @@ def checkpoint_path(net: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def portable_path(net: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("portable") / "tiny.onnx"
-    export(net, path)
-    return path
+def portable_path(net: DPM, make_once: MakeOnce) -> Path:
+    return make_once("portable", lambda folder: export(net, folder / "tiny.onnx")) / "tiny.onnx"
 
 
 @pytest.fixture(scope="session")
-def paper_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paper_path(make_once: MakeOnce) -> Path:
     """A network with the paper's mask generator over four blocks and QuickGELU, wide enough for its kernel."""
-    path = tmp_path_factory.mktemp("paper") / "paper.onnx"
     changes = {"width": 64, "heads": 4, "layers": 4, "mask_blocks": (1, 2, 3, 4), "hmg": "paper", "quick_gelu": True}
-    export(network(name="paper", **changes), path)
-    return path
+    fill = lambda folder: export(network(name="paper", **changes), folder / "paper.onnx")
+    return make_once("paper", fill) / "paper.onnx"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import tiny_engine
 
 from dpm_edge import Engine
-from dpm_edge.build import Budget, auto, build, candidate
+from dpm_edge.build import AccuracyBudget, auto, build, candidate
 from dpm_edge.build.auto import Candidate, choose, table
 from dpm_edge.errors import BuildRefused, EngineError, SpecError
 from dpm_edge.manifest import Manifest
@@ -112,7 +112,7 @@ def test_the_faster_engine_is_built(
         backend=backend,
         precision="auto",
         calibrate=crops,
-        budget=Budget(cosine=0.9),
+        budget=AccuracyBudget(cosine=0.9),
         progress=False,
     )
     assert manifest.precision == wanted and manifest == Manifest.read(tmp_path / "engine")
@@ -135,7 +135,7 @@ def test_what_is_over_the_budget_is_not_chosen_however_fast(
         backend="onnxruntime",
         precision="auto",
         calibrate=crops,
-        budget=Budget(cosine=0.999999),
+        budget=AccuracyBudget(cosine=0.999999),
         progress=False,
     )
     assert manifest.precision == "fp32"
@@ -160,7 +160,7 @@ def test_no_engine_inside_the_budget_is_refused_with_the_table(
 ) -> None:
     monkeypatch.setattr(auto, "choose", lambda rows: rows)
     monkeypatch.setattr(auto, "SECONDS", 0.1)
-    with pytest.raises(BuildRefused, match=r"no precision stays inside(.|\n)*fp32"):
+    with pytest.raises(BuildRefused, match=r"a precision inside the accuracy budget, got none(.|\n)*fp32"):
         build(model, tmp_path / "engine", backend="onnxruntime", precision="auto", calibrate=crops, progress=False)
     assert [path.name for path in tmp_path.iterdir() if "engine" in path.name] == []
 
@@ -190,10 +190,10 @@ def test_a_candidate_that_cannot_be_built_is_named_and_the_baseline_must_be(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"batch": "1:1:1,2:8:64"}, "takes one range of batch sizes, such as 1:8:64"),
-        ({"mask_head": "plugin"}, "the plugin is TensorRT's"),
-        ({"mask_head": "magic"}, "'magic' is unknown"),
-        ({"precision": "fp8"}, "openvino has no fp8"),
+        ({"batch": "1:1:1,2:8:64"}, "one range of batch sizes for openvino, got 2. Give one, such as 1:8:64"),
+        ({"mask_head": "plugin"}, "the backend tensorrt for --mask-head plugin, got openvino"),
+        ({"mask_head": "magic"}, "got 'magic'"),
+        ({"precision": "fp8"}, "a precision of openvino .*, got fp8"),
     ],
 )
 def test_what_a_cpu_engine_has_not_is_refused(arguments: dict, says: str, model: Path, tmp_path: Path) -> None:
@@ -204,5 +204,5 @@ def test_what_a_cpu_engine_has_not_is_refused(arguments: dict, says: str, model:
 def test_options_of_tensorrt_are_refused_elsewhere(model: Path, tmp_path: Path) -> None:
     from dpm_edge.build import PlanOptions
 
-    with pytest.raises(SpecError, match="openvino has no --workspace"):
+    with pytest.raises(SpecError, match="for --workspace, got openvino"):
         build(model, tmp_path / "engine", plan=PlanOptions(workspace=5), progress=False)

@@ -129,6 +129,6 @@ def test_a_weight_beyond_float16_is_refused(model: ModelProto) -> None:
     huge.CopyFrom(model)
     weight = next(t for t in huge.graph.initializer if t.name == "mask_generator.linear.weight")
     weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), 1e5, np.float32), weight.name))
-    with pytest.raises(SpecError, match=r"linear\.weight holds 1e\+05.*bf16"):
+    with pytest.raises(SpecError, match=r"got 1e\+05 in .*linear\.weight.*bf16"):
         lower(huge, "fp16")
     lower(huge, "bf16")

@@ -55,7 +55,7 @@ def test_half_storage_refuses_what_float16_cannot_hold(portable_path: Path, tmp_
     read = portable.read(portable_path)
     big = next(t for t in read.model.graph.initializer if t.name == "backbone.conv1.weight")
     big.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(big) * 1e9, big.name))
-    with pytest.raises(CheckpointError, match=r"backbone\.conv1\.weight .* beyond float16"):
+    with pytest.raises(CheckpointError, match=r"within float16's range, got .* in .*backbone\.conv1\.weight"):
         portable.write(read.model, tmp_path / "x.onnx", read.spec, read.fingerprint, half=True)
     assert not (tmp_path / "x.onnx").exists()
 
@@ -89,10 +89,13 @@ def test_truncated(share: float, portable_path: Path, tmp_path: Path) -> None:
 def test_foreign_files(portable_path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         portable.read(tmp_path / "nothing.onnx")
-    with pytest.raises(CheckpointError, match=r"metadata lacks format, spec"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"got another model in .*foreign\.onnx \(.*input images \(batch, 3, 64, 64\).*Build dpm-t",
+    ):
         portable.read(tiny_engine.write_onnx(tmp_path / "foreign.onnx"))
     (tmp_path / "pickle.onnx").write_bytes(pickle.dumps({"weights": [1, 2, 3]}))
-    with pytest.raises(CheckpointError, match="not ONNX"):
+    with pytest.raises(CheckpointError, match="expected an ONNX file"):
         portable.read(tmp_path / "pickle.onnx")
     with pytest.raises(CheckpointError, match="format 7"):
         portable.read(edited(portable_path, tmp_path / "new.onnx", lambda model: set_fact(model, "format", "7")))
@@ -101,7 +104,7 @@ def test_foreign_files(portable_path: Path, tmp_path: Path) -> None:
 def test_spec_of_another_size_is_refused(portable_path: Path, tmp_path: Path) -> None:
     read = portable.read(portable_path)
     portable.write(read.model, tmp_path / "x.onnx", read.spec.replace(width=96), read.fingerprint)
-    with pytest.raises(CheckpointError, match=r"\(48,\).*\(96,\).*is wanted by its spec 'tiny'"):
+    with pytest.raises(CheckpointError, match=r"\(96,\).*by the spec 'tiny'.*\(48,\)"):
         portable.read(tmp_path / "x.onnx")
 
 

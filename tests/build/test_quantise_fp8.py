@@ -14,8 +14,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from dpm_edge.build import portable
-from dpm_edge.build.activations import outlier_ratio, ranges
-from dpm_edge.build.quantise import KINDS, OPSET, quantise
+from dpm_edge.build.quantise import KINDS, OPSET, outlier_ratio, quantise, ranges
 from dpm_edge.errors import SpecError
 
 E4M3 = ml_dtypes.float8_e4m3fn
@@ -138,7 +137,7 @@ def test_ties_saturation_and_dead_channels(model: ModelProto) -> None:
 
 
 def test_refusals(model: ModelProto) -> None:
-    with pytest.raises(SpecError, match="kind 'fp9' is unknown"):
+    with pytest.raises(SpecError, match="got 'fp9'"):
         quantise(model, [], kind="fp9")
-    with pytest.raises(SpecError, match="no crops to calibrate on"):
+    with pytest.raises(SpecError, match="to calibrate on, got none"):
         quantise(model, iter(()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -69,10 +70,50 @@ def test_eval_counts_and_scores(engine: Path, market: Path) -> None:
     assert "masked" in text.stdout and "9 queries counted, 1 without a match" in text.stdout
 
 
-def test_eval_of_a_folder_that_is_not_market_says_what_it_holds(engine: Path, tmp_path: Path) -> None:
-    result = run("eval", engine, tmp_path)
-    assert result.exit_code == 1 and "lacks query and bounding_box_test" in result.stderr
+def test_eval_of_a_folder_of_no_layout_says_what_it_holds(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "holiday").mkdir(parents=True)
+    result = run("eval", engine, tmp_path / "pictures")
+    assert result.exit_code == 1 and "which holds holiday" in result.stderr
     assert "Traceback" not in result.output
+
+
+def own_cameras(market: Path, out: Path) -> Path:
+    """The readable pictures of known people, as query/ and gallery/ of PERSON/CAMERA/."""
+    for side, name in (("query", "query"), ("bounding_box_test", "gallery")):
+        for path in (market / side).iterdir():
+            person, camera = path.name.split("s1_")[0].split("_c")
+            if int(person) > 0 and path.stat().st_size > 100:
+                (out / name / f"person {person}" / camera).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, out / name / f"person {person}" / camera / path.name[-10:])
+    return out
+
+
+def test_eval_of_own_cameras_scores_as_the_same_pictures_do_in_markets_layout(
+    engine: Path, market: Path, tmp_path: Path
+) -> None:
+    own = own_cameras(market, tmp_path / "own")
+    answers = [json.loads(run("eval", engine, data, "--json", "--quiet").stdout) for data in (market, own)]
+    assert [answer["layout"] for answer in answers] == ["market", "cameras"]
+    kept = ("queries", "queries_without_match", "dropped_same_camera", "rank1", "mAP")
+    plain = [{name: answer["metrics"]["plain"][name] for name in kept} for answer in answers]
+    assert plain[0] == plain[1]
+
+
+def test_eval_of_one_picture_a_person_and_camera_is_scored(engine: Path, market: Path, tmp_path: Path) -> None:
+    first = sorted((market / "query").iterdir())[:3]
+    for number, path in enumerate(first):
+        for camera in ("door", "yard"):
+            (tmp_path / "test" / f"p{number}" / camera).mkdir(parents=True)
+            shutil.copy(path, tmp_path / "test" / f"p{number}" / camera / "a.png")
+    result = run("eval", engine, tmp_path, "--metric", "plain", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout)["metrics"]["plain"]
+    assert (scores["queries"], scores["dropped_same_camera"], scores["rank1"]) == (6, 6, 100.0)
+
+
+def test_eval_by_a_named_layout_refuses_another(engine: Path, market: Path) -> None:
+    result = run("eval", engine, market, "--layout", "msmt17")
+    assert result.exit_code == 1 and "list_query" in result.stderr
 
 
 def test_embed_then_match(engine: Path, market: Path, tmp_path: Path) -> None:
@@ -100,7 +141,7 @@ def test_match_reads_a_saved_gallery_and_refuses_another_models(engine: Path, ma
     assert [r["matches"][0]["person"] for r in answer] == [f"name {i}" for i in range(10)]
     Gallery("other", rows.dimension).save(tmp_path / "other.safetensors")
     result = run("match", q, tmp_path / "other.safetensors")
-    assert result.exit_code == 1 and "one engine" in result.stderr
+    assert result.exit_code == 1 and "model other" in result.stderr
 
 
 def test_corrupt_jpeg_in_a_folder_is_reported_and_the_rest_done(engine: Path, tmp_path: Path) -> None:
@@ -213,7 +254,7 @@ def test_doctor_answers_in_text_and_json() -> None:
 def test_doctor_has_a_row_for_every_extra() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert {extra for _, _, extra in ABILITIES} == set(project["optional-dependencies"]) - {"dev"}
+    assert {extra for _, _, extra in ABILITIES} == set(project["optional-dependencies"]) - {"dev", "docs"}
 
 
 def test_doctor_names_opencv_builds_that_overwrite_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

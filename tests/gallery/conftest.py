@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from qdrant_client import QdrantClient
+from shared_folders import locked
 
 from dpm_edge import Gallery
 from dpm_edge.gallery.rows import Where
@@ -35,6 +36,7 @@ sys.stdin.read()
 server.stop()
 """
 
+START_TRIES = 3
 Spare = dict[tuple[int, bool], list[milvus.MilvusStore]]
 
 
@@ -45,32 +47,55 @@ def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield os.environ["DPM_MILVUS_URL"]
         return
     python = ROOT / ".venv-milvus" / "bin" / "python"
-    if not (python.parent / "milvus-server").exists():
-        made = subprocess.run(
-            f"'{sys.executable}' -m venv '{python.parent.parent}' && "
-            f"'{python}' -m pip install -q 'setuptools<80' milvus==2.3.5",
-            shell=True,
-            capture_output=True,
-            text=True,
-        )
-        if made.returncode:
-            pytest.skip(reason=f"the server's wheel milvus==2.3.5 cannot be installed: {made.stderr.strip()[-200:]}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [python, "-c", SERVER, tmp_path_factory.mktemp("milvus"), str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert server.stdin is not None and server.stdout is not None
+    with locked(ROOT / ".venv-milvus.lock"):
+        if not (python.parent / "milvus-server").exists():
+            made = subprocess.run(
+                f"'{sys.executable}' -m venv '{python.parent.parent}' && "
+                f"'{python}' -m pip install -q 'setuptools<80' milvus==2.3.5",
+                shell=True,
+                capture_output=True,
+                text=True,
+            )
+            if made.returncode:
+                reason = made.stderr.strip()[-200:]
+                pytest.skip(reason=f"the server's wheel milvus==2.3.5 cannot be installed: {reason}")
+    server, url = started(python, tmp_path_factory)
     try:
-        assert server.stdout.readline() == b"ready\n", "the Milvus server did not start"
-        yield f"http://127.0.0.1:{port}"
+        yield url
     finally:
-        server.stdin.close()
+        stop(server)
+
+
+def started(python: Path, factory: pytest.TempPathFactory) -> tuple[subprocess.Popen, str]:
+    """A server and its address. A port can be taken between its choice and its use: another one is tried."""
+    said = ""
+    for _ in range(START_TRIES):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        folder = factory.mktemp("milvus")
+        with (folder.parent / f"{folder.name}.log").open("w+") as log:
+            server = subprocess.Popen(
+                [python, "-c", SERVER, folder, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+            )
+            assert server.stdout is not None
+            if server.stdout.readline() == b"ready\n":
+                return server, f"http://127.0.0.1:{port}"
+            stop(server)
+            log.seek(0)
+            said = log.read()[-2000:]
+    raise AssertionError(f"the Milvus server did not start in {START_TRIES} tries: {said}")
+
+
+def stop(server: subprocess.Popen) -> None:
+    """End a server, by force where it does not end by itself."""
+    assert server.stdin is not None
+    server.stdin.close()
+    try:
         server.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +159,11 @@ class Make:
         return store
 
 
-@pytest.fixture(params=["memory", "edge", "qdrant", "milvus"])
+MILVUS = pytest.param("milvus", marks=[pytest.mark.slow, pytest.mark.xdist_group("milvus")])
+"""Its server takes a while to install, start and answer; all its tests share one, in one worker."""
+
+
+@pytest.fixture(params=["memory", "edge", "qdrant", MILVUS])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes empty galleries over each kind of store in turn."""
     maker = Make(request, tmp_path)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shared_folders import locked
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -19,6 +20,7 @@ def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("triton", reason="Triton is not installed (extra [gpu])")
     out = Path(os.environ.get("DPM_KERNEL_CACHE") or tmp_path_factory.mktemp("kernels"))
     command = [sys.executable, "-m", "dpm_edge.kernels", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
+    with locked(out / "tests.lock"):  # a second worker finds everything up to date
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
     assert done.returncode == 0, done.stderr[-6000:]
     return out

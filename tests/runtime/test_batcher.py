@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 import time
 
+import known_delay
 import numpy as np
 import pytest
+from known_delay import KnownDelay, numbered
 
-from dpm_edge.bench import standin
-from dpm_edge.bench.standin import KnownDelay, numbered
 from dpm_edge.errors import EngineError, ImageError
 from dpm_edge.runtime import Embeddings
 from dpm_edge.runtime.batcher import Batcher, QueueFull
 
 
 def number_of(embedding: Embeddings) -> int:
-    return standin.number_of(embedding.features[0])
+    return known_delay.number_of(embedding.features[0])
 
 
 def test_many_threads_lose_and_swap_nothing() -> None:

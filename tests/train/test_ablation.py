@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import ablation
+import ablation_plan
 import pytest
-from conftest import SMALL
+from ablation import Budget, ablate
+from ablation_plan import CURVES, RESERVE, Measured, choose, jobs, waves
+from toy_world import SMALL
 
 from dpm_edge.errors import SpecError
-from dpm_edge.train import ablation, ablation_plan
-from dpm_edge.train.ablation import Budget, ablate
-from dpm_edge.train.ablation_plan import CURVES, RESERVE, Measured, choose, jobs, waves
 
 
 def test_every_row_comes_once_the_cheapest_first_then_the_ends_again():
@@ -69,6 +70,7 @@ class Threads(ThreadPoolExecutor):
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.slow
 def test_a_stopped_ablation_goes_on_with_its_plan_and_its_finished_runs(market, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "ProcessPoolExecutor", Threads)
     monkeypatch.setattr(ablation_plan, "MEASURED_STEPS", 2)

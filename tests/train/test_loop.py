@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from histogram import histogram_scores
 
 from dpm_edge.errors import CheckpointError, SpecError
 from dpm_edge.model import checkpoint
 from dpm_edge.train import optimisation
 from dpm_edge.train.config import override
-from dpm_edge.train.histogram import histogram_scores
 from dpm_edge.train.loop import fit, train_step
 from dpm_edge.train.run import prepare
 from dpm_edge.train.watch import LossIsNaN
@@ -46,6 +46,7 @@ def test_a_run_learns_to_tell_unseen_people_apart(market, small, tmp_path):
     assert kept.spec.mask_mean == pytest.approx(0.5, abs=0.3) and kept.spec.mask_mean != 0.5
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_uninterrupted_run(market, small, tmp_path):
     words = ["schedule.epochs=3", "evaluate.every=3"]
     whole = fit(prepare(override(small, words), market, tmp_path / "whole", quiet=True))
@@ -74,6 +75,7 @@ def test_resuming_with_other_settings_is_refused_by_name(market, small, tmp_path
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_two_processes_train_as_one(market, small, tmp_path):
     words = ["schedule.epochs=1", "evaluate.every=1", "model.drop_path=0"]
     fit(prepare(override(small, words), market, tmp_path / "one", quiet=True))

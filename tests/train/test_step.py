@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from step_counts import Counted
 from torch.optim.swa_utils import AveragedModel
 
 from dpm_edge.errors import SpecError
@@ -17,9 +15,6 @@ from dpm_edge.train.criterion import Criterion, Targets
 from dpm_edge.train.loop import train_step
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.run import forward_of, prepare
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from step_counts import Counted
 
 MOST_OPERATIONS = 700
 """Of a joint step of the toy network (4 blocks), forward to moving average. Each costs the host some microseconds."""
@@ -91,7 +86,7 @@ def test_the_average_is_torchs_own(small):
 
 
 def small_spec():
-    from conftest import TINY
+    from toy_world import TINY
 
     return TINY.replace(height=64, width_px=32)
 
@@ -124,6 +119,7 @@ def test_the_mask_generator_has_a_rate_and_a_decay_of_its_own(market, small, tmp
     torch.testing.assert_close(mask.detach(), before * (1 - 0.3 * 0.04 * factor))
 
 
+@pytest.mark.slow
 def test_forward_and_losses_compile_whole_and_come_to_the_same(small):
     """One graph each, no break: what runs on a GPU with fused kernels. aot_eager traces without writing kernels."""
     torch.manual_seed(0)
