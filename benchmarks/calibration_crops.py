@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from dpm_edge.build import source
@@ -24,6 +23,7 @@ from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
 from dpm_edge.env import machine_card
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.progress import say
+from dpm_edge.telemetry import import_onnxruntime
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "calibration_crops.json"
@@ -35,6 +35,7 @@ def measure(read: source.Source, crops: list[NDArray[np.float32]], held_out: NDA
     kept = peaked(read.model, np.concatenate(crops[:OUTLIER_CROPS])) if kind == "int8" else []
     model = quantise(read.model, iter(crops), kept, kind)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    onnxruntime = import_onnxruntime("this benchmark")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feature, mask = session.run(["feature", "mask"], {"images": held_out})
     wanted, wanted_mask = read.reference.forward(held_out)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from dpm_edge.build import portable, verify
@@ -28,6 +27,7 @@ from dpm_edge.env import machine_card
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.market import LabelledFolder, query_and_gallery
 from dpm_edge.progress import say, track
+from dpm_edge.telemetry import import_onnxruntime
 
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = ("fp16", "bf16", "int8, rest fp16", "fp8, rest fp16")
@@ -91,6 +91,7 @@ def choices(model: ModelProto, calibration: list[Path], pre: Any) -> Iterator[tu
 
 def forward(model: ModelProto, threads: int) -> verify.Forward:
     """The graph in ONNX Runtime with its optimiser off, which would remove the roundings."""
+    onnxruntime = import_onnxruntime("this benchmark")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads

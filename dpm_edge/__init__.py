@@ -1,7 +1,8 @@
 """dpm-edge: recognise a person again, across cameras, when half of the person is hidden.
 
-The light core (this package, `runtime`, `gallery`, `cli`) needs numpy and OpenCV; an engine library comes with an
-extra (`pip install 'dpm-edge[cpu]'`). Torch is only needed to train and to export a checkpoint.
+The light core (this package, `runtime`, `gallery`, `cli`) needs numpy, and OpenCV for pictures, whichever build of it
+is there. An engine library comes with an extra (`pip install 'dpm-edge[engines]'`; `cpu` brings an OpenCV too). Torch
+is only needed to train and to export a checkpoint.
 
     from dpm_edge import Engine, Gallery
 

@@ -4,7 +4,9 @@ how the tests are spread over workers.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,10 @@ import tiny_engine
 from shared_folders import MakeOnce, maker
 
 from dpm_edge import Engine
+
+# Some tests compare with OpenVINO or ONNX Runtime themselves, and import them directly: off for the whole process.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # such an import raises
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,7 +58,7 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.runtime",
         "dpm_edge.gallery",
         "dpm_edge.cli",
-        "dpm_edge.demo.shipped",
+        "dpm_edge.demo.samples",
         "dpm_edge.market",
         "dpm_edge.interop.deepstream",
         "dpm_edge.interop.triton",
@@ -85,12 +85,32 @@ def test_commands_that_need_no_library_run_without(command: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("script", ["from dpm_edge import Engine, Gallery, Embeddings", "import dpm_edge.cli.embed"])
+def test_opencv_is_not_needed_before_a_picture_is_read(script: str) -> None:
+    result = without(("cv2",), script)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_missing_opencv_names_the_command_that_installs_it() -> None:
+    result = without(("cv2",), "from dpm_edge.images import decode_image; decode_image(b'x')")
+    assert "MissingLibrary" in result.stderr and "pip install opencv-python-headless" in result.stderr
+
+
+def test_what_is_left_of_an_overwritten_opencv_is_named(tmp_path: Path) -> None:
+    """`pip uninstall opencv-python-headless` beside opencv-python leaves a folder cv2 without a library."""
+    (tmp_path / "cv2").mkdir()
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop('cv2', None); import dpm_edge.opencv"
+    (tmp_path / "cv2" / "__init__.py").write_text("")
+    result = python(script)
+    assert "MissingLibrary" in result.stderr and "no working OpenCV" in result.stderr
+
+
 def test_engine_without_its_library_names_the_extra(tmp_path: Path) -> None:
     import tiny_engine
 
     folder = tiny_engine.write_engine(tmp_path / "engine")
     result = without(("onnxruntime",), f"from dpm_edge import Engine; Engine.load({str(folder)!r})")
-    assert "MissingLibrary" in result.stderr and "dpm-edge[cpu]" in result.stderr
+    assert "MissingLibrary" in result.stderr and "dpm-edge[engines]" in result.stderr
 
 
 def test_an_embedding_process_holds_only_its_engines_library(tmp_path: Path) -> None:

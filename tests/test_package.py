@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import subprocess
 import sys
 import zipfile
@@ -77,6 +78,52 @@ def test_wheel_type_checks(wheel: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "dpm_edge"]
     result = subprocess.run(command, cwd=site, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
+
+
+WHOLE = {"cpu", "build", "train", "synthetic", "opencv"}
+"""Extras that bring an OpenCV; every other one leaves the application's own alone."""
+
+
+def requirements(wheel: Path) -> dict[str, list[str]]:
+    """Extra → what it requires; "" is what is always required."""
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
+        lines = email.message_from_bytes(file.read(name)).get_all("Requires-Dist") or []
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        what, _, extra = line.partition(";")
+        found.setdefault(extra.partition("==")[2].strip(" '\""), []).append(what.strip())
+    return found
+
+
+def test_only_whole_set_ups_bring_an_opencv(wheel: Path) -> None:
+    by_extra = requirements(wheel)
+    bringing = {extra for extra, wanted in by_extra.items() if any("opencv" in one for one in wanted)}
+    assert "" in by_extra and bringing - {"dev"} == WHOLE
+
+
+WINDOWS = """
+import cv2
+print(*[line.split(":")[1].strip() for line in cv2.getBuildInformation().splitlines() if "GUI:" in line])
+"""
+
+
+@pytest.mark.slow
+def test_application_keeps_the_opencv_with_windows_that_it_has(wheel: Path, tmp_path: Path) -> None:
+    """In a fresh environment, from a package index: opencv-python first, then this package and an engine library."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    if subprocess.run([*install, "--retries", "0", "--timeout", "10", "opencv-python"], capture_output=True).returncode:
+        pytest.skip("no package index can be reached from here")
+    before = subprocess.run([python, "-c", WINDOWS], capture_output=True, text=True)
+    subprocess.run([*install, f"{wheel}[engines]"], check=True)
+    after = subprocess.run([python, "-c", WINDOWS], capture_output=True, text=True)
+    assert before.stdout.strip() == after.stdout.strip() != "NONE", before.stderr + after.stderr
+    demo = subprocess.run(
+        [python, "-m", "dpm_edge.cli", "demo", "-o", tmp_path / "out", "--quiet"], capture_output=True, text=True
+    )
+    assert demo.returncode == 0 and (tmp_path / "out" / "matches.png").is_file(), demo.stderr
 
 
 def test_readme_commands_are_the_ones_that_ci_runs() -> None:

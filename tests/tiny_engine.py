@@ -17,6 +17,7 @@ from dpm_edge import env
 from dpm_edge.files import sha256
 from dpm_edge.manifest import BatchRange, Manifest
 from dpm_edge.spec import ModelSpec, Preprocessing
+from dpm_edge.telemetry import import_openvino
 
 SPEC = ModelSpec(
     name="tiny",
@@ -116,8 +117,7 @@ def write_engine(folder: Path, backend: str = "onnxruntime", seed: int = 0, **ch
     write_onnx(folder / "model.onnx", seed)
     engine = "model.onnx"
     if backend == "openvino":
-        import openvino
-
+        openvino = import_openvino("this engine")
         openvino.save_model(
             openvino.convert_model(folder / "model.onnx"), folder / "engine.xml", compress_to_fp16=False
         )

@@ -1,7 +1,6 @@
 """`python -m dpm_edge.train.cli RECIPE --data DIR [--out DIR] [--json] [field=value …]`; `dpm-edge train` wraps it.
 
-`preview`, `texts`, `ablation`, `statistics`, `curves`, `scores` and `mask` in the recipe's place are the tools around
-training.
+`preview`, `texts` and `mask` in the recipe's place are the tools around training.
 """
 
 from __future__ import annotations
@@ -44,10 +43,6 @@ def train(recipe: str, data: Path, out: Path, overrides: list[str], *, quiet: bo
 TOOLS = {
     "preview": "dpm_edge.train.preview",
     "texts": "dpm_edge.train.prompts",
-    "ablation": "dpm_edge.train.ablation",
-    "statistics": "dpm_edge.train.occlusion_statistics",
-    "curves": "dpm_edge.train.curves",
-    "scores": "dpm_edge.train.scores",
     "mask": "dpm_edge.train.mask",
 }
 """What `dpm-edge train` also does, by the word in a recipe's place."""

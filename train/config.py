@@ -48,8 +48,8 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    layout: str = "market"
-    """Folder layout; see dpm_edge.train.layouts.LAYOUTS."""
+    layout: str = "auto"
+    """Folder layout, one of dpm_edge.layouts.LAYOUTS, or "auto": found by looking. `--layout` sets it too."""
     identities: int = 16
     """P: identities of a batch, over all processes."""
     pictures: int = 4

@@ -5,22 +5,23 @@ N pictures · H×W network input · B = P·K pictures of a batch
 
 from __future__ import annotations
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from dpm_edge.env import cores
 from dpm_edge.errors import DataError, ImageError
-from dpm_edge.images import _INTERPOLATION, read_image
+from dpm_edge.images import read_image, resize
 from dpm_edge.market import LabelledFolder
-from dpm_edge.progress import say, track
+from dpm_edge.progress import say
 from dpm_edge.spec import Preprocessing
+from dpm_edge.train.status import counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Pictures:
 
 
 def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: bool = False) -> Pictures:
-    """Read and resize every picture, as `dpm_edge.images.preprocess` does, but kept as uint8.
+    """Read and resize every picture with what serving resizes with, `dpm_edge.images.resize`; kept as uint8.
 
     A picture that cannot be read is left out and named on stderr. Raises DataError when none can be read.
     """
@@ -59,20 +60,26 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
             image = read_image(path)
         except ImageError as error:
             return str(error)
-        small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
-        return np.ascontiguousarray((small[:, :, ::-1] if pre.color == "rgb" else small).transpose(2, 0, 1))
+        return np.ascontiguousarray(resize(image, pre).transpose(2, 0, 1))
 
     pixels = np.empty((len(folder), 3, pre.height, pre.width), np.uint8)
     keep = np.ones(len(folder), bool)
     with ThreadPoolExecutor(workers or cores()) as pool:
-        for row, result in enumerate(track(pool.map(one, folder.paths), what="decode", total=len(folder), quiet=quiet)):
+        for row, result in enumerate(
+            counted(pool.map(one, folder.paths), what="decode", total=len(folder), quiet=quiet)
+        ):
             if isinstance(result, str):
                 keep[row] = False
                 say(f"left out: {result}")
             else:
                 pixels[row] = result
+    if not len(folder):
+        raise DataError("expected pictures to read, got none: a part of the data set is empty")
     if not keep.any():
-        raise DataError(f"none of {len(folder)} pictures could be read; the first was {folder.paths[0]}")
+        raise DataError(
+            f"expected pictures that can be read, got {len(folder)} that cannot, such as {folder.paths[0]}. The "
+            "reasons are above"
+        )
     rows = np.flatnonzero(keep)
     return Pictures(
         torch.from_numpy(pixels if keep.all() else pixels[rows]),
@@ -82,10 +89,25 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
     )
 
 
+def visible_shares(folder: LabelledFolder, labels: Path) -> np.ndarray:
+    """Read the share of each person that is visible, (N,), from a rendered set's labels.csv (columns file, visible).
+
+    Raises DataError where the file or a picture's row is missing.
+    """
+    if not labels.is_file():
+        raise DataError(f"expected a rendered set's labels.csv for data.min_visible, got no {labels}")
+    with labels.open(newline="", encoding="utf-8") as file:
+        shares = {Path(row["file"]).name: float(row["visible"]) for row in csv.DictReader(file)}
+    missing = [p.name for p in folder.paths if p.name not in shares]
+    if missing:
+        raise DataError(f"expected a row of every picture in {labels}, {len(missing)} lack one, such as {missing[0]}")
+    return np.array([shares[p.name] for p in folder.paths])
+
+
 def to_input(pixels: Tensor, pre: Preprocessing) -> Tensor:
-    """(B, 3, H, W) pixels 0..255 of any dtype → float32 network input, (x/255 − mean)/std."""
-    mean, std = by_channel(tuple(pre.mean), pixels.device), by_channel(tuple(pre.std), pixels.device)
-    return (pixels.float() / 255.0 - mean) / std
+    """(B, 3, H, W) pixels 0..255 of any dtype → float32 network input, by `Preprocessing.affine`."""
+    scale, shift = (by_channel(values, pixels.device) for values in pre.affine())
+    return pixels.float() * scale + shift
 
 
 @lru_cache(maxsize=16)

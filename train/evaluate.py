@@ -24,7 +24,7 @@ from dpm_edge.errors import DataError
 from dpm_edge.evaluation import market_scores
 from dpm_edge.files import write_whole
 from dpm_edge.model.network import DPM
-from dpm_edge.spec import ModelSpec
+from dpm_edge.spec import NECKS
 from dpm_edge.train import occluders
 from dpm_edge.train.data import Pictures, to_input
 
@@ -37,18 +37,26 @@ OCCLUDER_SEED = 0
 """The same occluders for every run, whatever its own seed."""
 
 
-@torch.inference_mode()
 def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
-    """Features and masks of (n, 3, H, W) uint8 pixels: each (n, D) float32 on the network's device.
+    """Embed (n, 3, H, W) uint8 pixels: features and masks, each (n, D) float32 on the network's device.
 
     The network is used in evaluation mode, in float32, and left in the mode it was in.
     """
+    features, masks = embed_sides(net, pixels, (net.spec.neck,), batch)
+    return features[net.spec.neck], masks
+
+
+@torch.inference_mode()
+def embed_sides(
+    net: DPM, pixels: Tensor, necks: tuple[str, ...] = NECKS, batch: int = 256
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Embed as `embed` does, on each of these sides of the BN neck at once: {side: (n, D)} and masks (n, D)."""
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
-    found = [net(to_input(part.to(device), net.spec.preprocessing)) for part in pixels.split(batch)]
+    parts = [net.features(to_input(part.to(device), net.spec.preprocessing), necks) for part in pixels.split(batch)]
     net.train(was_training)
-    return torch.cat([f for f, _ in found]), torch.cat([m for _, m in found])
+    return {side: torch.cat([f[side] for f, _ in parts]) for side in necks}, torch.cat([m for _, m in parts])
 
 
 @torch.inference_mode()
@@ -136,29 +144,35 @@ def _cache_name(kind: str, share: float) -> str:
 
 def occlusion_curves(
     net: DPM, query: Pictures, gallery: Pictures, sets: dict[tuple[str, float], Pictures], batch: int = 256
-) -> list[dict[str, Any]]:
-    """One row per kind, share and metric: {"kind", "share", "metric", "rank1", "mAP"}; share 0 is of kind "whole"."""
-    g = embed(net, gallery.pixels, batch)
-    asked = {("whole", 0.0): query, **sets}
-    return curves(query, gallery, {key: embed(net, pictures.pixels, batch) for key, pictures in asked.items()}, g)
+) -> dict[str, list[dict[str, Any]]]:
+    """Score whole and covered queries on both sides of the neck; every picture is embedded once.
+
+    Returns, by side, one row per kind, share and metric: {"kind", "share", "metric", "rank1", "mAP"}; share 0 is of
+    kind "whole".
+    """
+    target, target_masks = embed_sides(net, gallery.pixels, batch=batch)
+    embedded = {
+        key: embed_sides(net, pictures.pixels, batch=batch) for key, pictures in {("whole", 0.0): query, **sets}.items()
+    }
+    return {
+        side: curves(
+            query, gallery, {key: (f[side], m) for key, (f, m) in embedded.items()}, (target[side], target_masks)
+        )
+        for side in NECKS
+    }
 
 
 def curves(
     query: Pictures, gallery: Pictures, q: dict[tuple[str, float], tuple[Tensor, Tensor]], g: tuple[Tensor, Tensor]
 ) -> list[dict[str, Any]]:
-    """`occlusion_curves` of embeddings: q by kind and share, in the order of `query`; g the gallery's."""
+    """Score embeddings as `occlusion_curves` does: q by kind and share, in the order of `query`; g the gallery's."""
     rows = []
     for (kind, share), embedded in q.items():
-        found = scores(query, gallery, embedded, g)
+        scored = scores(query, gallery, embedded, g)
         rows += [
-            {"kind": kind, "share": share, "metric": m, "rank1": s["rank1"], "mAP": s["mAP"]} for m, s in found.items()
+            {"kind": kind, "share": share, "metric": m, "rank1": s["rank1"], "mAP": s["mAP"]} for m, s in scored.items()
         ]
     return rows
-
-
-def other_side(spec: ModelSpec) -> ModelSpec:
-    """The same model that retrieves on the other side of its BN neck."""
-    return spec.replace(neck="before" if spec.neck == "after" else "after")
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -1,11 +1,11 @@
 """What a network looks at and what its mask changes, for some queries.
 
-    dpm-edge explain CHECKPOINT DATA [-o DIR] [--queries 8] [--saliency SALIENCY_MODEL] [--share 0.3]
+    dpm-edge explain CHECKPOINT DATA [-o DIR] [--layout LAYOUT] [--queries 8] [--saliency SALIENCY_MODEL] [--share 0.3]
 
-DATA is a folder in Market-1501's layout. For each query: the picture, its saliency (if a saliency model is given),
-where each head of the last block looks, the best matches by the plain and by the masked metric, the most closed
-dimensions of the mask, and the rank of the first true match under both metrics. Pictures
-go to DIR, numbers to DIR/explain.json.
+DATA is a labelled data set, such as test/PERSON/CAMERA/ folders. For each query: the picture, its saliency (if a
+saliency model is given), where each head of the last block looks, the best matches by the plain and by the masked
+metric, the most closed dimensions of the mask, and the rank of the first true match under both metrics. Pictures go to
+DIR, numbers to DIR/explain.json.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from torch import Tensor
 from dpm_edge import metrics
 from dpm_edge.errors import DpmError
 from dpm_edge.files import write_whole
-from dpm_edge.market import query_and_gallery
+from dpm_edge.labels import AUTO
+from dpm_edge.layouts import LAYOUTS, read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train.data import Pictures, decode, to_input
 from dpm_edge.train.evaluate import covered, embed
 from dpm_edge.train.preview import CELL, picture
-from dpm_edge.train.saliency import load_saliency_model, saliency_of
+from dpm_edge.train.saliency.learned import load_saliency_model, saliency_of
 
 CLOSED = 8
 """Dimensions of the mask that are named, the most closed first."""
@@ -107,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     made.add_argument("checkpoint", type=Path)
     made.add_argument("data", type=Path)
+    made.add_argument("--layout", choices=[AUTO, *sorted(LAYOUTS)], default=AUTO, help="of DATA; found by looking")
     made.add_argument("-o", "--out", type=Path, default=Path("explained"))
     made.add_argument("--queries", type=int, default=8, help="this many queries, spread over all of them")
     made.add_argument("--saliency", type=Path, help="a saliency model that a training run kept (saliency-model)")
@@ -114,21 +116,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = made.parse_args(arguments)
     try:
         net = checkpoint.load(options.checkpoint)
-        query, gallery = (decode(part, net.spec.preprocessing) for part in query_and_gallery(options.data))
+        found = read_dataset(options.data, options.layout)
+        query, gallery = (decode(part, net.spec.preprocessing) for part in (found.query, found.gallery))
         rows = torch.linspace(0, len(query) - 1, min(options.queries, len(query))).long()
         query = Pictures(query.pixels[rows], query.people[rows], query.cameras[rows], [query.names[r] for r in rows])
         if options.share:
             query = covered(query, "object", options.share, np.zeros((1, 8, 8, 3), np.uint8), 0)
         saliency = saliency_of(*load_saliency_model(options.saliency), query.pixels) if options.saliency else None
-        found, strips = explain(net, query, gallery, saliency)
+        shown, strips = explain(net, query, gallery, saliency)
     except DpmError as error:
         print(f"dpm-edge explain: {error}", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
-    for row, strip in zip(found, strips):
+    for row, strip in zip(shown, strips):
         cv2.imwrite(str(options.out / f"{Path(row['query']).stem}.jpg"), strip)
         print(f"{row['query']}: first true match at rank {row['rank_plain']} plain, {row['rank_masked']} masked")
-    write_whole(options.out / "explain.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(options.out / "explain.json", (json.dumps(shown, indent=1) + "\n").encode())
     return 0
 
 

@@ -1,6 +1,6 @@
 """Teach the mask generator alone, everything else of a checkpoint held still: minutes on a CPU.
 
-dpm-edge train mask CHECKPOINT --data DIR … [--layout market] --out DIR
+dpm-edge train mask CHECKPOINT --data DIR … --out DIR
 
 Prototype learning leaves masks that hardly differ from picture to picture: the prototypes fit the training people
 without them. Here each gate is told instead whether its dimension of a covered picture's feature still agrees with the
@@ -28,13 +28,15 @@ from torch import Tensor
 from dpm_edge.env import machine_card
 from dpm_edge.errors import CheckpointError, DataError, DpmError
 from dpm_edge.files import write_whole
+from dpm_edge.labels import AUTO
+from dpm_edge.layouts import LAYOUTS, read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.progress import say, track
+from dpm_edge.progress import say
 from dpm_edge.train import losses
 from dpm_edge.train.data import Pictures, decode, to_input
 from dpm_edge.train.evaluate import curves, embed, occlusion_sets, scores, summary
-from dpm_edge.train.layouts import LAYOUTS, read_people
+from dpm_edge.train.status import counted
 
 COVERED = (0.1, 0.6)
 """Least and largest share of a picture under its box."""
@@ -90,7 +92,7 @@ def look(net: DPM, pixels: Tensor, what: str, *, tokens: bool, quiet: bool) -> t
     """Retrieval features before normalising (n, d) float32, and tokens (n, K, 1+N, d) float16 if asked for."""
     features, held = [], []
     parts = pixels.split(64)
-    for part in track(parts, what=what, total=len(parts), quiet=quiet):
+    for part in counted(parts, what=what, total=len(parts), quiet=quiet):
         out = net.forward_train(to_input(part, net.spec.preprocessing))
         features.append(out.neck if net.spec.neck == "after" else out.f)
         if tokens:
@@ -128,7 +130,9 @@ def teach(net: DPM, train: Pictures, lesson: Lesson, *, quiet: bool = False) -> 
     )
     for epoch in range(lesson.epochs):
         spent = []
-        for rows in track(_batches(len(chosen), lesson.batch), what=f"epoch {epoch + 1}/{lesson.epochs}", quiet=quiet):
+        for rows in counted(
+            _batches(len(chosen), lesson.batch), what=f"epoch {epoch + 1}/{lesson.epochs}", quiet=quiet
+        ):
             mask = head(tokens[rows].float().unbind(1))
             loss = losses.agreement(mask, features[rows], person[labels[chosen[rows]]], lesson.sharpness)
             optimiser.zero_grad()
@@ -178,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     made.add_argument("checkpoint", type=Path)
     made.add_argument("--data", type=Path, required=True)
-    made.add_argument("--layout", choices=sorted(LAYOUTS), default="market")
+    made.add_argument("--layout", choices=[AUTO, *sorted(LAYOUTS)], default=AUTO)
     made.add_argument("--out", type=Path, required=True, help="directory for the checkpoint and results.json")
     made.add_argument("--shares", default="0.2,0.4,0.6", help="covered shares to compare at; empty: none")
     for name, value in vars(Lesson()).items():
@@ -187,9 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
     lesson = Lesson(**{name: getattr(options, name) for name in vars(Lesson())})
     try:
         net = checkpoint.load(options.checkpoint)
-        people, pre = read_people(options.layout, options.data), net.spec.preprocessing
+        people, pre = read_dataset(options.data, options.layout, train=True), net.spec.preprocessing
         if people.train is None:
-            raise DataError(f"layout {options.layout!r} has no training part to teach with")
+            raise DataError(
+                f"expected a data set with a training part, got {options.data} of layout {people.layout!r} with none"
+            )
         if net.spec.cameras:
             raise CheckpointError(f"{options.checkpoint} has a camera embedding; one without is wanted")
         train, query, gallery = (decode(part, pre) for part in (people.train, people.query, people.gallery))

@@ -22,8 +22,8 @@ from dpm_edge.train.arguments import config_of, tool_parser
 from dpm_edge.train.augment import flip
 from dpm_edge.train.config import Config
 from dpm_edge.train.data import IdentitySampler, Pictures, decode
-from dpm_edge.train.run import device_of, training_people
-from dpm_edge.train.saliency import person_masks
+from dpm_edge.train.run import device_of, training_set
+from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import model_spec
 from dpm_edge.train.transfer import Transfer, transfer
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         config.transfer.probability = config.transfer.probability or 1.0
         device = device_of(config)
         pre = model_spec(config.model).preprocessing
-        train = decode(training_people(config, options.data).train, pre).to(device)
+        train = decode(training_set(config, options.data).train, pre).to(device)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         masks = person_masks(config, train, options.data, options.out.parent, device)
         example = examples(config, train, masks)[0]

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from dpm_edge.errors import DataError, DpmError, MissingLibrary, SpecError
 from dpm_edge.files import write_whole
 from dpm_edge.model.network import DPM
-from dpm_edge.progress import track
 from dpm_edge.train.data import Pictures, to_input
+from dpm_edge.train.status import counted
 
 TEMPLATE = "A photo of a X X X X person."
 FIRST_LEARNED, LEARNED = 5, 4
@@ -101,7 +101,7 @@ def learn_prompts(
     """
     stepper = torch.optim.Adam([prompts.learned], lr=lr)
     draw = torch.Generator().manual_seed(seed)
-    for epoch in track(range(epochs), what="texts"):
+    for epoch in counted(range(epochs), what="texts"):
         warm = min(5, max(1, epochs // 4))
         cosine = 0.5 * (1 + math.cos(math.pi * (epoch - warm) / max(1, epochs - warm)))
         stepper.param_groups[0]["lr"] = lr * ((epoch + 1) / warm if epoch < warm else cosine)
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Learn the texts of a recipe's training people. Returns the exit code."""
     from dpm_edge.train.arguments import config_of, tool_parser
     from dpm_edge.train.data import decode
-    from dpm_edge.train.run import device_of, training_people
+    from dpm_edge.train.run import device_of, training_set
     from dpm_edge.train.start import NEEDED, network
 
     made = tool_parser("texts", __doc__)
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise SpecError("texts are learned through CLIP's text tower: give model.clip=FILE")
         library = open_clip()
         clip = library.create_model(ARCHITECTURE, pretrained=config.model.clip).to(device)
-        pictures = decode(training_people(config, options.data).train, net.spec.preprocessing)
+        pictures = decode(training_set(config, options.data).train, net.spec.preprocessing)
         people, labels = torch.unique(pictures.people, return_inverse=True)
         torch.manual_seed(config.seed)
         prompts = Prompts(clip, library.get_tokenizer(ARCHITECTURE)([TEMPLATE]), len(people)).to(device)

@@ -19,12 +19,12 @@ from dpm_edge.train.config import (
 )
 
 
-def _paper(name: str, layout: str) -> Config:
+def _paper(name: str) -> Config:
     """DPM++ on CLIP's ViT-B/16: two-stage text supervision, HMG, HEM, SPT, anchoring [P]. Needs model.clip=FILE."""
     return Config(
         recipe=name,
         model=ModelConfig(preset="dpm-b", clip="needed"),
-        data=DataConfig(layout=layout, identities=16, pictures=4),
+        data=DataConfig(identities=16, pictures=4),
         augment=AugmentConfig(erase=0.0),
         transfer=TransferConfig(probability=0.5),
         loss=LossConfig(i2t=1.0, anchor=1.0, texts="needed", kernel="triton"),
@@ -37,17 +37,17 @@ def _paper(name: str, layout: str) -> Config:
 
 def occluded_duke() -> Config:
     """The paper's main setting, Occluded-Duke."""
-    return _paper("occluded_duke", "occluded_duke")
+    return _paper("occluded_duke")
 
 
 def market() -> Config:
     """The paper's setting on whole people, Market-1501."""
-    return _paper("market", "market")
+    return _paper("market")
 
 
 def msmt17() -> Config:
     """The paper's setting on MSMT17."""
-    return _paper("msmt17", "msmt17")
+    return _paper("msmt17")
 
 
 def _from_scratch(name: str) -> Config:

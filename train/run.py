@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpm_edge.errors import SpecError, nearest
+from dpm_edge.errors import DataError, SpecError, nearest
+from dpm_edge.layouts import Dataset, read_dataset, take
+from dpm_edge.market import LabelledFolder
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import distributed, optimisation
 from dpm_edge.train.config import COMPILED, Config
 from dpm_edge.train.criterion import Criterion
-from dpm_edge.train.data import IdentitySampler, Pictures, decode
-from dpm_edge.train.layouts import TrainingPeople, read_people, take, visible_shares
+from dpm_edge.train.data import IdentitySampler, Pictures, decode, visible_shares
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.prompts import load_texts
-from dpm_edge.train.saliency import person_masks
+from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import NEEDED, model_spec, network
 
 
@@ -69,7 +70,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     _check_texts(config)
     out.mkdir(parents=True, exist_ok=True)
     pre = model_spec(config.model).preprocessing
-    people = training_people(config, data)
+    people = training_set(config, data)
     train, query, gallery = (
         decode(part, pre, config.data.decode_workers, quiet) for part in (people.train, people.query, people.gallery)
     )
@@ -115,18 +116,28 @@ def device_of(config: Config) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def training_people(config: Config, data: Path) -> TrainingPeople:
-    """The data set, its training part cut down as the config says. Raises DataError where there is none."""
-    people = read_people(config.data.layout, data)
-    train = people.train
+@dataclass(frozen=True)
+class TrainingSet(Dataset):
+    """A data set that can be trained on."""
+
+    train: LabelledFolder
+
+
+def training_set(config: Config, data: Path) -> TrainingSet:
+    """Read the data set, its training part cut down as the config says. Raises DataError where it has none."""
+    found = read_dataset(data, config.data.layout, train=True)
+    train = found.train
     if train is None:
-        raise SpecError(f"layout {config.data.layout!r} has no training part: it is for evaluation alone")
+        raise DataError(
+            f"expected a data set with a training part, got {data} of layout {found.layout!r} with none. Add "
+            f"{'train/PERSON/CAMERA/' if found.layout == 'cameras' else 'bounding_box_train/'}, or give another --data"
+        )
     if config.data.min_visible:
         train = take(train, visible_shares(train, data / "labels.csv") >= config.data.min_visible)
     if config.data.limit_identities:
         kept = sorted(set(train.people.tolist()))[: config.data.limit_identities]
         train = take(train, [p in set(kept) for p in train.people.tolist()])
-    return TrainingPeople(train, people.query, people.gallery)
+    return TrainingSet(found.layout, found.query, found.gallery, train)
 
 
 def forward_of(net: DPM, mode: str, world: int) -> Callable[..., DPMOutput]:

@@ -5,7 +5,7 @@ from dpm_edge.errors import MissingLibrary
 try:
     import onnx  # noqa: F401 (everything here works on ONNX graphs)
 except ImportError as error:
-    raise MissingLibrary("onnx", "building an engine", "pip install 'dpm-edge[cpu]'") from error
+    raise MissingLibrary("onnx", "building an engine", "pip install 'dpm-edge[engines]'") from error
 
 from dpm_edge.build.pipeline import build
 from dpm_edge.build.trt import PlanOptions

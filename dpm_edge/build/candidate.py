@@ -8,13 +8,14 @@ from typing import Any
 
 from dpm_edge import env
 from dpm_edge.build import cpu, graph, trt, verify
-from dpm_edge.build.people import People
+from dpm_edge.build.people import ClosedSet
 from dpm_edge.build.source import Source, write_golden
 from dpm_edge.build.trt import PlanOptions
 from dpm_edge.build.verify import AccuracyBudget
 from dpm_edge.errors import SpecError
 from dpm_edge.files import sha256
 from dpm_edge.gpu import probe
+from dpm_edge.layouts import Dataset
 from dpm_edge.manifest import CALIBRATED, NAME, BatchRange, Manifest
 from dpm_edge.progress import say
 
@@ -28,11 +29,11 @@ class BuildRequest:
     options: PlanOptions
     mask_head: str
     """"native" or "plugin"."""
-    people: People | None
+    people: ClosedSet | None
     """Whom the engine tells apart by itself, with --closed-set."""
     calibration: list[Path]
     verification: list[Path]
-    labelled: Path | None
+    labelled: Dataset | None
     budget: AccuracyBudget
     out: Path
     """The directory that the engine will lie in: what messages name."""
@@ -53,7 +54,7 @@ def make(folder: Path, source: Source, request: BuildRequest, precision: str) ->
 
     Raises:
         SpecError, MissingLibrary, EngineError: the backend cannot build it.
-        DataError: the labelled folder has another layout.
+        DataError: no labelled query has a match.
     """
     if not request.quiet:
         say(f"building for {request.backend}, {precision}")

@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from dpm_edge.errors import MissingLibrary, SpecError
+from dpm_edge.errors import SpecError
 from dpm_edge.manifest import BatchRange
 from dpm_edge.spec import ModelSpec
+from dpm_edge.telemetry import import_onnxruntime, import_openvino
 
 DEVICE = "CPU"
 
@@ -25,10 +26,7 @@ def write_openvino(model: ModelProto, folder: Path, spec: ModelSpec, batch: Batc
         MissingLibrary: openvino is not installed.
         SpecError: bf16 was asked for, and this CPU computes none.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingLibrary("openvino", "the openvino backend", "pip install 'dpm-edge[cpu]'") from error
+    openvino = import_openvino("the openvino backend")
     core = openvino.Core()
     capabilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
@@ -53,9 +51,6 @@ def write_onnxruntime(model: ModelProto, folder: Path, spec: ModelSpec, batch: B
     Raises:
         MissingLibrary: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime  # noqa: F401 (an engine that cannot be opened here cannot be verified here)
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "the onnxruntime backend", "pip install 'dpm-edge[cpu]'") from error
+    import_onnxruntime("the onnxruntime backend")  # an engine that cannot be opened here cannot be verified here
     onnx.save_model(model, folder / "engine.onnx")
     return "engine.onnx"

@@ -9,7 +9,7 @@ from onnx import ModelProto
 from dpm_edge.build import low_precision
 from dpm_edge.build.closed_set import closed_set
 from dpm_edge.build.mask_head_node import mask_head_nodes, with_mask_head_plugin
-from dpm_edge.build.people import People
+from dpm_edge.build.people import ClosedSet
 from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.images import preprocess, read_image
@@ -26,7 +26,7 @@ def assemble(
     precision: str,
     calibration: list[Path],
     *,
-    people: People | None,
+    people: ClosedSet | None,
     mask_head: str,
     quiet: bool,
 ) -> tuple[ModelProto, Path | None]:

@@ -21,7 +21,7 @@ from dpm_edge.runtime.embeddings import Embeddings
 
 
 @dataclass(frozen=True)
-class People:
+class ClosedSet:
     """Names and prototypes, one row a person."""
 
     source: Path
@@ -35,8 +35,8 @@ class People:
         write_whole(folder / PEOPLE, (json.dumps(self.names, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def read_people(path: Path, fingerprint: str) -> People:
-    """The people of a gallery, each dimension averaged over those pictures that show it.
+def read_closed_set(path: Path, fingerprint: str) -> ClosedSet:
+    """Read the people of a gallery, each dimension averaged over those pictures that show it.
 
     Args:
         path: a gallery that `dpm-edge gallery` wrote: a saved file, or a folder.
@@ -49,13 +49,15 @@ def read_people(path: Path, fingerprint: str) -> People:
     with Gallery.open(path) as gallery:
         if gallery.fingerprint != fingerprint:
             raise SpecError(
-                f"the gallery {path} holds embeddings of model {gallery.fingerprint[:16]}; the engine is built from "
-                f"{fingerprint[:16]}. Embed its pictures with this model"
+                f"expected a gallery of model {fingerprint[:16]}, which the engine is built from, got {path} of model "
+                f"{gallery.fingerprint[:16]}. Embed its pictures with this model"
             )
         rows = gallery.rows()
     named = np.array([i for i, name in enumerate(rows.people) if name], np.int64)
     if not len(named) or rows.features is None:
-        raise SpecError(f"the gallery {path} holds nobody with a name; rows with people are wanted")
+        raise SpecError(
+            f"expected a gallery of people with names, got {path}, where nobody has one. Add rows with people"
+        )
     embeddings = Embeddings(
         features=rows.features[named],
         masks=np.ones_like(rows.features[named]) if rows.masks is None else rows.masks[named],
@@ -64,4 +66,4 @@ def read_people(path: Path, fingerprint: str) -> People:
         fingerprint=fingerprint,
     )
     made, names = prototypes(embeddings, [rows.people[i] for i in named], [rows.cameras[i] for i in named])
-    return People(path, names, made.features)
+    return ClosedSet(path, names, made.features)

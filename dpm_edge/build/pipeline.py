@@ -10,11 +10,13 @@ from pathlib import Path
 from dpm_edge import gpu
 from dpm_edge.build import auto, candidate, crops, source, verify
 from dpm_edge.build.candidate import BuildRequest
-from dpm_edge.build.people import read_people
+from dpm_edge.build.people import read_closed_set
 from dpm_edge.build.trt import PlanOptions, load_library
 from dpm_edge.build.verify import AccuracyBudget
 from dpm_edge.errors import BuildRefused, SpecError, nearest
 from dpm_edge.files import whole_folder
+from dpm_edge.labels import AUTO as AUTO_LAYOUT
+from dpm_edge.layouts import read_dataset
 from dpm_edge.manifest import BACKENDS, CALIBRATED, NAME, PORTABLE, PRECISIONS, BatchRange, Manifest
 from dpm_edge.progress import say
 from dpm_edge.runtime import trust
@@ -39,6 +41,7 @@ def build(
     calibrate: str | Path | None = None,
     batch: str | BatchRange = "1:8:64",
     labelled: str | Path | None = None,
+    layout: str = AUTO_LAYOUT,
     budget: AccuracyBudget | None = None,
     closed_set: str | Path | None = None,
     mask_head: str = "native",
@@ -57,7 +60,8 @@ def build(
         calibrate: a folder of real crops: int8 and fp8 are calibrated on some, every engine is verified on others.
             int8 and fp8 want it; other builds are verified on the shipped samples without it.
         batch: batch sizes of one call, "low:best:high"; a TensorRT plan takes several, "1:1:1,2:8:64".
-        labelled: a folder in Market-1501's layout, to compare mAP on.
+        labelled: a labelled data set, to compare mAP on.
+        layout: its layout, a name of `dpm_edge.layouts.LAYOUTS`; found by looking where none is named.
         budget: what the engine may lose; `AccuracyBudget()` where none is given.
         closed_set: a gallery of the same model: the engine also gives each crop's masked similarity to its people.
         mask_head: "native", or "plugin": our fused kernel for the mask generator, TensorRT only.
@@ -71,7 +75,7 @@ def build(
     Raises:
         SpecError: the arguments contradict each other; nothing was done.
         CheckpointError: the model is damaged or not what it says it is.
-        ImageError, DataError: no crops to calibrate or verify on, or a labelled folder of another layout.
+        ImageError, DataError: no crops to calibrate or verify on, or a labelled folder of no known layout.
         MissingLibrary: the backend's library, or torch for a checkpoint, is not installed.
         EngineError: the backend's library refuses the network.
         BuildRefused: the engine went over the budget (the message has the numbers), cannot be opened on this machine,
@@ -82,6 +86,7 @@ def build(
     profiles = (batch,) if isinstance(batch, BatchRange) else BatchRange.parse_all(batch)
     _check(out, backend, precision, calibrate, profiles, mask_head, plan)
     _check_that_it_can_be_opened(backend, precision, force=force, quiet=not progress)
+    people = read_dataset(Path(labelled), layout) if labelled else None
     calibrated = precision in CALIBRATED or (precision == AUTO and calibrate is not None)
     calibration, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=calibrated, quiet=not progress)
     with engine_folder(out) as folder:
@@ -93,10 +98,10 @@ def build(
             profiles=profiles,
             options=plan or PlanOptions(),
             mask_head=mask_head,
-            people=read_people(Path(closed_set), read.fingerprint) if closed_set else None,
+            people=read_closed_set(Path(closed_set), read.fingerprint) if closed_set else None,
             calibration=calibration,
             verification=verification,
-            labelled=Path(labelled) if labelled else None,
+            labelled=people,
             budget=budget or AccuracyBudget(),
             out=out,
             quiet=not progress,

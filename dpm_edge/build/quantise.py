@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from dpm_edge.build.portable import INPUT
-from dpm_edge.errors import MissingLibrary, SpecError, nearest
+from dpm_edge.errors import SpecError, nearest
+from dpm_edge.telemetry import import_onnxruntime
 
 QUANTISED = ("Conv", "MatMul", "Gemm")
 PEAK = 16.0
@@ -126,10 +127,7 @@ def _statistics(
     model: ModelProto, names: list[str], crops: Iterable[NDArray[np.float32]]
 ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
     """For each call of the graph the largest |x| and the mean of x², by name. The graph itself reduces them."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "calibration", "pip install 'dpm-edge[cpu]'") from error
+    onnxruntime = import_onnxruntime("calibration")
     watched = ModelProto()
     watched.CopyFrom(model)
     graph, outputs = watched.graph, []

@@ -20,6 +20,8 @@ from dpm_edge.build.source import write_golden
 from dpm_edge.build.verify import AccuracyBudget
 from dpm_edge.errors import CheckpointError, SpecError
 from dpm_edge.files import sha256
+from dpm_edge.labels import AUTO
+from dpm_edge.layouts import read_dataset
 from dpm_edge.manifest import CALIBRATED, NAME, PORTABLE, TYPED, Manifest, rebuild_advice
 from dpm_edge.progress import say
 from dpm_edge.runtime import trust
@@ -32,6 +34,7 @@ def refit(
     *,
     calibrate: str | Path | None = None,
     labelled: str | Path | None = None,
+    layout: str = AUTO,
     budget: AccuracyBudget | None = None,
     force: bool = False,
     progress: bool = True,
@@ -43,7 +46,7 @@ def refit(
         model: a checkpoint or portable ONNX of the same network.
         out: the directory to write; may be `engine` itself.
         calibrate: a folder of crops to verify on; the shipped samples without it.
-        labelled, budget, force, progress: as in `build`.
+        labelled, layout, budget, force, progress: as in `build`.
 
     Raises:
         SpecError: the plan holds its weights, is quantised, or has people in it; the message has the command to build.
@@ -53,6 +56,7 @@ def refit(
     engine, model, out = Path(engine), Path(model), Path(out)
     old = Manifest.read(engine)
     old.check_files(engine)
+    people = read_dataset(Path(labelled), layout) if labelled else None
     _check(old, engine)
     _, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=False, quiet=not progress)
     with engine_folder(out) as folder:
@@ -83,8 +87,7 @@ def refit(
             verification={"golden_cosine": -1.0},
         )
         manifest.write(folder)
-        place = Path(labelled) if labelled else None
-        measured = verify.examine(folder, read, verification, place, budget or AccuracyBudget(), quiet=not progress)
+        measured = verify.examine(folder, read, verification, people, budget or AccuracyBudget(), quiet=not progress)
         manifest = replace(manifest, verification=verify.keep_or_refuse(measured, force=force))
         manifest.write(folder)
     if progress:

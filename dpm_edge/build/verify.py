@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from dpm_edge.errors import BuildRefused, EngineError, MissingLibrary, SpecError
 from dpm_edge.evaluation import market_scores
 from dpm_edge.images import chunks, preprocess, read_image
-from dpm_edge.market import LabelledFolder, query_and_gallery
+from dpm_edge.layouts import Dataset
+from dpm_edge.market import LabelledFolder
 from dpm_edge.metrics import similarity
 from dpm_edge.progress import say, track
 from dpm_edge.runtime import Engine
 from dpm_edge.spec import Preprocessing
+from dpm_edge.telemetry import import_onnxruntime
 
 if TYPE_CHECKING:
     from dpm_edge.build.source import Source
@@ -79,10 +81,7 @@ def onnx_reference(model: bytes) -> Reference:
     Raises:
         MissingLibrary: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "verifying an engine", "pip install 'dpm-edge[cpu]'") from error
+    onnxruntime = import_onnxruntime("verifying an engine")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def forward(inputs: NDArray[np.float32]) -> Outputs:
@@ -126,13 +125,13 @@ def compare(engine: Outputs, reference: Outputs) -> dict[str, float]:
     }
 
 
-def compare_labelled(engine: Engine, reference: Reference, root: Path, *, quiet: bool) -> dict[str, float | int]:
-    """mAP, in percent, of the reference and of the engine on a folder in Market-1501's layout, masked metric.
+def compare_labelled(engine: Engine, reference: Reference, people: Dataset, *, quiet: bool) -> dict[str, float | int]:
+    """Give mAP, in percent, of the reference and of the engine on labelled pictures, masked metric.
 
     Raises:
-        DataError: the folder has another layout, or no query has a match.
+        DataError: no query has a match.
     """
-    query, gallery = query_and_gallery(root)
+    query, gallery = people.query, people.gallery
     paths, pre = query.paths + gallery.paths, engine.spec.preprocessing
     wanted = run_reference(reference, paths, pre, what="labelled folder, reference", quiet=quiet)
     got = run_engine(engine, paths, what="labelled folder, engine", quiet=quiet)
@@ -172,7 +171,7 @@ def examine(
     folder: Path,
     source: Source,
     paths: list[Path],
-    labelled: Path | None,
+    labelled: Dataset | None,
     budget: AccuracyBudget,
     *,
     quiet: bool,
@@ -182,7 +181,7 @@ def examine(
     `not_verified` holds the reason where the engine cannot be opened on this machine.
 
     Raises:
-        DataError: the labelled folder has another layout.
+        DataError: no labelled query has a match.
     """
     measured: dict[str, Any] = {
         "reference": source.reference.name,

@@ -1,4 +1,4 @@
-"""`dpm-edge build`."""
+"""`dpm-edge build` and `dpm-edge refit`: an engine from a model, and other weights for a plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, quiet
+from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
 
@@ -28,7 +28,8 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
     show_default=True,
     help="Crops of one call: low:best:high, or one number; TensorRT takes several, 1:1:1,2:8:64.",
 )
-@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
 @click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
 @click.option(
@@ -61,7 +62,7 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 @click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
 @as_json
 @quiet
-def command(
+def build(
     model: Path,
     out: Path,
     backend: str,
@@ -69,6 +70,7 @@ def command(
     calibrate: Path | None,
     batch: str,
     labelled: Path | None,
+    layout: str,
     budget: float,
     cosine: float,
     closed_set: Path | None,
@@ -94,12 +96,13 @@ def command(
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
-    from dpm_edge.build import AccuracyBudget, PlanOptions, build
+    from dpm_edge.build import AccuracyBudget, PlanOptions
+    from dpm_edge.build import build as build_engine
     from dpm_edge.build.trt.options import default_timing_cache
-    from dpm_edge.cli.inspect import print_manifest
+    from dpm_edge.cli.engine import print_manifest
 
     named = None if timing_cache == "none" else Path(timing_cache) if timing_cache else default_timing_cache()
-    manifest = build(
+    manifest = build_engine(
         model,
         out,
         backend=backend,
@@ -107,6 +110,7 @@ def command(
         calibrate=calibrate,
         batch=batch,
         labelled=labelled,
+        layout=layout,
         budget=AccuracyBudget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
         mask_head=mask_head,
@@ -119,6 +123,59 @@ def command(
             strip_weights=strip_weights,
             low_memory=low_memory,
         ),
+        force=force,
+        progress=not quiet,
+    )
+    print_manifest(manifest, out, as_json=as_json)
+
+
+@click.command("refit", short_help="Other weights for a TensorRT plan, without a build.")
+@click.argument("engine", type=PATH)
+@click.argument("model", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write; may be ENGINE.")
+@click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to verify on.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
+@layout
+@click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
+@click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
+@click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
+@as_json
+@quiet
+def refit(
+    engine: Path,
+    model: Path,
+    out: Path,
+    calibrate: Path | None,
+    labelled: Path | None,
+    layout: str,
+    budget: float,
+    cosine: float,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Put the weights of MODEL, a checkpoint or portable ONNX of the same network, behind the plan of ENGINE.
+
+    ENGINE was built with --backend tensorrt --strip-weights in fp32, fp16 or bf16. The plan stays the same file; the
+    weights lie beside it.
+
+    \b
+    Example:
+      dpm-edge refit engine runs/dpm-s/next.safetensors -o engine-next
+    """
+    from dpm_edge.build import AccuracyBudget
+    from dpm_edge.build.refit import refit as refit_engine
+    from dpm_edge.cli.engine import print_manifest
+
+    limits = AccuracyBudget(cosine=cosine, map_points=budget)
+    manifest = refit_engine(
+        engine,
+        model,
+        out,
+        calibrate=calibrate,
+        labelled=labelled,
+        layout=layout,
+        budget=limits,
         force=force,
         progress=not quiet,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, engine_options, metric, quiet
+from dpm_edge.cli.options import PATH, as_json, engine_options, layout, metric, quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--bands", type=click.IntRange(1, 10), default=3, show_default=True, help="Bands of visibility.")
 @click.option("--plot", is_flag=True, help="Draw the similarities of every band (needs matplotlib).")
 @metric
+@layout
 @engine_options
 @as_json
 @quiet
@@ -40,6 +41,7 @@ def command(
     bands: int,
     plot: bool,
     metric: str,
+    layout: str,
     device: str | None,
     threads: int | None,
     as_json: bool,
@@ -47,7 +49,8 @@ def command(
 ) -> None:
     """Find the thresholds of MODEL on DATA, labelled pictures of people that it was not trained on.
 
-    DATA holds query/ and bounding_box_test/ with names like 0002_c1s1_000451_03.jpg. Pairs of one camera do not count.
+    DATA is a labelled data set, such as Market-1501, or your own cameras: test/PERSON/CAMERA/picture.jpg. Pairs of one
+    camera do not count.
 
     \b
     Example:
@@ -60,11 +63,12 @@ def command(
 
     from dpm_edge.cli.embedder import open_embedder
     from dpm_edge.gallery.calibration import calibrate
-    from dpm_edge.market import query_and_gallery
+    from dpm_edge.layouts import read_dataset
     from dpm_edge.metrics import similarity
     from dpm_edge.runtime.folder import embed_files
 
-    query, gallery = query_and_gallery(data)
+    labelled = read_dataset(data, layout)
+    query, gallery = labelled.query, labelled.gallery
     with open_embedder(model, device=device, threads=threads) as embedder:
         q = embed_files(embedder, query.paths, quiet=quiet)
         t = embed_files(embedder, gallery.paths, quiet=quiet)

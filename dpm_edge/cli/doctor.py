@@ -9,17 +9,28 @@ import click
 from dpm_edge.cli.options import as_json
 
 ABILITIES = (
-    ("run and build OpenVINO engines", ("openvino",), "cpu"),
-    ("run and build ONNX Runtime engines", ("onnxruntime",), "cpu"),
-    ("build int8 engines", ("onnxruntime", "onnx"), "cpu"),
+    ("read pictures and videos", ("cv2",), "opencv"),
+    ("run and build OpenVINO engines", ("openvino",), "engines"),
+    ("run and build ONNX Runtime engines", ("onnxruntime",), "engines"),
+    ("build int8 engines", ("onnxruntime", "onnx"), "engines"),
+    ("all of the above, in a fresh environment", ("openvino", "onnxruntime", "onnx", "cv2"), "cpu"),
     ("export checkpoints", ("torch", "onnx", "onnxscript"), "build"),
-    ("train", ("torch", "torchvision"), "train"),
+    ("train", ("torch", "torchvision", "open_clip", "matplotlib"), "train"),
     ("render synthetic people", ("torch", "numba", "anny"), "synthetic"),
     ("run the Triton kernels", ("torch", "triton"), "gpu"),
-    ("build TensorRT engines", ("tensorrt",), "tensorrt"),
-    ("write parquet", ("pyarrow",), "parquet"),
+    ("run compiled kernels and engines on a GPU", ("cuda.bindings",), "gpu"),
+    ("build and run TensorRT engines", ("tensorrt",), "tensorrt"),
+    ("share a GPU context with pycuda", ("pycuda",), "pycuda"),
+    ("plot benchmarks and read a GPU's energy", ("matplotlib", "pynvml"), "bench"),
+    ("read and write parquet", ("pyarrow",), "parquet"),
+    ("search a gallery in memory by compiled loops", ("numba",), "fast"),
+    ("keep a gallery in a folder or on a Qdrant server", ("qdrant_edge", "qdrant_client"), "qdrant"),
+    ("keep a gallery on a Milvus server", ("pymilvus",), "milvus"),
 )
-"""What one can do · the modules it needs · the extra that brings them."""
+"""What one can do · the modules it needs · the extra that brings them. Every extra has a row."""
+
+OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+"""Distributions that are all the module `cv2`: the one that was installed last overwrote the others."""
 
 
 @click.command("doctor", short_help="What can this machine do, and what is missing for the rest?")
@@ -38,13 +49,20 @@ def command(as_json: bool) -> None:
     card = env.machine_card()
     abilities = [_ability(*row) for row in ABILITIES]
     devices = _openvino_devices()
+    opencvs = [name for name in OPENCVS if env.version(name)]
     if as_json:
-        click.echo(json.dumps({"machine": card, "abilities": abilities, "openvino_devices": devices}, indent=2))
+        answer = {"machine": card, "abilities": abilities, "openvino_devices": devices, "opencv": opencvs}
+        click.echo(json.dumps(answer, indent=2))
         return
     click.echo(f"{card['cpu']}, {card['cores']} cores, {card['system']}, Python {card['python']}")
     click.echo(", ".join(f"{name} {version}" for name, version in card["libraries"].items()))
     if devices:
         click.echo(f"OpenVINO sees: {', '.join(devices)}")
+    if len(opencvs) > 1:
+        click.echo(
+            f"expected one OpenCV, got {' and '.join(opencvs)}, which overwrite each other. "
+            f"Keep one: pip uninstall {' '.join(opencvs)}; pip install ONE"
+        )
     for row in abilities:
         if row["can"]:
             click.echo(f"  yes  {row['what']}")
@@ -61,10 +79,13 @@ def _ability(what: str, modules: tuple[str, ...], extra: str) -> dict[str, Any]:
 
 
 def _openvino_devices() -> list[str]:
-    """Devices that OpenVINO finds, with their names."""
+    """List the devices that OpenVINO finds, with their names."""
+    from dpm_edge.errors import MissingLibrary
+    from dpm_edge.telemetry import import_openvino
+
     try:
-        import openvino
-    except ImportError:
+        openvino = import_openvino("listing its devices")
+    except MissingLibrary:
         return []
     core = openvino.Core()
     return [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME').strip()})" for device in core.available_devices]

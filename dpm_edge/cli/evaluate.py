@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, engine_options, quiet
+from dpm_edge.cli.options import PATH, as_json, engine_options, layout, quiet
 from dpm_edge.metrics import METRICS
 
 
@@ -15,33 +15,43 @@ from dpm_edge.metrics import METRICS
 @click.argument("model", type=PATH)
 @click.argument("data", type=PATH)
 @click.option("--metric", type=click.Choice((*METRICS, "all")), default="all", show_default=True)
+@layout
 @engine_options
 @as_json
 @quiet
 def command(
-    model: Path, data: Path, metric: str, device: str | None, threads: int | None, as_json: bool, quiet: bool
+    model: Path,
+    data: Path,
+    metric: str,
+    layout: str,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Evaluate MODEL on the folder DATA by the Market-1501 protocol.
 
-    MODEL is an engine directory, or a checkpoint (needs torch), so that the two can be compared. DATA holds query/ and
-    bounding_box_test/ with names like 0002_c1s1_000451_03.jpg.
+    MODEL is an engine directory, or a checkpoint (needs torch), so that the two can be compared. DATA is a labelled
+    data set, such as Market-1501, or your own cameras: test/PERSON/CAMERA/picture.jpg.
 
     \b
     Example:
+      dpm-edge eval demo-out/engine people
       dpm-edge eval demo-out/engine market --metric all --json
     """
     import json
 
     from dpm_edge.cli.embedder import open_embedder
-    from dpm_edge.market import query_and_gallery
+    from dpm_edge.layouts import read_dataset
     from dpm_edge.runtime.folder import embed_files
 
-    query, gallery = query_and_gallery(data)
+    found = read_dataset(data, layout)
+    query, gallery = found.query, found.gallery
     with open_embedder(model, device=device, threads=threads) as embedder:
         q = embed_files(embedder, query.paths, quiet=quiet)
         t = embed_files(embedder, gallery.paths, quiet=quiet)
-    for name, found in (("query", q), ("bounding_box_test", t)):
-        for row, reason in found.skipped:
+    for name, side in (("query", q), ("gallery picture", t)):
+        for row, reason in side.skipped:
             click.echo(f"skipped {name} {row}: {reason}", err=True)
     scores = {m: _scores(q, t, query, gallery, m) for m in (METRICS if metric == "all" else (metric,))}
     first = next(iter(scores.values()))
@@ -51,6 +61,7 @@ def command(
                 {
                     "model": str(model),
                     "data": str(data),
+                    "layout": found.layout,
                     "gallery": len(t),
                     "skipped": len(q.skipped) + len(t.skipped),
                     "metrics": scores,
@@ -60,9 +71,9 @@ def command(
         )
         return
     click.echo(
-        f"{first['queries']} queries counted, {first['queries_without_match']} without a match; {len(t)} gallery "
-        f"pictures, {first['dropped_junk']} dropped as junk; {first['dropped_same_camera']} pairs of one person and "
-        f"camera dropped; {len(q.skipped) + len(t.skipped)} pictures skipped"
+        f"layout {found.layout}: {first['queries']} queries counted, {first['queries_without_match']} without a match; "
+        f"{len(t)} gallery pictures, {first['dropped_junk']} dropped as junk; {first['dropped_same_camera']} pairs of "
+        f"one person and camera dropped; {len(q.skipped) + len(t.skipped)} pictures skipped"
     )
     click.echo(f"{'metric':<8} {'rank-1':>7} {'rank-5':>7} {'rank-10':>7} {'mAP':>7}")
     for name, score in scores.items():

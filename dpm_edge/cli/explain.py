@@ -12,10 +12,11 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CHECKPOINT DATA [-o DIR] [OPTIONS]...")
 def command(arguments: tuple[str, ...]) -> None:
-    """Show what CHECKPOINT looks at, and what its mask changes, for some queries of the Market-1501 folder DATA.
+    """Show what CHECKPOINT looks at, and what its mask changes, for some queries of the labelled data set DATA.
 
-    -o DIR is `explained` if not given; --queries N shows N of them; --saliency FILE adds a saliency model's maps;
-    --share S covers that share of each query.
+    DATA is laid out like Market-1501 or as your own cameras, test/PERSON/CAMERA/picture.jpg; --layout names the layout
+    where looking does not tell it. -o DIR is `explained` if not given; --queries N shows N of them; --saliency FILE
+    adds a saliency model's maps; --share S covers that share of each query.
 
     \b
     Example:

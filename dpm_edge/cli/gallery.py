@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dpm_edge.cli import fill, found, migrate
-from dpm_edge.cli.found import search_options
+from dpm_edge.cli import fill, migrate
+from dpm_edge.cli.matches import labels, layout, print_matches, search_options
+from dpm_edge.cli.matches import search as search_gallery
 from dpm_edge.cli.options import PATH, as_json, quiet
 
 PLACE = click.argument("place")
@@ -27,7 +29,7 @@ def command() -> None:
     """
 
 
-def _say(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any], as_json: bool) -> None:
     """A result as JSON, or as one line for each fact."""
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -60,24 +62,35 @@ def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
         fingerprint, dimension = rows.fingerprint, rows.dimension
     with Gallery.create(place, fingerprint, dimension, masks=not no_masks):
         pass
-    _say({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
+    _print({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
 
 
 @command.command("add")
 @PLACE
 @click.argument("embeddings", type=PATH)
-@click.option("--camera", help="The camera of all rows; else the one that Market-1501's file names give.")
+@click.option("--person", help="The person of all rows; else the one that each row's path names.")
+@click.option("--camera", help="The camera of all rows; else the one that each row's path names.")
 @click.option("--since", type=float, help="Unix seconds of all rows.")
+@layout
 @as_json
 @quiet
-def add(place: str, embeddings: Path, camera: str | None, since: float | None, as_json: bool, quiet: bool) -> None:
+def add(
+    place: str,
+    embeddings: Path,
+    person: str | None,
+    camera: str | None,
+    since: float | None,
+    layout: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Add the rows of a file that `embed` wrote, or of a .parquet that `export` wrote.
 
     \b
     Example:
       dpm-edge gallery add seen crops.safetensors --camera gate-3
+      dpm-edge gallery add seen anna.safetensors --person anna
     """
-    from dpm_edge.cli.match import labels
     from dpm_edge.gallery import Gallery
     from dpm_edge.images import chunks
     from dpm_edge.progress import track
@@ -88,18 +101,18 @@ def add(place: str, embeddings: Path, camera: str | None, since: float | None, a
             added = gallery.import_(embeddings)
         else:
             rows = Embeddings.load(embeddings)
-            people, cameras = labels(rows)
+            people, cameras = labels(rows, layout)
             added = len(rows)
             parts = list(chunks(len(rows), 1000))
             for part in track(parts, what="adding", total=len(parts), quiet=quiet):
                 n = part.stop - part.start
                 gallery.add(
                     rows.take(part),
-                    people=people[part],
+                    people=[person] * n if person is not None else people[part],
                     cameras=[camera] * n if camera is not None else cameras[part],
                     timestamps=None if since is None else [since] * n,
                 )
-        _say({"added": added, "rows": len(gallery)}, as_json)
+        _print({"added": added, "rows": len(gallery)}, as_json)
 
 
 @command.command("search")
@@ -120,9 +133,9 @@ def search(place: str, queries: Path, as_json: bool, **options: Any) -> None:
     from dpm_edge.gallery import Gallery
     from dpm_edge.runtime import Embeddings
 
-    asked = Embeddings.load(queries)
+    rows = Embeddings.load(queries)
     with Gallery.open(place) as gallery:
-        found.say(asked, found.search(gallery, asked, **options), as_json)
+        print_matches(rows, search_gallery(gallery, rows, **options), as_json)
 
 
 @command.command("calibration")
@@ -142,7 +155,7 @@ def calibration(place: str, file: Path | None, as_json: bool) -> None:
     with Gallery.open(place) as gallery:
         known = Calibration.load(file) if file else None
         gallery.use_calibration(known)
-        _say({"place": place, "calibration": "none" if known is None else f"metric {known.metric}"}, as_json)
+        _print({"place": place, "calibration": "none" if known is None else f"metric {known.metric}"}, as_json)
 
 
 @command.command("forget")
@@ -156,10 +169,18 @@ def forget(place: str, person: str, as_json: bool) -> None:
     Example:
       dpm-edge gallery forget seen 0002
     """
+    from dpm_edge.errors import GalleryError
     from dpm_edge.gallery import Gallery
+    from dpm_edge.gallery.rows import Where
 
     with Gallery.open(place) as gallery:
-        _say({"forgotten": gallery.forget(person), "rows": len(gallery)}, as_json)
+        forgotten = gallery.forget(person)
+        if not forgotten:
+            people = {one for rows in gallery.store.scan(Where(), vectors=False) for one in rows.people} - {""}
+            close = difflib.get_close_matches(person, people, n=1)
+            offer = f" Did you mean {close[0]!r}?" if close else ""
+            raise GalleryError(f"expected a person of this gallery, got {person!r}; no row was removed.{offer}")
+        _print({"forgotten": forgotten, "rows": len(gallery)}, as_json)
 
 
 @command.command("expire")
@@ -182,7 +203,7 @@ def expire(place: str, older_than: float | None, camera: str | None, retain: flo
     with Gallery.open(place) as gallery:
         if retain is not None:
             gallery.retain(camera, retain)
-        _say({"expired": gallery.expire(older_than, camera=camera), "rows": len(gallery)}, as_json)
+        _print({"expired": gallery.expire(older_than, camera=camera), "rows": len(gallery)}, as_json)
 
 
 @command.command("stats")
@@ -212,12 +233,12 @@ def stats(place: str, as_json: bool) -> None:
         about = gallery.describe()
     result = {
         "rows": sum(cameras.values()),
-        "people": len(people),
+        "people": len(people - {""}),
         "cameras": dict(cameras),
         "first": times[0] if times else None,
         "last": times[-1] if times else None,
     }
-    _say({**result, **about}, as_json)
+    _print({**result, **about}, as_json)
 
 
 @command.command("check-recall")
@@ -242,7 +263,7 @@ def check_recall(place: str, target: float, top: int, sample: int, keep: bool, a
     if not as_json:
         for row in result.pop("measured"):
             click.echo(f"{row['candidates']:>6} candidates  recall {row['recall']:.4f}  {row['ms']:.1f} ms")
-    _say(result, as_json)
+    _print(result, as_json)
 
 
 @command.command("snapshot")
@@ -263,7 +284,7 @@ def snapshot(place: str, folder: Path, as_json: bool) -> None:
             gallery.export(folder)
         else:
             gallery.snapshot(folder)
-        _say({"snapshot": str(folder), "rows": len(gallery)}, as_json)
+        _print({"snapshot": str(folder), "rows": len(gallery)}, as_json)
 
 
 command.add_command(fill.command)

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli import found
-from dpm_edge.cli.found import search_options
+from dpm_edge.cli.matches import labels, print_matches, search, search_options
 from dpm_edge.cli.options import PATH, as_json
 
 if TYPE_CHECKING:
     from dpm_edge.gallery import Gallery
-    from dpm_edge.runtime import Embeddings
 
 
 @click.command("match", short_help="The nearest people of a gallery for each query.")
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None:
     """Match the rows of QUERIES (a file that `embed` wrote) against GALLERY (such a file, or a saved gallery).
 
-    Files named like 0002_c1s1_000451_03.jpg bring their person and camera; other rows are named after their source.
+    Paths like PERSON/CAMERA/picture.jpg and names like 0002_c1s1_000451_03.jpg bring their person and camera.
 
     \b
     Example:
@@ -32,21 +30,11 @@ def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None
     """
     from dpm_edge.runtime import Embeddings
 
-    asked = Embeddings.load(queries)
-    found.say(asked, found.search(_open(gallery), asked, **options), as_json)
+    rows = Embeddings.load(queries)
+    print_matches(rows, search(_open(gallery, options["layout"]), rows, **options), as_json)
 
 
-def labels(embeddings: Embeddings) -> tuple[list[str], list[str]]:
-    """Person and camera of each row, from its source's name; the source itself and "" where the name says nothing."""
-    from dpm_edge.market import NAME
-
-    sources = embeddings.sources or [f"row {row}" for row in embeddings.rows]
-    found = [NAME.match(Path(source).name) for source in sources]
-    people = [match["person"] if match else source for match, source in zip(found, sources)]
-    return people, [match["camera"] if match else "" for match in found]
-
-
-def _open(path: Path) -> Gallery:
+def _open(path: Path, layout: str) -> Gallery:
     """A saved gallery, or one made of an embeddings file."""
     from dpm_edge.gallery import Gallery
     from dpm_edge.runtime import Embeddings
@@ -56,6 +44,6 @@ def _open(path: Path) -> Gallery:
         return Gallery.open(path)
     rows = Embeddings.load(path)
     gallery = Gallery(rows.fingerprint, rows.dimension)
-    people, cameras = labels(rows)
+    people, cameras = labels(rows, layout)
     gallery.add(rows, people=people, cameras=cameras)
     return gallery

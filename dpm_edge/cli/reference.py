@@ -13,7 +13,8 @@ PAGE = Path("docs/cli.md")
 HEADING = """# The command `dpm-edge`
 
 Written by `python -m dpm_edge.cli.reference`; edit the commands in `dpm_edge/cli/`, not this page. Status goes to
-stderr, data to stdout; commands with `--json` print the same as JSON. An error is one line, and the exit code is 1.
+stderr, data to stdout; commands with `--json` print the same as JSON. An error is one line on stderr; the exit code is
+1, 2 for a command line that is not understood, 130 after Ctrl-C. DPM_EDGE_TRACEBACK=1 shows where an error came from.
 """
 
 

@@ -5,7 +5,10 @@ N rows · D feature dimensions · Q queries · k places
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +17,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.audit import Audit
+from dpm_edge.gallery.calibration import Calibration, choose, with_probability
 from dpm_edge.gallery.files import parquet
 from dpm_edge.gallery.files import safetensors as saved
 from dpm_edge.gallery.flusher import Flusher
-from dpm_edge.gallery.ids import Ids
-from dpm_edge.gallery.rows import Rows, Where, payload_json
-from dpm_edge.gallery.search import exact
-from dpm_edge.gallery.search.searching import Searching
-from dpm_edge.gallery.stores.address import create_store, open_store
+from dpm_edge.gallery.ids import Ids, whole_numbers
+from dpm_edge.gallery.labels import names_to_find, new_rows
+from dpm_edge.gallery.matches import Matches
+from dpm_edge.gallery.pictures import Pictures, as_embeddings
+from dpm_edge.gallery.retention import due, with_retention
+from dpm_edge.gallery.rows import Rows, Where
+from dpm_edge.gallery.search import rerank
+from dpm_edge.gallery.search.query import make_query, with_vectors
+from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
-from dpm_edge.gallery.stores.store import Store, new_meta
+from dpm_edge.gallery.stores.store import Store, check_model, new_meta
+from dpm_edge.gallery.times import moment
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
@@ -32,39 +42,68 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "int8")
 
 
-class Gallery(Searching):
+class Gallery:
     """Rows of one model's embeddings, each with a person, a camera, a time, a source and more.
 
     One thread at a time is let in; searches in memory run on every core. Use it in a `with`, or `close` it.
     """
 
     def __init__(
-        self,
-        fingerprint: str,
-        dimension: int,
-        dtype: str = "float32",
-        *,
-        device: str = "cpu",
+        self, fingerprint: str, dimension: int, dtype: str = "float32", *, device: str = "cpu",
         store: Store | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
-        device: "cuda" searches a copy of the rows on a GPU, with the same answers.
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers, and lets an engine there search
+            them behind its network (`Engine.search`).
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
             GalleryError: the dtype is another, or there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         if dtype not in DTYPES:
-            raise GalleryError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)} is wanted")
-        super().__init__(store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device))
+            raise GalleryError(f"expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+        self._store = store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device)
         self._ids = Ids(self._store)
+        self._lock = threading.RLock()
+        self._audit = Audit(None)
+        self._flusher: Flusher | None = None
+        self._engine: Engine | None = None
+        self._place = "memory"
 
     @classmethod
-    def for_engine(cls, engine: Engine, dtype: str = "float32", *, device: str = "cpu") -> Gallery:
-        """An empty gallery in memory for what this engine embeds."""
-        return cls(engine.fingerprint, engine.dimension, dtype, device=device)
+    def for_engine(
+        cls, engine: Engine, place: str | Path | None = None, *, dtype: str = "float32", device: str = "cpu",
+        masks: bool = True,
+    ) -> Gallery:  # fmt: skip
+        """Open a gallery for what this engine embeds, in memory or at a place; make it where there is none.
+
+        It takes pictures wherever it takes embeddings, and the engine embeds them. The engine stays yours to close.
+
+        Args:
+            engine: an open one.
+            place: as `create` and `open` take it; in memory without.
+            dtype: of a gallery in memory, as for a new one.
+            device: of a gallery in memory, as for a new one.
+            masks: keep each row's mask, in a new gallery at a place.
+
+        Raises:
+            GalleryError: what is there is another model's, and as `create` and `open` raise it.
+        """
+        if place is None:
+            gallery = cls(engine.fingerprint, engine.dimension, dtype, device=device)
+        elif is_there(place):
+            gallery = cls.open(place)
+        else:
+            gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks)
+        try:
+            check_model(gallery.store.meta, engine.fingerprint, engine.dimension)
+        except GalleryError:
+            gallery.close()
+            raise
+        gallery._engine = engine
+        return gallery
 
     @classmethod
     def create(
@@ -97,35 +136,74 @@ class Gallery(Searching):
             return cls.load(place)
         return cls._over(open_store(place), place, flush_every)
 
-    @classmethod
-    def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
-        gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
-        if "://" not in str(place):
-            gallery._audit = Audit(Path(place) / "audit.jsonl")
-            gallery._flusher = Flusher(gallery._flush_now, flush_every)
-        return gallery
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __repr__(self) -> str:
+        try:  # a server is not asked, and a closed gallery is shown too
+            rows = "rows" if "://" in self._place else f"{self._store.count(Where())} rows"
+        except Exception:
+            rows = "closed"
+        return f"Gallery({self._place}, {rows}, model {self.fingerprint[:12]}, {self.dimension} dimensions)"
+
+    @property
+    def fingerprint(self) -> str:
+        """The model whose embeddings these are."""
+        return self._store.meta["fingerprint"]
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a feature and of a mask."""
+        return self._store.meta["dimension"]
+
+    @property
+    def store(self) -> Store:
+        """The medium. Hold no thread of your own in it."""
+        return self._store
+
+    def count(self, *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None) -> int:
+        """Count the rows that fit all that is given: one or several people and cameras, times as `add` takes them.
+
+        Raises:
+            GalleryError: a person or camera stands for unknown, or a time is none.
+        """
+        where = Where(
+            people=names_to_find(person, "person"),
+            cameras=names_to_find(camera, "camera"),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+        )
+        with self._lock:
+            return self._store.count(where)
+
+    def ids(self) -> NDArray[np.int64]:
+        """Every row's id, rising."""
+        with self._lock:
+            return self._fitting(Where())
 
     def add(
-        self,
-        embeddings: Embeddings,
-        *,
-        people: Sequence[Any],
-        cameras: Sequence[Any] | None = None,
-        timestamps: Sequence[float] | None = None,
-        tracks: Sequence[Any] | None = None,
-        boxes: ArrayLike | None = None,
-        payloads: Sequence[dict[str, Any]] | None = None,
-        ids: Sequence[int] | None = None,
-    ) -> NDArray[np.int64]:
+        self, embeddings: Embeddings | Pictures, *, people: Iterable[Any], cameras: Iterable[Any] | None = None,
+        timestamps: Iterable[Any] | None = None, tracks: Iterable[Any] | None = None,
+        boxes: ArrayLike | None = None, payloads: Iterable[dict[str, Any] | None] | None = None,
+        ids: Iterable[int] | None = None,
+    ) -> NDArray[np.int64]:  # fmt: skip
         """Append rows; all of them or, when something is wrong, none.
 
         Args:
-            embeddings: n rows of this gallery's model; their sources and visibility are kept too.
-            people: n names or ids, kept as text; "" for nobody known.
-            cameras: n names or ids, kept as text; empty without.
-            timestamps: n Unix seconds, in any order; NaN without.
-            tracks: n names of appearances, kept as text.
-            boxes: (n, 4) x0, y0, x1, y1 in pixels.
+            embeddings: n rows of this gallery's model; their sources and visibility are kept too. Or n pictures, as
+                arrays or files, where the gallery was opened by `for_engine`.
+            people: n names or numbers, kept as text; "", None and NaN are nobody known.
+            cameras: n names or numbers, kept as text; "", None and NaN are no known camera.
+            timestamps: n Unix seconds, aware datetimes, datetime64 (UTC) or ISO 8601 texts with a zone, in any order;
+                None and NaN are unknown.
+            tracks: n ids of appearances, kept as text.
+            boxes: (n, 4) x0, y0, x1, y1 in pixels; NaN is unknown.
             payloads: n dicts of JSON values.
             ids: n whole numbers, 0 or more, new to the gallery; given by the gallery without.
 
@@ -136,42 +214,158 @@ class Gallery(Searching):
             GalleryError: the embeddings are another model's, a label is missing, too long or not finite, a mask leaves
                 0..1, or an id is there already.
         """
-        self._check_model(embeddings)
-        n = len(embeddings)
-        for payload in payloads or []:
-            payload_json(payload)
-        if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
-            raise GalleryError(f"masks reach {embeddings.masks.min()}..{embeddings.masks.max()}; 0..1 is wanted")
-        times = np.full(n, np.nan) if timestamps is None else np.asarray(timestamps, np.float64)
-        if np.isinf(times).any():
-            raise GalleryError("a timestamp is infinite; seconds are wanted, or NaN for unknown")
+        embeddings = as_embeddings(embeddings, self._engine, self._store.meta)
         with self._lock:
-            names = self._ids.new(n) if ids is None else self._ids.given(ids)
-            rows = Rows(
-                ids=names,
-                features=exact.unit(embeddings.features),
-                masks=embeddings.masks if self._store.meta["masks"] else None,
-                people=_text(people),
-                tracks=[""] * n if tracks is None else _text(tracks),
-                cameras=[""] * n if cameras is None else _text(cameras),
-                timestamps=times,
-                visibility=embeddings.visibility,
-                boxes=np.full((n, 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32),
-                sources=list(embeddings.sources) or [""] * n,
-                payloads=[{} for _ in range(n)] if payloads is None else list(payloads),
-            )
-            if n:
+            rows = new_rows(
+                embeddings, lambda: self._ids.new(len(embeddings)) if ids is None else self._ids.given(ids),
+                self._store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
+                boxes=boxes, payloads=payloads,
+            )  # fmt: skip
+            if len(rows):
                 self._store.add(rows)
                 self._changed()
-        return names
+        return rows.ids
 
-    def rows(self, ids: Sequence[int] | NDArray | None = None, *, vectors: bool = True) -> Rows:
-        """Rows by id, in any order; every row, by rising id, without."""
+    def search(
+        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
+        since: Any = None, until: Any = None, min_visibility: float | None = None,
+        exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
+        calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
+        by: str = "row", cap: int = 8,
+    ) -> Matches:  # fmt: skip
+        """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
+
+        Args:
+            queries: Q rows of this gallery's model, or Q pictures as `add` takes them, or the people in a frame as
+                `Engine.search` gives them.
+            k: places; more than there are rows leaves places empty.
+            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
+            camera: find only rows of this camera, or of these when it is a collection.
+            since: find only rows from then on: Unix seconds, an aware datetime, datetime64 (UTC) or ISO 8601 text.
+            until: find only rows before.
+            min_visibility: find only rows at least this visible.
+            exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
+            query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
+            candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
+            calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
+            prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
+            expand: move each query toward its first so many rows, and search again (query expansion).
+            neighbours: order the candidates by how far neighbourhoods of this size agree (k-reciprocal re-ranking).
+            by: "row", or "person": k people, ordered by one prototype each, made of the rows that fit; a place then
+                holds the person's nearest row.
+            cap: pictures of one person and camera in a prototype at most.
+
+        Raises:
+            GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
+                not kept, cameras are missing, or the calibration is of another model or metric.
+        """
+        if isinstance(queries, FrameQueries):
+            check_model(self._store.meta, queries.fingerprint, queries.dimension)
+        else:
+            queries = as_embeddings(queries, self._engine, self._store.meta)
+        query = make_query(
+            queries, self._store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
+            candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
+        )  # fmt: skip
+        known = choose(calibration, self._store.meta, metric)
+        if isinstance(queries, FrameQueries) and (query.reranked or not self._lies_where(queries)):
+            queries = queries.embed()
+            query = with_vectors(query, queries)
         with self._lock:
-            if ids is not None:
-                return self._store.get(np.asarray(ids, np.int64), vectors=vectors)
+            if isinstance(queries, FrameQueries):
+                assert isinstance(self._store, MemoryStore), "no other store lies on a GPU"
+                queries, query = self._store.embed(queries, query)
+            (ids, score), similarity = rerank.search(self._store, query)
+            labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
+        return with_probability(Matches.of(ids, similarity, labels, score), known, queries.visibility, prior)
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.
+
+        Raises:
+            GalleryError: it is of another model.
+        """
+        if calibration is not None and calibration.fingerprint != self.fingerprint:
+            raise GalleryError(
+                f"expected a calibration of model {self.fingerprint[:12]}, got one of model "
+                f"{calibration.fingerprint[:12]}. Calibrate that model: dpm-edge calibrate"
+            )
+        self.describe(calibration=None if calibration is None else asdict(calibration))
+
+    def rows(self, ids: Iterable[int] | None = None, *, vectors: bool = True) -> Rows:
+        """Rows by id, in any order; every row, by rising id, without.
+
+        Raises:
+            GalleryError: an id is no whole number.
+        """
+        wanted = None if ids is None else whole_numbers(ids)
+        with self._lock:
+            if wanted is not None:
+                return self._store.get(wanted, vectors=vectors)
             parts = list(self._store.scan(Where(), vectors=vectors))
             return Rows.join(parts) if parts else self._store.get(np.zeros(0, np.int64), vectors=vectors)
+
+    def delete(self, ids: Iterable[int]) -> int:
+        """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`.
+
+        Raises:
+            GalleryError: an id is no whole number; nothing was removed.
+        """
+        wanted = np.unique(whole_numbers(ids))
+        with self._lock:
+            there = self._store.get(wanted, vectors=False).ids
+            return self._remove(there, "delete")
+
+    def forget(self, person: Any) -> int:
+        """Remove every row of a person, or of several, and their bytes from the medium; how many rows there were.
+
+        In memory and in a folder the bytes are gone when this returns. A server's own vacuum takes them later.
+
+        Raises:
+            GalleryError: the person stands for unknown, or bytes could not be removed; call it again then.
+        """
+        people = names_to_find(person, "person")
+        if people is None:
+            raise GalleryError("expected a person to forget, got None. Rows of nobody known are removed by `delete`")
+        with self._lock:
+            removed = self._remove(self._fitting(Where(people=people)), "forget")
+            self._store.compact()
+            return removed
+
+    def expire(self, older_than: Any = None, *, camera: Any = None, now: Any = None) -> int:
+        """Remove rows whose time is more than `older_than` before now; how many there were.
+
+        Rows of unknown time stay. Without `older_than` each camera's own retention acts (`retain`).
+
+        Args:
+            older_than: seconds, a timedelta, or text such as "30d" or "12h".
+            camera: only rows of this camera, or of these.
+            now: another moment than this one.
+
+        Raises:
+            GalleryError: the duration, the camera or the moment is none; nothing was removed.
+        """
+        at = moment(now, "now")
+        at = time.time() if at is None else at
+        cameras = names_to_find(camera, "camera")
+        with self._lock:
+            late = due(self._store.meta, at, older_than, cameras)
+            return sum(self._remove(self._fitting(where), "expire") for where in late)
+
+    def retain(self, camera: Any, length: Any) -> None:
+        """Set how long rows of a camera are kept, for `expire()`: as `older_than` there; None: for ever.
+
+        Raises:
+            GalleryError: the duration is none, or the camera stands for unknown; nothing was written.
+        """
+        with self._lock:
+            self._store.write_meta(with_retention(self._store.meta, camera, length))
+
+    def note(self, what: str, ids: NDArray[np.int64]) -> None:
+        """A line in the audit of rows that left in another way than by `delete`, `forget` and `expire`."""
+        if len(ids):
+            self._audit.write(what, ids)
 
     def merge(self, other: Gallery) -> int:
         """Add every row of another gallery of the same model, under new ids; how many.
@@ -179,7 +373,7 @@ class Gallery(Searching):
         Raises:
             GalleryError: it is another model's, or keeps no masks where this one does.
         """
-        self._check_fingerprint(other.fingerprint, other.dimension)
+        check_model(self._store.meta, other.fingerprint, other.dimension)
         return self._take_in(other.store.scan(Where(), vectors=True))
 
     def export(self, path: str | Path) -> int:
@@ -200,7 +394,7 @@ class Gallery(Searching):
             MissingLibrary: pyarrow (the extra `parquet`) is not installed.
         """
         meta, parts = parquet.read(Path(path))
-        self._check_fingerprint(meta["fingerprint"], meta["dimension"])
+        check_model(self._store.meta, meta["fingerprint"], meta["dimension"])
         return self._take_in(parts)
 
     def snapshot(self, folder: str | Path) -> None:
@@ -228,17 +422,45 @@ class Gallery(Searching):
 
         Raises:
             GalleryError: the file is missing, damaged or cut short, or holds something else; there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         store = saved.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
 
-    def _take_in(self, parts: Any) -> int:
+    def describe(self, **facts: Any) -> dict[str, Any]:
+        """What the store says of itself, after adding `facts` (JSON) to it."""
+        with self._lock:
+            if facts:
+                self._store.write_meta({**self._store.meta, **facts})
+            return dict(self._store.meta)
+
+    def flush(self) -> None:
+        """Every added row survives power loss when this returns."""
+        with self._lock:
+            self._store.flush()
+
+    def close(self) -> None:
+        """Flush and let go of the place."""
+        if self._flusher is not None:
+            self._flusher.stop()
+        with self._lock:
+            self._store.close()
+
+    @classmethod
+    def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
+        gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
+        gallery._place = str(place)
+        if "://" not in str(place):
+            gallery._audit = Audit(Path(place) / "audit.jsonl")
+            gallery._flusher = Flusher(gallery._flush_now, flush_every)
+        return gallery
+
+    def _take_in(self, parts: Iterable[Rows]) -> int:
         added = 0
         with self._lock:
             for rows in parts:
                 if rows.masks is None and self._store.meta["masks"]:
-                    raise GalleryError("those rows have no masks, and this gallery keeps masks")
+                    raise GalleryError("expected rows with masks, as this gallery keeps them, got rows without")
                 masks = rows.masks if self._store.meta["masks"] else None
                 changed = {**vars(rows), "ids": self._ids.new(len(rows)), "masks": masks}
                 self._store.add(Rows(**changed))
@@ -246,9 +468,25 @@ class Gallery(Searching):
             self._changed()
         return added
 
-    def _check_model(self, embeddings: Embeddings) -> None:
-        self._check_fingerprint(embeddings.fingerprint, embeddings.dimension)
+    def _flush_now(self) -> None:
+        with self._lock:
+            self._store.flush()
 
+    def _changed(self) -> None:
+        if self._flusher is not None:
+            self._flusher.wanted()
 
-def _text(labels: Sequence[Any]) -> list[str]:
-    return [str(label) for label in labels]
+    def _remove(self, ids: NDArray[np.int64], why: str) -> int:
+        if len(ids):
+            self._store.delete(ids)
+            self._audit.write(why, ids)
+            self._changed()
+        return len(ids)
+
+    def _fitting(self, where: Where) -> NDArray[np.int64]:
+        parts = [rows.ids for rows in self._store.scan(where, vectors=False)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def _lies_where(self, queries: FrameQueries) -> bool:
+        """Whether the rows lie on the GPU of the engine that will embed these queries."""
+        return self._store.place != "" and self._store.place == queries.place

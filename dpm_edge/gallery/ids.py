@@ -1,10 +1,14 @@
-"""Names for new rows."""
+"""Ids of rows: given by the gallery or by the owner, whole numbers that name one row for ever.
+
+N rows
+"""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,46 +18,108 @@ from dpm_edge.gallery.rows import Where
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store
 
+HIGHEST = 2**63 - 1
 EPOCH_US = 1_735_689_600_000_000
-"""2025-01-01 in microseconds: new ids count from here."""
+"""2025-01-01 in microseconds. A clock that shows less was never set: it starts anew at each boot."""
 WRITER_BITS = 12
 
 
 class Ids:
-    """Rising ids. In memory 0, 1, …; elsewhere microseconds · 4096 + this writer's number, so that writers differ."""
+    """Gives rising ids that no row of the store has.
+
+    In memory they are 0, 1, …. In a folder, which has one writer, they follow the clock (microseconds · 4096 and a
+    random number below that), so that they rise from one run to the next. A server has many writers that do not know of
+    each other: each begins at a random place among 2^62, so that two runs of a million rows each share an id with a
+    probability below 10⁻¹². Only a store of one writer is asked whether an id is taken: elsewhere that is a round trip.
+    """
 
     def __init__(self, store: Store) -> None:
         """For rows of this store."""
         self._store = store
         self._writer = random.SystemRandom().getrandbits(WRITER_BITS)
-        self._last = -1
+        self._last: int | None = None
 
     def new(self, n: int) -> NDArray[np.int64]:
-        """n ids, higher than any that was given here before, even when the clock goes backwards."""
-        if isinstance(self._store, MemoryStore):
-            if self._last < 0 and self._store.count(Where()):
-                self._last = int(self._store.column("ids").max())
-            ids = self._last + 1 + np.arange(n, dtype=np.int64)
-        else:
-            tick = max(time.time_ns() // 1000 - EPOCH_US, (self._last >> WRITER_BITS) + 1)
-            ids = ((tick + np.arange(n, dtype=np.int64)) << WRITER_BITS) + self._writer
-        if n:
-            self._last = int(ids[-1])
+        """Return n new ids, higher than any that was given here before, whatever the clock says."""
+        if n == 0:
+            return np.zeros(0, np.int64)
+        step = 1 << WRITER_BITS if self._store.one_writer and not isinstance(self._store, MemoryStore) else 1
+        start = self._start(step)
+        if start + n * step > HIGHEST:  # after an owner's id near the end: the gaps further down
+            start = 0
+        ids = self._free(start, n, step)
+        self._last = int(ids[-1])
         return ids
 
-    def given(self, ids: Sequence[int]) -> NDArray[np.int64]:
-        """An owner's ids, when they are new.
+    def given(self, ids: Any) -> NDArray[np.int64]:
+        """Return an owner's ids, when they are new.
 
         Raises:
-            GalleryError: one is negative, comes twice or is in the store.
+            GalleryError: one is negative, no whole number, comes twice, or is in the store.
         """
-        names = np.asarray(ids, np.int64)
-        if len(names) and names.min() < 0:
-            raise GalleryError(f"id {names.min()} came; 0 or more is wanted")
-        values, counts = np.unique(names, return_counts=True)
-        twice = np.union1d(values[counts > 1], self._store.get(values, vectors=False).ids)
-        if len(twice):
-            raise GalleryError(f"ids {twice[:8].tolist()} came twice or are there already; nothing was added")
-        if isinstance(self._store, MemoryStore) and len(names):
-            self._last = max(self._last, int(names.max()))
-        return names
+        numbers = whole_numbers(ids)
+        values, counts = np.unique(numbers, return_counts=True)
+        taken = np.union1d(values[counts > 1], self._store.get(values, vectors=False).ids)
+        if len(taken):
+            raise GalleryError(f"expected new ids, got {taken[:8].tolist()} twice or taken already; nothing was added")
+        if isinstance(self._store, MemoryStore) and len(numbers):
+            self._last = max(-1 if self._last is None else self._last, int(numbers.max()))
+        return numbers
+
+    def _start(self, step: int) -> int:
+        """The first id to try."""
+        if isinstance(self._store, MemoryStore):
+            if self._last is None:
+                self._last = int(self._store.column("ids").max()) if self._store.count(Where()) else -1
+            return self._last + 1
+        if not self._store.one_writer:
+            return random.SystemRandom().getrandbits(62) if self._last is None else self._last + 1
+        now = time.time_ns() // 1000 - EPOCH_US
+        if now <= 0 and self._last is None:
+            now = random.SystemRandom().getrandbits(50)
+        return (max(now, 0 if self._last is None else (self._last >> WRITER_BITS) + 1) << WRITER_BITS) + self._writer
+
+    def _free(self, start: int, n: int, step: int) -> NDArray[np.int64]:
+        """The first n ids from `start` on that the store lacks."""
+        if not self._store.one_writer:
+            return start + np.arange(n, dtype=np.int64)
+        if isinstance(self._store, MemoryStore) and start > 0:
+            return start + np.arange(n, dtype=np.int64)  # above every one that is there
+        found = np.zeros(0, np.int64)
+        while len(found) < n:
+            ids = start + step * np.arange(n, dtype=np.int64)
+            found = np.append(found, np.setdiff1d(ids, self._store.get(ids, vectors=False).ids))
+            start += n * step
+        return found[:n]
+
+
+def whole_numbers(ids: Any) -> NDArray[np.int64]:
+    """Return ids as (N,) int64, out of any collection.
+
+    Raises:
+        GalleryError: one is no whole number, or not in 0..2^63 − 1; or they are a mask of booleans.
+    """
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
+        numbers = ids
+        bad = numbers[(numbers < 0) | (numbers > HIGHEST)]
+        if len(bad):
+            raise GalleryError(f"expected ids of 0 or more and below 2^63, got {bad[0]}")
+        return numbers.astype(np.int64)
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        raise GalleryError(
+            f"expected a list of ids, whole numbers of 0 or more, got {ids!r:.80} ({type(ids).__name__})"
+        )
+    return np.array([_whole(value) for value in ids], np.int64)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise GalleryError("expected ids, got a mask of booleans. Pass the ids themselves: gallery.ids()[mask]")
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    if not isinstance(value, int | np.integer) or not 0 <= int(value) <= HIGHEST:
+        kind = type(value).__name__
+        raise GalleryError(
+            f"expected ids that are whole numbers of 0 or more and below 2^63, got {value!r:.80} ({kind})"
+        )
+    return int(value)

@@ -31,15 +31,15 @@ class Rows:
     """
 
     ids: NDArray[np.int64]
-    """(N,) int64, 0 or more: the row's name for ever."""
+    """(N,) int64, 0 or more: names the row for ever."""
     features: NDArray | None
-    """(N, D) float, L2-normalised; None where only labels were asked for."""
+    """(N, D) float, L2-normalised; None where only the labels were read."""
     masks: NDArray | None
     """(N, D) float in 0..1; None where the gallery keeps none."""
     people: list[str]
     """(N,) who it is; "" for nobody known."""
     tracks: list[str]
-    """(N,) the tracker's name of the appearance; "" without."""
+    """(N,) the tracker's id of the appearance; "" without."""
     cameras: list[str]
     """(N,) "" without."""
     timestamps: NDArray[np.float64]
@@ -59,17 +59,17 @@ class Rows:
             value = getattr(self, column.name)
             if value is not None and len(value) != n:
                 raise GalleryError(
-                    f"{len(value)} {column.name} for {n} rows; one each is wanted. Boxes that were skipped have no "
+                    f"expected {n} {column.name}, one for each row, got {len(value)}. Boxes that were skipped have no "
                     f"row: pick labels with embeddings.rows"
                 )
         if self.boxes.shape != (n, 4):
-            raise GalleryError(f"boxes have shape {self.boxes.shape}; ({n}, 4), x0 y0 x1 y1, is wanted")
+            raise GalleryError(f"expected ({n}, 4) boxes, x0 y0 x1 y1 in pixels, got {self.boxes.shape}")
         for name, limit in {
             "people": NAME_BYTES, "tracks": NAME_BYTES, "cameras": NAME_BYTES, "sources": SOURCE_BYTES
         }.items():  # fmt: skip
             longest = max((len(text.encode()) for text in getattr(self, name)), default=0)
             if longest > limit:
-                raise GalleryError(f"{name} hold a text of {longest} bytes; {limit} at most is wanted")
+                raise GalleryError(f"expected {name} of {limit} bytes at most, got {longest} bytes. Shorten the text")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,23 +109,28 @@ def payload_json(payload: Any) -> str:
         GalleryError: it is no object, holds something JSON has not, or is too long.
     """
     if not isinstance(payload, dict):
-        raise GalleryError(f"a payload is a {type(payload).__name__}; a dict of JSON values is wanted")
+        raise GalleryError(f"expected a payload that is a dict of JSON values, got a {type(payload).__name__}")
     try:
         text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise GalleryError(f"a payload cannot be kept as JSON ({error}); text, numbers, lists and dicts can") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GalleryError(f"expected a payload of text, finite numbers, lists and dicts ({error})") from error
     if len(text.encode()) > PAYLOAD_BYTES:
-        raise GalleryError(f"a payload has {len(text.encode())} bytes as JSON; {PAYLOAD_BYTES} at most is wanted")
+        raise GalleryError(f"expected a payload of {PAYLOAD_BYTES} bytes at most as JSON, got {len(text.encode())}")
     return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """Which rows: every condition that is set must hold. A row of unknown time is in no window."""
+    """Which rows: every condition that is set must hold. A row of unknown time is in no window.
+
+    Raises:
+        GalleryError: on construction, when a number is NaN, which nothing compares with.
+    """
 
     cameras: tuple[str, ...] | None = None
     """One of these."""
     not_camera: str | None = None
+    """Not this one; "", an unknown camera, is the same as None: it hides nothing."""
     since: float | None = None
     """Unix seconds, included."""
     until: float | None = None
@@ -133,6 +138,14 @@ class Where:
     min_visibility: float | None = None
     people: tuple[str, ...] | None = None
     """One of these."""
+
+    def __post_init__(self) -> None:
+        if self.not_camera == "":
+            object.__setattr__(self, "not_camera", None)
+        for name in ("since", "until", "min_visibility"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float | np.number) and value == value):
+                raise GalleryError(f"expected a number for {name}, got {value!r:.80}. Leave it out for no limit")
 
     @property
     def everything(self) -> bool:

@@ -191,7 +191,7 @@ def _write_networks(folder: Path, engine: Path) -> None:
         import onnx
         from onnx.utils import Extractor
     except ImportError as error:
-        raise MissingLibrary("onnx", "exporting for DeepStream", "pip install 'dpm-edge[cpu]'") from error
+        raise MissingLibrary("onnx", "exporting for DeepStream", "pip install 'dpm-edge[engines]'") from error
     from dpm_edge.build import portable
 
     model = portable.read(engine / PORTABLE).model

@@ -191,7 +191,7 @@ def _write(repository: Path, engine: Path, manifest: Manifest, max_wait: float, 
             (version / "engine").mkdir()
             for file in ("manifest.json", *manifest.files):
                 shutil.copyfile(engine / file, version / "engine" / file)
-            needs = f"pip install 'dpm-edge[cpu]' for the server's Python, with {_libraries(manifest)}"
+            needs = f"pip install 'dpm-edge[engines]' for the server's Python, with {_libraries(manifest)}"
         else:
             known = people(engine) if "logits" in manifest.outputs else ()
             config = plan_config(manifest, known, max_wait=max_wait)

@@ -7,7 +7,7 @@ Sources: DPM, ACM MM 2022 (arXiv 2207.09046) · CLIP-ReID (arXiv 2211.13977) · 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dpm_edge.model.backbone import Backbone
 from dpm_edge.model.mask_generator import MASK_GENERATORS
-from dpm_edge.spec import ModelSpec
+from dpm_edge.spec import NECKS, ModelSpec
 
 
 @dataclass
@@ -75,15 +75,22 @@ class DPM(nn.Module):
         feature before normalising (CLIP-ReID), and its dimensions get the mean gate of the image, so that a
         constant mask still leaves the plain metric (this project's choice).
         """
+        features, mask = self.features(images, (self.spec.neck,))
+        return features[self.spec.neck], mask
+
+    def features(self, images: Tensor, necks: Sequence[str] = NECKS) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute `forward`'s feature on each of the named sides of the BN neck, and the mask, in one pass.
+
+        images (B, 3, H, W) → {side: (B, D)} and (B, D), float32.
+        """
         out = self.backbone(images, blocks=self.spec.mask_blocks)
-        feature, mask = out.cls.float(), self.mask_generator(out.tokens)
-        if self.spec.neck == "after":
-            feature = self.neck(out.cls).float()
+        mask = self.mask_generator(out.tokens)
+        sides = {neck: self.neck(out.cls).float() if neck == "after" else out.cls.float() for neck in necks}
         if self.spec.feature == "concat":
             joint = out.joint.float()
-            feature = torch.cat([feature, joint], dim=1)
+            sides = {neck: torch.cat([feature, joint], dim=1) for neck, feature in sides.items()}
             mask = torch.cat([mask, mask.mean(dim=1, keepdim=True).expand(-1, joint.shape[1])], dim=1)
-        return F.normalize(feature, dim=1), mask
+        return {neck: F.normalize(feature, dim=1) for neck, feature in sides.items()}, mask
 
     def forward_train(
         self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None

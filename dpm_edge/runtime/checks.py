@@ -22,7 +22,13 @@ LIBRARY = {
     "torch": "torch",
 }
 """Backend → distribution whose version decides whether an engine opens."""
-EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt", "torch": "build"}
+EXTRAS = {
+    "openvino": "engines",
+    "onnxruntime": "engines",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt",
+    "torch": "build",
+}
 """Backend → extra of this package that brings its library."""
 DEVICES = {
     "openvino": ("CPU", "GPU", "NPU", "AUTO"),

@@ -9,6 +9,7 @@ A block is one tensor, so that adding targets uploads only the last one again. S
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpm_edge.kernels.masked_distance import contract, op
+from dpm_edge.kernels.masked_distance import op
 
 BLOCK = 1 << 18
 """Targets of one block."""
 QUERIES = 16
 """Queries of which a whole (B, N) of similarities may exist at once."""
-K_MAX = contract.K_MAX
-TOLERANCE = contract.TOLERANCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +35,9 @@ class _Block:
 class Resident:
     """Targets of one dtype on one device."""
 
+    complete = True
+    """Every metric is served, and `within`."""
+
     def __init__(self, device: str) -> None:
         """None yet, on "cuda", "cuda:1" or, in Triton's interpreter or by the reference, "cpu".
 
@@ -44,8 +46,12 @@ class Resident:
         """
         self._device = torch.device(device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {device!r} came, but torch {torch.__version__} finds no GPU here")
+            raise ValueError(f"expected a GPU that torch {torch.__version__} finds, got none for device {device!r}")
+        index = self._device.index or 0
+        self.place = f"cuda:{index}" if self._device.type == "cuda" else str(self._device)
+        """The device's name, with its number."""
         self._blocks: list[_Block] = []
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return sum(len(block.values) for block in self._blocks)
@@ -53,6 +59,11 @@ class Resident:
     def clear(self) -> None:
         """Let go of every target."""
         self._blocks = []
+        self._found = None
+
+    def close(self) -> None:
+        """Let go of every target; torch keeps the device."""
+        self.clear()
 
     def follow(self, values: np.ndarray, masks: np.ndarray | None) -> None:
         """Take over the rows of a table that were added since; those before are as they were (else: `clear`).
@@ -96,17 +107,47 @@ class Resident:
 
         Where fewer than k are left: row −1, score −inf.
         """
+        rows, scores = self._topk(*self._queries(q, m), k, mutual, keep, groups)
+        return rows.cpu().numpy(), scores.cpu().numpy()
+
+    def enqueue(self, feature: Any, mask: Any, k: int, keep: np.ndarray | None, stream: int) -> None:
+        """As `topk`, for queries that lie on the device, behind what `stream` (its handle) holds.
+
+        feature, mask: (B, D) float32 tensors, or anything with `__cuda_array_interface__`.
+        """
+        on_stream: AbstractContextManager[Any] = nullcontext()
+        if self._device.type == "cuda":
+            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device))
+        with on_stream:
+            q, m = (torch.as_tensor(one, device=self._device) for one in (feature, mask))
+            self._found = self._topk(q, m, k, False, keep, None)
+
+    def collect(self) -> tuple[np.ndarray, np.ndarray]:
+        """What `enqueue` found, as `topk` gives it; its stream was waited for."""
+        assert self._found is not None, "enqueue goes before"
+        rows, scores = self._found
+        return rows.cpu().numpy(), scores.cpu().numpy()
+
+    def _topk(
+        self,
+        q: Tensor,
+        m: Tensor,
+        k: int,
+        mutual: bool,
+        keep: np.ndarray | None,
+        groups: tuple[np.ndarray, np.ndarray] | None,
+    ) -> tuple[Tensor, Tensor]:
         parts = []
         for start, block in self._each():
             row_filter, junk = self._filters(start, len(block.values), keep, groups, len(q))
             scores, rows = op.masked_topk(
-                *self._queries(q, m), block.values, k, row_scale=block.scale,
-                target_masks=block.masks if mutual else None, row_filter=row_filter, junk=junk,
+                q, m, block.values, k, row_scale=block.scale, target_masks=block.masks if mutual else None,
+                row_filter=row_filter, junk=junk,
             )  # fmt: skip
             parts.append((torch.where(rows >= 0, rows + start, -1), scores))
         rows, scores = (torch.cat(columns, dim=1) for columns in zip(*parts))
         scores, at = scores.sort(dim=1, descending=True, stable=True)
-        return rows.gather(1, at)[:, :k].cpu().numpy(), scores[:, :k].cpu().numpy()
+        return rows.gather(1, at)[:, :k], scores[:, :k]
 
     def within(
         self,

@@ -11,7 +11,7 @@ import tiny_engine
 
 from dpm_edge import Engine, Gallery
 from dpm_edge.build import build
-from dpm_edge.build.people import read_people
+from dpm_edge.build.people import read_closed_set
 from dpm_edge.errors import SpecError
 from dpm_edge.manifest import Manifest, people, rebuild_advice
 
@@ -33,7 +33,7 @@ def gallery(tmp_path: Path) -> Path:
 
 def test_one_prototype_a_person(gallery: Path) -> None:
     """Émile has one picture, so his prototype is its feature; who has no name has no prototype."""
-    found = read_people(gallery, tiny_engine.FINGERPRINT)
+    found = read_closed_set(gallery, tiny_engine.FINGERPRINT)
     assert found.names == ["Ada", "Émile"]
     feature, _ = tiny_engine.expected(tiny_engine.people(4))
     np.testing.assert_allclose(found.prototypes[1], feature[1], atol=1e-5)
@@ -41,12 +41,12 @@ def test_one_prototype_a_person(gallery: Path) -> None:
 
 
 def test_a_gallery_of_another_model_or_of_nobody_is_refused(gallery: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"holds embeddings of model tinytiny.*Embed its pictures"):
-        read_people(gallery, "other" * 12)
+    with pytest.raises(SpecError, match=r"of model otherother.*got .* of model tinytiny.*Embed its pictures"):
+        read_closed_set(gallery, "other" * 12)
     with Gallery(tiny_engine.FINGERPRINT, 24) as empty:
         empty.save(tmp_path / "empty.safetensors")
-    with pytest.raises(SpecError, match="holds nobody with a name"):
-        read_people(tmp_path / "empty.safetensors", tiny_engine.FINGERPRINT)
+    with pytest.raises(SpecError, match="nobody has one"):
+        read_closed_set(tmp_path / "empty.safetensors", tiny_engine.FINGERPRINT)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -63,7 +63,7 @@ def test_a_closed_set_engine(backend: str, model: Path, gallery: Path, crops: Pa
         inputs = _preprocessed(pictures)
     (logits,) = _run(backend, out, inputs)
     feature, mask = tiny_engine.expected(pictures)
-    targets = read_people(gallery, tiny_engine.FINGERPRINT).prototypes.astype(np.float64)
+    targets = read_closed_set(gallery, tiny_engine.FINGERPRINT).prototypes.astype(np.float64)
     wanted = (feature * mask) @ targets.T / np.sqrt((mask**2) @ (targets**2).T)
     np.testing.assert_allclose(logits, wanted, atol=1e-4)
 

@@ -205,7 +205,7 @@ def test_a_whole_build_with_the_fake(
     fake: Any, portable_path: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The manifest of a plan that cannot be opened here, kept by force, and the command that rebuilds it."""
-    from dpm_edge.cli.inspect import print_manifest
+    from dpm_edge.cli.engine import print_manifest
     from dpm_edge.manifest import rebuild_advice
     from dpm_edge.runtime import trust
 

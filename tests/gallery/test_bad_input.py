@@ -49,7 +49,10 @@ def test_nan_never_becomes_a_row(make: Any, column: str, value: float) -> None:
 
 def test_a_wrong_dimension_and_model_are_refused_both_ways(make: Any) -> None:
     gallery = filled(make)
-    for other, says in ((rows(1, d=7), "7 dimensions; 12"), (rows(1, fingerprint="g"), "of model g; .* holds model f")):
+    for other, says in (
+        (rows(1, d=7), "expected embeddings of 12 dimensions, got 7"),
+        (rows(1, fingerprint="g"), "model f, got those of model g"),
+    ):
         with pytest.raises(GalleryError, match=says):
             gallery.add(other, people=["x"])
         with pytest.raises(GalleryError, match=says):
@@ -68,12 +71,54 @@ def test_duplicate_ids_add_nothing(make: Any) -> None:
 def test_a_clock_that_goes_backwards_gives_new_ids_and_keeps_times(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = make()
     now = time.time_ns()
-    first = gallery.add(rows(3, seed=1), people="abc", timestamps=[2e9, 2e9 + 1, 2e9 + 2])
+    first = gallery.add(rows(3, seed=1), people=["a", "b", "c"], timestamps=[2e9, 2e9 + 1, 2e9 + 2])
     monkeypatch.setattr(ids.time, "time_ns", lambda: now - 3600 * 10**9)
-    second = gallery.add(rows(3, seed=2), people="def", timestamps=[2e9 - 3600, 2e9 - 3599, 1e9])
+    second = gallery.add(rows(3, seed=2), people=["d", "e", "f"], timestamps=[2e9 - 3600, 2e9 - 3599, 1e9])
     assert second.min() > first.max() and len(gallery) == 6
     assert gallery.count(since=2e9) == 3 and gallery.count(until=2e9) == 3
     assert gallery.expire(7200, now=2e9) == 1 and len(gallery) == 5
+
+
+class NoDice:
+    """A source of randomness that always draws the same number, as two boards in one bad moment would."""
+
+    def getrandbits(self, bits: int) -> int:
+        return min(7, 2**bits - 1)
+
+
+@pytest.mark.parametrize("clock", [0, ids.EPOCH_US * 1000 + 5_000_000])
+def test_a_clock_that_starts_anew_at_each_boot_overwrites_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
+    """The worst case: the clock stands still, and every boot draws the same random numbers."""
+    monkeypatch.setattr(ids.time, "time_ns", lambda: clock)
+    monkeypatch.setattr(ids.random, "SystemRandom", NoDice)
+    Gallery.create(tmp_path / "g", "f", 12).close()
+    given: list[int] = []
+    for boot in range(4):
+        with Gallery.open(tmp_path / "g") as gallery:
+            for n in (1, 3):
+                given += gallery.add(rows(n, seed=boot), people=[f"p{boot}"] * n).tolist()
+            assert len(gallery) == 4 * (boot + 1)
+    assert len(set(given)) == 16
+
+
+def test_writers_of_a_server_with_clocks_that_stand_still_share_no_id(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = make()
+    monkeypatch.setattr(ids.time, "time_ns", lambda: 0)
+    for writer in range(20):
+        other = Gallery("f", 12, store=gallery.store)  # as another process would open it
+        other.add(rows(50, seed=writer), people=["x"] * 50)
+    assert len(gallery) == 1000
+
+
+def test_an_id_at_the_very_end_leaves_the_gaps_before_it() -> None:
+    gallery = Gallery("f", 12)
+    gallery.add(rows(2), people=["a", "b"], ids=[2**63 - 1, 1])
+    assert gallery.add(rows(3), people=["c", "d", "e"]).tolist() == [0, 2, 3]
+    assert gallery.add(rows(1), people=["f"]).tolist() == [4] and len(gallery) == 6
 
 
 def test_a_camera_never_seen_finds_nobody(make: Any) -> None:

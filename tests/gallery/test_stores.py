@@ -132,14 +132,14 @@ def test_bad_input_changes_nothing(make: Make) -> None:
     bad = [
         (rows(1, fingerprint="g"), {}, "model"),
         (rows(1, d=5), {}, "dimensions"),
-        (rows(2), {}, "1 people for 2 rows"),
-        (rows(1), {"ids": [3]}, "there already"),
+        (rows(2), {}, "expected a list of 2 people|expected 2 people"),
+        (rows(1), {"ids": [3]}, "taken already"),
         (rows(1), {"ids": [-1]}, "0 or more"),
-        (rows(1), {"people": ["x" * 600]}, "600 bytes"),
-        (rows(1), {"payloads": [{"x": "y" * 70_000}]}, "60000 at most"),
+        (rows(1), {"people": ["x" * 600]}, "got 600 bytes"),
+        (rows(1), {"payloads": [{"x": "y" * 70_000}]}, "60000 bytes at most"),
         (rows(1), {"payloads": [{"x": object()}]}, "JSON"),
         (rows(1), {"payloads": ["text"]}, "dict"),
-        (rows(1), {"timestamps": [float("inf")]}, "infinite"),
+        (rows(1), {"timestamps": [float("inf")]}, "got inf"),
         (rows(1), {"boxes": [[1, 2, 3]]}, "boxes"),
         (dataclasses.replace(rows(1), masks=rows(1).masks + 1), {}, r"0\.\.1"),
     ]
@@ -157,7 +157,7 @@ def test_empty_gallery_zero_mask_and_no_rows(make: Make) -> None:
     gallery = make()
     assert (gallery.search(rows(2), 3).rows == -1).all() and gallery.expire(1) == gallery.forget("x") == 0
     assert len(gallery.add(rows(0), people=[])) == 0 and len(gallery.rows()) == 0
-    gallery.add(rows(3), people="abc", timestamps=[5.0, 4.0, -3.0], ids=[7, 5, 6])
+    gallery.add(rows(3), people=["a", "b", "c"], timestamps=[5.0, 4.0, -3.0], ids=[7, 5, 6])
     zero = dataclasses.replace(rows(1), masks=np.zeros((1, 12)))
     got = gallery.search(zero, 4)
     assert got.rows[0].tolist() == [5, 6, 7, -1] and (got.similarity[0, :3] == 0).all()
@@ -165,7 +165,7 @@ def test_empty_gallery_zero_mask_and_no_rows(make: Make) -> None:
 
 def test_a_gallery_without_masks_refuses_the_mutual_metric(make: Make) -> None:
     gallery = make(masks=False)
-    gallery.add(rows(4), people="abcd")
+    gallery.add(rows(4), people=["a", "b", "c", "d"])
     assert gallery.search(rows(1), 2).found.all() and gallery.rows().masks is None
     with pytest.raises(GalleryError, match="masks=False"):
         gallery.search(rows(1), 2, metric="mutual")

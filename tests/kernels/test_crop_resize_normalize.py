@@ -137,15 +137,15 @@ def test_compile_passes_through():
     ("change", "message"),
     [
         ({"frame": torch.zeros(3, 8, 8, dtype=torch.uint8)}, r"\(H, W, 3\)"),
-        ({"frame": torch.zeros(8, 8, 3)}, "torch.uint8 is wanted"),
+        ({"frame": torch.zeros(8, 8, 3)}, "expected pictures of torch.uint8"),
         ({"boxes": torch.zeros(4)}, "x0 y0 x1 y1"),
-        ({"boxes": torch.zeros(1, 4, dtype=torch.float64)}, "torch.float32 is wanted"),
-        ({"affine": torch.zeros(3, 2)}, r"use affine\(mean, std, device\)"),
+        ({"boxes": torch.zeros(1, 4, dtype=torch.float64)}, "of torch.float32, got"),
+        ({"affine": torch.zeros(3, 2)}, r"expected affine \(2, 3\)"),
         ({"size": (0, 4)}, "sides of at least 1"),
         ({"dtype": torch.int32}, "float16"),
     ],
 )
-def test_errors_say_what_is_wanted(change, message):
+def test_an_error_says_what_was_expected(change, message):
     arguments = {
         "frame": torch.zeros(8, 8, 3, dtype=torch.uint8), "boxes": torch.zeros(1, 4), "affine": op.affine(MEAN, STD),
         "size": (6, 3),
@@ -160,3 +160,15 @@ def test_nv12_planes_must_fit_each_other():
             torch.zeros(8, 8, dtype=torch.uint8), torch.zeros(8, 8, 2, dtype=torch.uint8), torch.zeros(1, 4),
             op.affine(MEAN, STD), (6, 3),
         )  # fmt: skip
+
+
+def test_without_triton_the_reference_runs_on_a_cpu_and_the_kernel_names_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    boxes, affine = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), op.affine(MEAN, STD)
+    frame = torch.zeros(8, 8, 3, dtype=torch.uint8)
+    monkeypatch.setattr("dpm_edge.kernels.dispatch._has_triton", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match=r"expected Triton.*Install it: pip install 'dpm-edge\[gpu\]'"):
+        op.crop_resize_normalize(frame, boxes, affine, (6, 3))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert op.crop_resize_normalize(frame, boxes, affine, (6, 3)).shape == (1, 3, 6, 3)

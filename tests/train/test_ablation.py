@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import ablation
+import ablation_plan
 import pytest
-from conftest import SMALL
+from ablation import Budget, ablate
+from ablation_plan import CURVES, RESERVE, Measured, choose, jobs, waves
+from toy_world import SMALL
 
 from dpm_edge.errors import SpecError
-from dpm_edge.train import ablation, ablation_plan
-from dpm_edge.train.ablation import Budget, ablate
-from dpm_edge.train.ablation_plan import CURVES, RESERVE, Measured, choose, jobs, waves
 
 
 def test_every_row_comes_once_the_cheapest_first_then_the_ends_again():

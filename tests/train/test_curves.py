@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import ablation
+import curves
 import pytest
 
 from dpm_edge.errors import DataError
-from dpm_edge.train import ablation, cli, curves
 
 
 def run_results(value: float) -> dict:
@@ -24,7 +25,7 @@ def test_curves_start_at_the_whole_queries_and_keep_seeds_apart(tmp_path):
     (tmp_path / "ablation.json").write_text(json.dumps(held))
     found = curves.read_curves(tmp_path / "ablation.json")["full"]["mAP"]
     assert found["body", "plain"] == {0.0: [50.0, 60.0], 0.3: [47.0, 57.0]}
-    assert cli.main(["curves", str(tmp_path / "ablation.json"), "--out", str(tmp_path / "plot.png")]) == 0
+    assert curves.main([str(tmp_path / "ablation.json"), "--out", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -40,7 +41,7 @@ def test_results_without_curves_say_how_to_get_them(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"recipe": "market_tiny", "occlusion": []}))
     with pytest.raises(DataError, match="evaluate"):
         curves.read_curves(tmp_path / "results.json")
-    assert cli.main(["curves", str(tmp_path / "nothing.json")]) == 1
+    assert curves.main([str(tmp_path / "nothing.json")]) == 1
 
 
 def test_the_table_has_means_and_spreads_over_seeds():

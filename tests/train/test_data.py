@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from dpm_edge.errors import DataError
 from dpm_edge.images import preprocess, read_image
+from dpm_edge.layouts import take
 from dpm_edge.market import read_folder
 from dpm_edge.spec import Preprocessing
 from dpm_edge.train.augment import augment, flip
 from dpm_edge.train.config import AugmentConfig
-from dpm_edge.train.data import IdentitySampler, decode, to_input
+from dpm_edge.train.data import IdentitySampler, decode, to_input, visible_shares
 
 STILL = {"flip": 0.0, "pad": 0, "erase": 0.0}
 
@@ -24,6 +28,33 @@ def test_training_sees_what_serving_sees(market, color):
     ours = to_input(decode(folder, pre, quiet=True).pixels, pre)
     theirs = preprocess([read_image(p) for p in folder.paths], pre)
     torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-5, atol=1e-5)
+
+
+def test_an_unreadable_picture_is_left_out_and_named(market, tmp_path, capsys):
+    folder = read_folder(Path(shutil.copytree(market / "query", tmp_path / "query")))
+    folder.paths[1].write_bytes(b"")
+    pictures = decode(folder, Preprocessing(height=32, width=16), quiet=True)
+    names = [path.name for path in folder.paths]
+    assert pictures.names == [names[0], *names[2:]]
+    assert pictures.people.tolist() == [folder.people[0], *folder.people[2:]]
+    assert pictures.pixels.shape == (len(names) - 1, 3, 32, 16)
+    assert names[1] in capsys.readouterr().err
+
+
+def test_no_picture_at_all_is_refused(market):
+    folder = read_folder(market / "query")
+    with pytest.raises(DataError, match="expected pictures to read, got none"):
+        decode(take(folder, np.zeros(len(folder), bool)), Preprocessing(), quiet=True)
+
+
+def test_visible_shares_come_from_the_labels(market, tmp_path):
+    folder = read_folder(market / "query")
+    table = tmp_path / "labels.csv"
+    table.write_text("file,visible\n" + "".join(f"{p.name},0.{i + 10}\n" for i, p in enumerate(folder.paths)))
+    assert visible_shares(folder, table).tolist() == [float(f"0.{i + 10}") for i in range(len(folder))]
+    table.write_text("file,visible\n")
+    with pytest.raises(DataError, match="24 lack one"):
+        visible_shares(folder, table)
 
 
 def test_batches_hold_p_people_with_k_pictures_and_all_people_come():

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from histogram import histogram_scores
+from toy_world import TINY
 
 from dpm_edge.errors import DataError
+from dpm_edge.layouts import read_dataset
 from dpm_edge.model.network import DPM
 from dpm_edge.train import occluders
 from dpm_edge.train.data import decode, to_input
 from dpm_edge.train.evaluate import covered, evaluate, occlusion_curves, occlusion_sets, spread, summary
-from dpm_edge.train.histogram import histogram_scores
-from dpm_edge.train.layouts import read_people
 
 PRE = TINY.replace(height=64, width_px=32).preprocessing
 
 
 @pytest.fixture(scope="module")
 def parts(market):
-    people = read_people("market", market)
+    people = read_dataset(market, train=True)
     return [decode(part, PRE, quiet=True) for part in (people.train, people.query, people.gallery)]
 
 
@@ -69,7 +71,7 @@ def test_curves_of_an_untrained_network_have_equal_metrics_and_a_row_for_all(par
     net = DPM(TINY.replace(height=64, width_px=32))
     bodies = train.pixels[:5].permute(0, 2, 3, 1).numpy()
     sets = {("body", 0.4): covered(query, "body", 0.4, bodies, 0)}
-    rows = occlusion_curves(net, query, gallery, sets)
+    rows = occlusion_curves(net, query, gallery, sets)[net.spec.neck]
     assert {(r["kind"], r["share"], r["metric"]) for r in rows} == {
         (k, s, m) for k, s in (("whole", 0.0), ("body", 0.4)) for m in ("plain", "masked")
     }
@@ -81,10 +83,35 @@ def test_curves_of_an_untrained_network_have_equal_metrics_and_a_row_for_all(par
     assert means["occluded"] == means["body"]
 
 
+def test_both_sides_of_the_neck_are_those_of_two_networks_that_retrieve_there(parts):
+    _, query, gallery = parts
+    torch.manual_seed(0)
+    net = DPM(TINY.replace(height=64, width_px=32))
+    torch.nn.init.normal_(net.neck.running_mean)
+    sets = {("body", 0.4): replace(query, pixels=query.pixels.flip(3))}
+    before, both = net.spec, occlusion_curves(net, query, gallery, sets)
+    assert net.spec is before and both["before"] != both["after"]
+    for side in ("before", "after"):
+        other = DPM(net.spec.replace(neck=side)).eval()
+        other.load_state_dict(net.state_dict())
+        wanted = evaluate(other, query, gallery)
+        assert {r["metric"]: r["mAP"] for r in both[side] if r["kind"] == "whole"} == {
+            metric: scored["mAP"] for metric, scored in wanted.items()
+        }
+
+
+def test_covered_queries_are_embedded_once_for_both_sides(parts, monkeypatch):
+    _, query, gallery = parts
+    net = DPM(TINY.replace(height=64, width_px=32))
+    seen = []
+    forward = net.backbone.forward
+    monkeypatch.setattr(net.backbone, "forward", lambda x, **k: (seen.append(len(x)), forward(x, **k))[1])
+    occlusion_curves(net, query, gallery, {("body", 0.4): query, ("body", 0.2): query})
+    assert sum(seen) == 3 * len(query) + len(gallery)
+
+
 def test_the_histogram_finds_equal_pictures(parts):
     _, _, gallery = parts
-    from dataclasses import replace
-
     moved = replace(gallery, cameras=gallery.cameras + 100)
     assert histogram_scores(moved, gallery)["rank1"] == 100.0
 
@@ -102,12 +129,13 @@ def test_spread_is_the_mean_distance_from_the_mean_over_its_length(parts):
 def test_scores_of_a_checkpoint_come_with_the_floor_and_both_sides_of_the_neck(market, tmp_path, capsys):
     import json
 
+    import scores
+
     from dpm_edge.model import checkpoint
-    from dpm_edge.train import cli
 
     checkpoint.save(DPM(TINY.replace(height=64, width_px=32)), tmp_path / "net")
-    words = ["scores", str(tmp_path / "net"), "--data", str(market), "--out", str(tmp_path / "scores.json")]
-    assert cli.main(words) == 0
+    words = [str(tmp_path / "net"), "--data", str(market), "--out", str(tmp_path / "scores.json")]
+    assert scores.main(words) == 0
     found = json.loads((tmp_path / "scores.json").read_text())
     assert "machine" in found and list(found["sets"]) == [market.name]
     of_market = found["sets"][market.name]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from histogram import histogram_scores
 
 from dpm_edge.errors import CheckpointError, SpecError
 from dpm_edge.model import checkpoint
 from dpm_edge.train import optimisation
 from dpm_edge.train.config import override
-from dpm_edge.train.histogram import histogram_scores
 from dpm_edge.train.loop import fit, train_step
 from dpm_edge.train.run import prepare
 from dpm_edge.train.watch import LossIsNaN

@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from toy_world import TINY
 
 from dpm_edge.errors import DataError
+from dpm_edge.layouts import read_dataset, take
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train import losses, mask
 from dpm_edge.train.config import LossConfig
 from dpm_edge.train.criterion import Criterion, Targets
 from dpm_edge.train.data import decode
-from dpm_edge.train.layouts import read_people, take
 
 SPEC = TINY.replace(height=64, width_px=32)
 LESSON = mask.Lesson(pictures=128, epochs=4, batch=16, lr=5e-3)
@@ -108,7 +108,7 @@ def test_teaching_moves_the_mask_generator_alone_and_learns(train, capsys):
 
 
 def test_one_person_teaches_nothing(market):
-    people = read_people("market", market).train
+    people = read_dataset(market, train=True).train
     one = decode(take(people, people.people == people.people[0]), SPEC.preprocessing, quiet=True)
     with pytest.raises(DataError, match="two people"):
         mask.teach(DPM(SPEC), one, LESSON, quiet=True)

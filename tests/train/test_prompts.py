@@ -117,8 +117,8 @@ def test_both_stages_run_on_a_clip_file_with_random_weights(market, tmp_path, mo
     """Stage 1 by its command, stage 2 as a training run: a small CLIP of open_clip's in the file, nothing made up."""
     from types import SimpleNamespace
 
-    from conftest import SMALL
     from safetensors.torch import load_file
+    from toy_world import SMALL
 
     from dpm_edge.train.recipes import recipe
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dpm_edge.errors import MissingLibrary
-from dpm_edge.train import saliency, segmentation
+from dpm_edge.train.saliency import person_masks, segmentation
 
 
 class Held:
@@ -52,11 +52,11 @@ def test_hidden_people_take_less_of_the_picture(samples):
 def test_masks_are_kept_and_read_again(market, train, small, tmp_path, monkeypatch):
     small.saliency.source, small.saliency.threshold = "segmentation", 0.0
     cpu = torch.device("cpu")
-    first = saliency.person_masks(small, train, market, tmp_path, cpu, quiet=True)
-    shares = saliency.load_saliency(tmp_path / saliency.SOURCES["segmentation"], train, (8, 4))
+    first = person_masks.person_masks(small, train, market, tmp_path, cpu, quiet=True)
+    shares, _ = person_masks.load_saliency(tmp_path / person_masks.SOURCES["segmentation"], train, (8, 4))
     assert torch.equal(first, shares >= 0.5)
     monkeypatch.setattr(segmentation, "segmenter", lambda: pytest.fail("segmented again"))
-    assert torch.equal(first, saliency.person_masks(small, train, market, tmp_path, cpu, quiet=True))
+    assert torch.equal(first, person_masks.person_masks(small, train, market, tmp_path, cpu, quiet=True))
 
 
 def test_an_old_opencv_is_named(monkeypatch):

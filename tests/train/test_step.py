@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from step_counts import Counted
 from torch.optim.swa_utils import AveragedModel
 
 from dpm_edge.errors import SpecError
@@ -17,9 +15,6 @@ from dpm_edge.train.criterion import Criterion, Targets
 from dpm_edge.train.loop import train_step
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.run import forward_of, prepare
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from step_counts import Counted
 
 MOST_OPERATIONS = 700
 """Of a joint step of the toy network (4 blocks), forward to moving average. Each costs the host some microseconds."""
@@ -91,7 +86,7 @@ def test_the_average_is_torchs_own(small):
 
 
 def small_spec():
-    from conftest import TINY
+    from toy_world import TINY
 
     return TINY.replace(height=64, width_px=32)
 

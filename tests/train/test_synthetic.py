@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dpm_edge.errors import DataError, MissingLibrary
-from dpm_edge.train.labels import label_saliency
+from dpm_edge.train.saliency.labels import label_saliency
 from dpm_edge.train.synthetic import camera, dataset, figure, layout, materials, person, picture, raster, scene
 from dpm_edge.train.synthetic.__main__ import SAMPLES, main
 from dpm_edge.train.synthetic.body import load_body

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import SMALL, TINY
+from toy_world import SMALL, TINY
 
 from dpm_edge import spec
 from dpm_edge.train.config import override

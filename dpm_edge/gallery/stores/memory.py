@@ -6,7 +6,7 @@ N rows · D feature dimensions
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact, on_gpu
+from dpm_edge.gallery.search.query import Query, with_vectors
 from dpm_edge.gallery.stores.columns import Column, Names
-from dpm_edge.gallery.stores.store import BATCH, Asked, Store
+from dpm_edge.gallery.stores.positions import Positions
+from dpm_edge.gallery.stores.store import BATCH, Store
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 NAMES = ("people", "tracks", "cameras")
 TEXTS = (*NAMES, "sources", "payloads")
@@ -32,7 +36,7 @@ class MemoryStore(Store):
 
         Raises:
             GalleryError: there is no such device.
-            MissingLibrary: torch or Triton is wanted for it and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for it.
         """
         self.meta = meta
         self.dtype = np.dtype(dtype)
@@ -48,8 +52,9 @@ class MemoryStore(Store):
         }
         self._names = {name: Names() for name in NAMES}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
-        self._places: dict[int, int] | None = None
-        self._there = None if device == "cpu" else on_gpu.resident(device)
+        self._positions = Positions()
+        self._on_gpu = None if device == "cpu" else on_gpu.rows_on_gpu(device)
+        self.place = "" if self._on_gpu is None else self._on_gpu.place
 
     def column(self, name: str) -> NDArray:
         """A view of what is stored, such as features, masks, ids, timestamps; valid until the next change."""
@@ -78,40 +83,45 @@ class MemoryStore(Store):
             names.append(getattr(rows, name))
         for name, kept in self._lists.items():  # most rows have no payload: None
             kept += [one or None for one in getattr(rows, name)]
-        self._places = None
 
-    def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Exact over every row."""
         ids = self.column("ids")
         own = None
-        if asked.own_cameras is not None:
-            own = np.array([self._names["cameras"].code(camera) for camera in asked.own_cameras], np.int32)
-        vectors = exact.Vectors(
-            self.column("features"), self.column("masks") if self.meta["masks"] else None, self.column("squares")
-        )
+        if query.own_cameras is not None:
+            own = np.array([self._names["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
+        vectors = self._vectors()
         search = exact.top_k
-        if self._there is not None:
-            self._there.follow(vectors.values, vectors.masks)
-            search = partial(on_gpu.top_k, there=self._there)
+        if self._on_gpu is not None:
+            self._on_gpu.follow(vectors.values, vectors.masks)
+            search = partial(on_gpu.top_k, there=self._on_gpu, nearest=query.nearest)
         rows, s = search(
-            asked.features,
+            query.features,
             vectors,
-            k=asked.k,
-            metric=asked.metric,
-            query_masks=asked.masks,
-            hidden=None if asked.where.everything else ~self._fits(asked.where),
+            k=query.k,
+            metric=query.metric,
+            query_masks=query.masks,
+            hidden=None if query.where.everything else ~self._fits(query.where),
             group=None if own is None else self._names["cameras"].codes,
             own=own,
             names=ids,
         )
         return np.where(rows >= 0, ids[rows] if len(ids) else -1, -1), s
 
+    def embed(self, queries: FrameQueries, query: Query) -> tuple[Embeddings, Query]:
+        """Let an engine on the GPU of the rows embed its frame, and search behind its network."""
+        own = {one or None for one in query.own_cameras or [None]}
+        behind = None
+        if self._on_gpu is not None and len(own) == 1 and len(queries):
+            where = replace(query.where, not_camera=own.pop())
+            keep = None if where.everything else self._fits(where)
+            behind = on_gpu.search_behind(self._on_gpu, self._vectors(), query.k, query.metric, keep)
+        embeddings = queries.embed(behind)
+        return embeddings, with_vectors(query, embeddings, None if behind is None else behind.nearest)
+
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By position."""
-        if self._places is None:
-            self._places = {int(name): at for at, name in enumerate(self.column("ids"))}
-        at = [self._places[int(name)] for name in ids if int(name) in self._places]
-        return self._rows(np.array(at, np.int64), vectors)
+        return self._rows(self._positions.find(self.column("ids"), ids), vectors)
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """By rising id."""
@@ -130,9 +140,9 @@ class MemoryStore(Store):
         for names in self._names.values():
             names.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
-        self._places = None
-        if self._there is not None:
-            self._there.clear()
+        self._positions = Positions()
+        if self._on_gpu is not None:
+            self._on_gpu.clear()
 
     def count(self, where: Where) -> int:
         """Rows that fit."""
@@ -149,7 +159,13 @@ class MemoryStore(Store):
         """Nothing to do: `delete` did."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Let go of the GPU's copy; the rows stay readable."""
+        if self._on_gpu is not None:
+            self._on_gpu.close()
+
+    def _vectors(self) -> exact.Vectors:
+        masks = self.column("masks") if self.meta["masks"] else None
+        return exact.Vectors(self.column("features"), masks, self.column("squares"))
 
     def _stored(self, values: NDArray, *, unit: bool) -> NDArray:
         """Values as this store keeps them; int8 codes per row, or in 127ths for values in 0..1."""

@@ -50,6 +50,8 @@ def connect(url: str, token: str | None) -> Any:
 class MilvusStore(CandidateStore):
     """A collection of a Milvus server, searched with its index FLAT: every row's inner product."""
 
+    one_writer = False
+
     def __init__(self, client: Any, collection: str, meta: dict[str, Any]) -> None:
         """See `create` and `open`."""
         self._client, self._collection, self.meta = client, collection, meta

@@ -40,6 +40,8 @@ def connect(url: str, token: str | None) -> Any:
 class QdrantStore(CandidateStore):
     """A collection of a Qdrant server."""
 
+    one_writer = False
+
     def __init__(self, client: Any, collection: str, meta: dict[str, Any]) -> None:
         """See `create` and `open`."""
         self._client, self._collection, self.meta = client, collection, meta

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import EngineError, MissingLibrary
+from dpm_edge.errors import EngineError
 from dpm_edge.manifest import Manifest, rebuild_advice
 from dpm_edge.runtime.backends import Fill
+from dpm_edge.telemetry import import_onnxruntime
 
 
 def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | None) -> OnnxRuntimeBackend:
     """Open the session on the CPU with at most `threads` cores per call."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingLibrary("onnxruntime", "this engine", "pip install 'dpm-edge[cpu]'") from error
+    onnxruntime = import_onnxruntime(f"the engine in {folder}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import EngineError, MissingLibrary
+from dpm_edge.errors import EngineError
 from dpm_edge.manifest import Manifest, rebuild_advice
 from dpm_edge.runtime.backends import Fill
+from dpm_edge.telemetry import import_openvino
 
 
 def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | None) -> OpenVinoBackend:
     """Compile the model for `device` ("CPU", "GPU", …) with the latency hint and at most `threads` cores."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingLibrary("openvino", "this engine", "pip install 'dpm-edge[cpu]'") from error
+    openvino = import_openvino(f"the engine in {folder}")
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if manifest.precision == "bf16" else "f32"
@@ -32,18 +32,33 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
             f"OpenVINO {openvino.__version__} refuses {folder / manifest.engine} on {device}: "
             f"{str(error).strip().splitlines()[-1]}. {rebuild_advice(folder)}"
         ) from error
-    return OpenVinoBackend(compiled, manifest)
+    return OpenVinoBackend(compiled, openvino.Tensor, manifest)
+
+
+def release_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc's malloc_trim)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@dataclass
+class _Request:
+    """An infer request with the input buffer that it reads."""
+
+    infer: Any
+    buffer: NDArray[np.float32]
 
 
 class OpenVinoBackend:
     """One compiled model; each concurrent call takes a request and its input buffer from the pool, or adds one."""
 
-    def __init__(self, compiled: Any, manifest: Manifest) -> None:
+    def __init__(self, compiled: Any, tensor: Any, manifest: Manifest) -> None:
         pre = manifest.spec.preprocessing
-        self._compiled = compiled
+        self._compiled, self._tensor = compiled, tensor
         self._outputs = [compiled.output(name) for name in manifest.outputs]
         self._row = (3, pre.height, pre.width)
-        self._free: deque[tuple[Any, NDArray[np.float32]]] = deque()
+        self._free: deque[_Request] = deque()
 
     def run(
         self,
@@ -54,23 +69,26 @@ class OpenVinoBackend:
         logits: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on n crops; see `Backend`."""
-        import openvino
-
         try:
-            request, buffer = self._free.pop()
+            request = self._free.pop()
         except IndexError:
-            request, buffer = self._compiled.create_infer_request(), np.empty((0, *self._row), np.float32)
-        if len(buffer) < n:
-            buffer = np.empty((n, *self._row), np.float32)
+            request = _Request(self._compiled.create_infer_request(), np.empty((0, *self._row), np.float32))
+        is_largest = len(request.buffer) < n
+        if is_largest:
+            request.buffer = np.empty((n, *self._row), np.float32)
         try:
-            batch = buffer[:n]
+            batch = request.buffer[:n]
             fill(batch)
-            request.infer({0: openvino.Tensor(batch, shared_memory=True)}, share_outputs=True)
+            request.infer.infer({0: self._tensor(batch, shared_memory=True)}, share_outputs=True)
             for output, out in zip(self._outputs, (feature, mask, logits)):
                 if out is not None:
-                    np.copyto(out, request.get_tensor(output).data)
+                    np.copyto(out, request.infer.get_tensor(output).data)
+            if is_largest:
+                # OpenVINO grows each of its buffers by freeing it and taking a larger one. glibc keeps such blocks,
+                # and none fits the next larger size, so that rising sizes would leave gigabytes behind.
+                release_freed_memory()
         finally:
-            self._free.append((request, buffer))
+            self._free.append(request)
 
     def close(self) -> None:
         """Let go of the compiled model and of every request."""

@@ -1,6 +1,6 @@
-"""Our compiled kernels on one GPU: crops of a frame, and the masked top-k of a gallery. No torch, no Triton.
+"""Our compiled kernels on one GPU, and the crops of a frame by one of them. No torch, no Triton.
 
-R boxes · frame H×W · crops h×w · B queries · N targets · D feature dimensions · W = D rounded up to 128 · k results
+R boxes · frame H×W · crops h×w
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dpm_edge.errors import EngineError, MissingLibrary
 from dpm_edge.runtime.gpu.arrays import DeviceFrame
 from dpm_edge.runtime.gpu.device import Device
-from dpm_edge.spec import Preprocessing
 
 VARIABLE = "DPM_EDGE_KERNELS"
 CROP = "crop_resize_normalize_bgr_fp32"
@@ -32,7 +28,9 @@ def kernels_folder(capability: str) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         if not Path(named).is_dir():
-            raise EngineError(f"{VARIABLE} is {named!r}, which is no folder; one of compiled kernels is wanted")
+            raise EngineError(
+                f"expected a folder of compiled kernels in ${VARIABLE}, got {named!r}. Set it to one, or unset it"
+            )
         return Path(named)
     inside = resources.files("dpm_edge") / "kernels" / "compiled"
     if isinstance(inside, Path) and inside.is_dir():
@@ -100,9 +98,3 @@ class OurKernels:
     def close(self) -> None:
         """Unload every kernel."""
         self._kernels.close()
-
-
-def affine(pre: Preprocessing) -> NDArray[np.float32]:
-    """Normalisation as the crop kernel reads it: (2, 3) float32, scale·grey + shift = (grey/255 − mean)/std."""
-    std = np.asarray(pre.std, np.float64)
-    return np.stack([1 / (255 * std), -np.asarray(pre.mean, np.float64) / std]).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Where the person is, for SPT: learned from identities, segmented by a shipped network, or rendered labels."""
