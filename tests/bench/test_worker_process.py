@@ -33,7 +33,7 @@ class CountsCalls:
         time.sleep(600)
 
 
-def test_calls_answers_errors_and_death() -> None:
+def test_a_call_gives_the_answer_or_the_error_and_death_is_named() -> None:
     with WorkerProcess(CountsCalls, 5, name="a counter") as counter:
         count, process = counter.call("add", 2)
         assert count == 7 and process != os.getpid()

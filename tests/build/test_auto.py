@@ -46,7 +46,7 @@ def chosen(*rows: Candidate) -> str | None:
         ([row("fp16", 2, 8)], "fp16"),
     ],
 )
-def test_what_is_chosen(rows: list[Candidate], wanted: str | None) -> None:
+def test_the_fastest_inside_the_budget_is_chosen(rows: list[Candidate], wanted: str | None) -> None:
     assert chosen(*rows) == wanted
 
 

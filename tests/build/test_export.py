@@ -42,7 +42,7 @@ def test_equals_torch_at_any_batch(changes: dict) -> None:
             np.testing.assert_allclose(got, want.numpy(), atol=2e-5, err_msg=f"{name} at batch {batch}")
 
 
-def test_graph_is_plain(portable_path: Path) -> None:
+def test_the_graph_is_standard_and_says_nothing_of_the_machine(portable_path: Path) -> None:
     """Standard operators of opset 18, BN folded, and not a word of the machine that exported it."""
     model = onnx.load(portable_path)
     assert [(o.domain, o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")] == [("", OPSET)]
@@ -56,7 +56,9 @@ def test_graph_is_plain(portable_path: Path) -> None:
     assert str(Path(__file__).parents[2]).encode() not in portable_path.read_bytes()
 
 
-def test_command_line(checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_a_portable_onnx(
+    checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", ["export", str(checkpoint_path), str(tmp_path / "out.onnx"), "--half"])
     main()
     assert portable.read(tmp_path / "out.onnx").spec.name == "tiny"

@@ -33,7 +33,7 @@ def quiet_build(model: Path, out: Path, **arguments) -> Manifest:
         ("onnxruntime", "int8"),
     ],
 )
-def test_cpu_engines(
+def test_a_cpu_engine_is_whole_verified_and_answers_as_the_network_does(
     backend: str, precision: str, net: DPM, portable_path: Path, crops: Path, market: Path, tmp_path: Path
 ) -> None:
     manifest = quiet_build(
@@ -151,7 +151,7 @@ def test_a_folder_of_something_else_is_never_replaced(portable_path: Path, crops
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_calibration_folders(
+def test_a_folder_without_readable_crops_is_refused_and_a_small_one_is_shared_out(
     portable_path: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, folder = tmp_path / "engine", tmp_path / "crops"
@@ -171,13 +171,13 @@ def test_calibration_folders(
     assert "left out" in capsys.readouterr().err
 
 
-def test_labelled_folder_of_another_layout(portable_path: Path, crops: Path, tmp_path: Path) -> None:
+def test_a_labelled_folder_of_another_layout_is_refused(portable_path: Path, crops: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a data set in one of the layouts"):
         quiet_build(portable_path, tmp_path / "engine", calibrate=crops, labelled=crops)
     assert not any(tmp_path.iterdir())
 
 
-def test_models_that_are_none(checkpoint_path: Path, crops: Path, tmp_path: Path) -> None:
+def test_what_is_no_model_is_named(checkpoint_path: Path, crops: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         quiet_build(tmp_path / "nothing.onnx", tmp_path / "engine", calibrate=crops)
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -202,7 +202,7 @@ def test_bf16_on_a_cpu_without_it_says_so(portable_path: Path, crops: Path, tmp_
             quiet_build(portable_path, tmp_path / "engine", precision="bf16", calibrate=crops)
 
 
-def test_missing_engine_library(
+def test_a_missing_engine_library_names_its_extra(
     portable_path: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)

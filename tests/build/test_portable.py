@@ -79,14 +79,14 @@ def test_an_edit_is_noticed(what: str, portable_path: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_truncated(share: float, portable_path: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_is_refused(share: float, portable_path: Path, tmp_path: Path) -> None:
     data = portable_path.read_bytes()
     (tmp_path / "cut.onnx").write_bytes(data[: int(share * len(data))])
     with pytest.raises(CheckpointError, match="cut short"):
         portable.read(tmp_path / "cut.onnx")
 
 
-def test_foreign_files(portable_path: Path, tmp_path: Path) -> None:
+def test_a_file_of_something_else_says_what_it_is(portable_path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         portable.read(tmp_path / "nothing.onnx")
     with pytest.raises(

@@ -57,7 +57,7 @@ def test_scales_are_symmetric_and_weights_per_channel(int8: onnx.ModelProto) -> 
     assert weights == 1 + 2 * 4 + 7 + 1, "patches, four per block, seven of the mask generator, and its linear"
 
 
-def test_little_is_lost(portable_path: Path, int8: onnx.ModelProto, inputs: np.ndarray) -> None:
+def test_int8_keeps_the_features(portable_path: Path, int8: onnx.ModelProto, inputs: np.ndarray) -> None:
     def run(model: onnx.ModelProto) -> list[np.ndarray]:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return session.run(["feature", "mask"], {"images": inputs[12:]})

@@ -85,7 +85,7 @@ def test_activation_scales_are_the_largest_value_of_all_crops(model: ModelProto,
         np.testing.assert_allclose(stored[f"{name}.scale"], np.abs(values).max() / 448, rtol=1e-4)
 
 
-def test_little_is_lost(model: ModelProto, fp8: ModelProto, images: np.ndarray) -> None:
+def test_fp8_keeps_the_features(model: ModelProto, fp8: ModelProto, images: np.ndarray) -> None:
     """ONNX Runtime computes float8 Q/DQ by itself; crops that were not calibrated on."""
     exact, got = (run(graph, images[4:], "feature", "mask") for graph in (model, fp8))
     assert 0.995 < (exact[0] * got[0]).sum(1).min() < 0.9999999, "rounding shows, and costs little"
@@ -136,7 +136,7 @@ def test_ties_saturation_and_dead_channels(model: ModelProto) -> None:
         assert all(np.isfinite(x).all() for x in run(quantise(dead, [images], kind=kind), images, "feature", "mask"))
 
 
-def test_refusals(model: ModelProto) -> None:
+def test_an_unknown_type_and_no_crops_are_refused(model: ModelProto) -> None:
     with pytest.raises(SpecError, match="got 'fp9'"):
         quantise(model, [], kind="fp9")
     with pytest.raises(SpecError, match="to calibrate on, got none"):

@@ -91,7 +91,7 @@ def test_without_a_gpu_the_layers_are_those_of_the_network(
     assert made.card.layers == {"fp16": 2, "fp32": 1, "other": 1}
 
 
-def test_flags_and_limits(fake: Any, portable_path: Path, tmp_path: Path) -> None:
+def test_every_option_reaches_the_builder(fake: Any, portable_path: Path, tmp_path: Path) -> None:
     options = PlanOptions(
         workspace=300,
         level=5,
@@ -137,7 +137,7 @@ def test_a_compatibility_that_this_version_lacks_is_named(fake: Any, portable_pa
 
 
 @pytest.mark.parametrize("wrong", [{"workspace": 0}, {"level": 6}, {"level": -1}, {"hardware_compatibility": "ampere"}])
-def test_options_that_cannot_be(wrong: dict) -> None:
+def test_an_impossible_option_is_refused(wrong: dict) -> None:
     with pytest.raises(SpecError):
         PlanOptions(**wrong)
 

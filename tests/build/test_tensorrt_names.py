@@ -31,7 +31,7 @@ def look() -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", tensorrt_names.VERSIONS)
-def test_names_exist(version: str, look: Callable[[str], dict[str, Any]]) -> None:
+def test_every_name_exists_in_four_versions(version: str, look: Callable[[str], dict[str, Any]]) -> None:
     found = look(version)
     assert found["version"] == version
     lacks = sorted(name for name, has in found["names"].items() if not has)

@@ -16,7 +16,7 @@ from dpm_edge.layouts import read_dataset
 from dpm_edge.model.network import DPM
 
 
-def test_compare_by_hand() -> None:
+def test_cosines_and_mask_error_equal_those_by_hand() -> None:
     exact = (np.array([[1, 0], [0, 1]], np.float32), np.array([[0.2, 0.4], [0.6, 0.8]], np.float32))
     got = (np.array([[0.6, 0.8], [0, 1]], np.float32), np.array([[0.2, 0.45], [0.6, 0.5]], np.float32))
     assert verify.compare(got, exact) == {"cosine_mean": 0.8, "cosine_min": 0.6, "mask_max_error": 0.3}
@@ -35,14 +35,14 @@ def test_compare_by_hand() -> None:
         ({"cosine_mean": 1.0, "labelled": {"reference_map": 80.0, "engine_map": 80.6, "map_lost": -0.6}}, []),
     ],
 )
-def test_budget(found: dict, says: list[str]) -> None:
+def test_what_goes_over_the_budget_is_said(found: dict, says: list[str]) -> None:
     over = verify.over_budget(found, AccuracyBudget())
     assert len(over) == len(says)
     assert all(part in fault for part, fault in zip(says, over))
 
 
 @pytest.mark.parametrize("wrong", [{"cosine": 1.5}, {"map_points": -1}, {"cosine": float("nan")}])
-def test_impossible_budgets(wrong: dict) -> None:
+def test_an_impossible_budget_is_refused(wrong: dict) -> None:
     with pytest.raises(SpecError, match="expected a cosine"):
         AccuracyBudget(**wrong)
 
@@ -56,7 +56,7 @@ def test_both_references_compute_the_network(net: DPM, portable_path: Path) -> N
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_map_of_engine_and_reference(market: Path, tmp_path: Path) -> None:
+def test_the_map_that_is_lost_equals_the_formula(market: Path, tmp_path: Path) -> None:
     """The tiny engine finds identical pictures; a reference that swaps two people loses what the formula says."""
     people = tiny_engine.people(4, seed=7)
     feature, _ = tiny_engine.expected(people)

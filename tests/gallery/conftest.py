@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from qdrant_client import QdrantClient
 from shared_folders import locked
 
 from dpm_edge import Gallery
+from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Where
 from dpm_edge.gallery.stores import milvus, qdrant, qdrant_edge
 from dpm_edge.gallery.stores.memory import MemoryStore
@@ -36,7 +38,7 @@ sys.stdin.read()
 server.stop()
 """
 
-START_TRIES = 3
+START_TRIES, START_SECONDS = 3, 180
 Spare = dict[tuple[int, bool], list[milvus.MilvusStore]]
 
 
@@ -79,12 +81,29 @@ def started(python: Path, factory: pytest.TempPathFactory) -> tuple[subprocess.P
                 [python, "-c", SERVER, folder, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )
             assert server.stdout is not None
-            if server.stdout.readline() == b"ready\n":
-                return server, f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port}"
+            if server.stdout.readline() == b"ready\n" and answers(server, url):
+                return server, url
             stop(server)
             log.seek(0)
             said = log.read()[-2000:]
     raise AssertionError(f"the Milvus server did not start in {START_TRIES} tries: {said}")
+
+
+def answers(server: subprocess.Popen, url: str) -> bool:
+    """Whether a server serves; it says "ready" long before it does on a busy machine."""
+    import pymilvus
+
+    end = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            client = milvus.connect(url, None)
+            client.list_collections(timeout=START_SECONDS)
+            client.close()
+        except (GalleryError, pymilvus.MilvusException):
+            continue
+        return True
+    return False
 
 
 def stop(server: subprocess.Popen) -> None:

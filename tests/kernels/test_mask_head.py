@@ -115,6 +115,7 @@ def test_without_interpreter_a_cpu_runs_the_reference(monkeypatch, head, winogra
     assert relative(got, torch.sigmoid(_logits(module.double(), tokens))) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 5])
 @pytest.mark.parametrize("tile", [Tile(32, 16, 16, 2, 4, 1), Tile(64, 32, 16, 8, 4, 1, descriptors=True)], ids=str)
 def test_first_convolution_for_any_tile_and_any_number_of_parts(tile, parts):
