@@ -90,10 +90,10 @@ static void bad_values(void) {
     int launched = record->launched;
     CHECK(dpm_open(0, &kernels) == DPM_OK);
     CHECK(dpm_launch(kernels, "scale", good, 3, NULL) == DPM_BAD_VALUE && HAS("ROWS"));
-    CHECK(dpm_launch(kernels, "scale", good + 1, 3, NULL) == DPM_BAD_VALUE && HAS("scale needs X"));
-    CHECK(dpm_launch(kernels, "scale", extra, 5, NULL) == DPM_BAD_VALUE && HAS("takes no M"));
+    CHECK(dpm_launch(kernels, "scale", good + 1, 3, NULL) == DPM_BAD_VALUE && HAS("scale: expected a value for X"));
+    CHECK(dpm_launch(kernels, "scale", extra, 5, NULL) == DPM_BAD_VALUE && HAS("got M"));
     good[0].number = 0x1008;
-    CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("X = 4104 is no multiple of 16"));
+    CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("expected X to be a multiple of 16, got 4104"));
     good[0].number = 0x1000, good[2].number = 0;
     CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("N = 0"));
     good[2].number = 1ll << 40;
