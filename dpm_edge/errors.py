@@ -1,4 +1,8 @@
-"""Every error that dpm-edge raises on purpose. Each message names what came, what was wanted, and what to do."""
+"""Every error that dpm-edge raises on purpose.
+
+Each message has one form: "expected (N, 4) boxes in pixels, got (3, 5). Pass x0 y0 x1 y1": what was expected, what
+came, what to do.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,10 @@ class GalleryError(DpmError):
     """A gallery that is damaged, or embeddings that do not belong in it."""
 
 
+class GalleryInUse(GalleryError):
+    """A gallery in a folder that another process holds."""
+
+
 class DataError(DpmError):
     """A dataset folder that does not have the layout it should have."""
 
@@ -51,15 +59,16 @@ class ExportError(DpmError):
 
 
 class MissingLibrary(DpmError):
-    """A library that an extra brings is not installed."""
+    """A library that an extra brings is not installed, or is installed and broken."""
 
-    def __init__(self, library: str, needed_for: str, install: str) -> None:
-        super().__init__(f"{needed_for} needs {library}, which is not installed here. Install it: {install}")
+    def __init__(self, library: str, needed_for: str, install: str, *, found: str = "none installed here") -> None:
+        """Name the `library`, what needs it, the command that installs it, and what was `found` instead."""
+        super().__init__(f"expected {library} for {needed_for}, got {found}. Install it: {install}")
         self.library = library
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest known names: " Did you mean 'stride'? Known: height, stride."."""
+    """Offer the nearest known names in a sentence: " Did you mean 'stride'? Known: height, stride."."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     offer = f" Did you mean {close[0]!r}?" if close else ""

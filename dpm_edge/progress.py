@@ -10,16 +10,19 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], *, what: str, total: int | None = None, quiet: bool = False) -> Iterator[Item]:
-    """The items, with a bar on stderr once two seconds have passed: count, rate and remaining time.
+    """Yield the items, with a bar on stderr once two seconds have passed: count, rate and remaining time.
 
-    Where stderr is no terminal, a line every ten seconds.
+    Where stderr is no terminal, a line every ten seconds; where it is closed, nothing.
     """
+    if quiet or sys.stderr is None:
+        return iter(items)
     from tqdm import tqdm
 
     rarely = {} if sys.stderr.isatty() else {"mininterval": 10, "maxinterval": 20}
-    return iter(tqdm(items, desc=what, total=total, delay=2, disable=quiet, file=sys.stderr, leave=False, **rarely))
+    return iter(tqdm(items, desc=what, total=total, delay=2, file=sys.stderr, leave=False, **rarely))
 
 
 def say(message: str) -> None:
-    """A line of status for people, on stderr; stdout is for data."""
-    print(message, file=sys.stderr, flush=True)
+    """Write a line of status for people to stderr, where it is open; stdout is for data."""
+    if sys.stderr is not None:
+        print(message, file=sys.stderr, flush=True)

@@ -10,6 +10,9 @@ MODELS = ("dpm-t",)
 
 
 def resolve(given: Path, suffix: str) -> Path:
-    """`given`, or the shipped model's file with `suffix` where `given` is its name and no file or pair of that name."""
+    """Find a model: `given`, or the shipped model's file with `suffix` where `given` is its name.
+
+    A file of the user's own with that name goes first.
+    """
     taken = given.exists() or given.with_suffix(".safetensors").exists()
     return ASSETS / f"{given}{suffix}" if str(given) in MODELS and not taken else given

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError
+from dpm_edge.opencv import cv2
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 
@@ -25,10 +25,20 @@ class Video:
             DataError: the file is missing or no video that OpenCV can open.
         """
         if not path.is_file():
-            raise DataError(f"{path} does not exist; a video file is wanted")
-        self._capture = cv2.VideoCapture(str(path))
+            found = "a folder" if path.is_dir() else "nothing"
+            raise DataError(f"expected a video file ({', '.join(SUFFIXES)}) at {path}, got {found}. Check the path")
+        try:
+            with path.open("rb"):
+                self._capture = cv2.VideoCapture(str(path))
+        except OSError as error:
+            raise DataError(f"expected a video file that may be read, got {path}: {error.strerror}") from error
+        except UnicodeEncodeError as error:
+            raise DataError(f"expected a file name in UTF-8, got {path}. Rename it: OpenCV opens no other") from error
         if not self._capture.isOpened():
-            raise DataError(f"{path} is not a video that OpenCV can open ({path.stat().st_size} bytes)")
+            raise DataError(
+                f"expected a video that OpenCV can open, got {path} of {path.stat().st_size} bytes, "
+                "which is not a video or has a format that this OpenCV lacks. Convert it: ffmpeg -i FILE out.mp4"
+            )
         self.path = path
         self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
@@ -48,11 +58,11 @@ class Video:
             yield np.asarray(frame, np.uint8)
 
     def shortfall(self) -> str | None:
-        """After the last frame: a sentence where the file ended before what its header announces."""
+        """Say, after the last frame, where the file ended before what its header announces; None where it did not."""
         if self.read >= self.announced:
             return None
         return (
-            f"{self.path} ended early: {self.read} frames could be read of {self.announced} announced. "
+            f"{self.path} ended early: expected {self.announced} frames, as its header says, got {self.read}. "
             "What was read is kept; copy the file again for the rest"
         )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,7 +13,16 @@ import numpy as np
 import pytest
 
 from dpm_edge.errors import ImageError
-from dpm_edge.images import as_bgr, clip_boxes, find_images, preprocess, read_image
+from dpm_edge.images import (
+    _INTERPOLATION,
+    as_bgr,
+    clip_boxes,
+    decode_image,
+    find_images,
+    path_text,
+    preprocess,
+    read_image,
+)
 from dpm_edge.spec import Preprocessing
 
 RNG = np.random.default_rng(0)
@@ -39,6 +52,95 @@ def test_grey_pictures_are_repeated(folder: Path, name: str, channel: int) -> No
     np.testing.assert_array_equal(image, np.repeat(COLOUR[:, :, channel : channel + 1], 3, axis=2))
 
 
+# Where each EXIF orientation puts the upright picture's first row and column (EXIF 2.32, table of tag 0x0112): the
+# stored picture is the upright one turned by this.
+STORED = {
+    1: lambda up: up,
+    2: lambda up: up[:, ::-1],
+    3: lambda up: up[::-1, ::-1],
+    4: lambda up: up[::-1],
+    5: lambda up: up.swapaxes(0, 1),
+    6: lambda up: np.rot90(up, 1),
+    7: lambda up: up[::-1, ::-1].swapaxes(0, 1),
+    8: lambda up: np.rot90(up, -1),
+}
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG with an EXIF block that holds nothing but its orientation."""
+    tiff = b"MM\0\x2a\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+    block = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + jpeg[2:]
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_turned_picture_is_set_upright(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((64, 32, 3), np.uint8)
+    upright[:32, :16], upright[:32, 16:], upright[32:, :16] = (200, 30, 30), (30, 200, 30), (30, 30, 200)
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    jpeg = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(with_orientation(jpeg, orientation))
+    image = read_image(path)
+    assert image.shape == (64, 32, 3)
+    assert np.abs(image.astype(int) - upright).mean() < 6
+    np.testing.assert_array_equal(image, cv2.imread(str(path)))
+
+
+def test_grey_turned_picture_is_set_upright_too() -> None:
+    grey = np.zeros((48, 16), np.uint8)
+    grey[:24] = 200
+    jpeg = cv2.imencode(".jpg", np.ascontiguousarray(np.rot90(grey, 1)), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    image = decode_image(with_orientation(jpeg, 6))
+    assert image.shape == (48, 16, 3) and image[:20].min() > 180 and image[28:].max() < 20
+
+
+def test_folder_that_may_not_be_read_is_named_and_the_rest_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "private").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(find_images(folder)) == 5
+    assert capsys.readouterr().err == f"skipped folder {folder / 'private'}: Permission denied\n"
+    with pytest.raises(ImageError, match="private: Permission denied"):
+        find_images(folder / "private")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become a user without rights")
+def test_folder_without_rights_is_named_to_a_real_user(tmp_path: Path) -> None:
+    (tmp_path / "crops" / "private").mkdir(parents=True)
+    (tmp_path / "crops" / "private").chmod(0o700)
+    cv2.imwrite(str(tmp_path / "crops" / "a.png"), COLOUR)
+    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        above.chmod(0o755)
+    script = f"""
+import os
+from pathlib import Path
+from dpm_edge.images import find_images
+os.setgid(65534); os.setuid(65534)
+print([path.name for path in find_images(Path({str(tmp_path / "crops")!r}))])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "['a.png']\n", done.stderr
+    assert "private: Permission denied" in done.stderr
+
+
+def test_name_that_is_not_utf_8_is_found_read_and_written_as_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / name).write_bytes(cv2.imencode(".png", COLOUR)[1].tobytes())
+    (path,) = find_images(tmp_path)
+    np.testing.assert_array_equal(read_image(path), COLOUR)
+    assert path_text(path) == f"{tmp_path}/caf\\xe9.png"
+    assert path_text(Path("düne.png")) == "düne.png"
+
+
 def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), RNG.integers(0, 256, (200, 100, 3), np.uint8))
@@ -58,9 +160,9 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes, words: st
 def test_missing_file_and_missing_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No such file"):
         read_image(tmp_path / "no.png")
-    with pytest.raises(ImageError, match="not a folder"):
+    with pytest.raises(ImageError, match="got nothing"):
         find_images(tmp_path / "no")
-    with pytest.raises(ImageError, match="holds no picture"):
+    with pytest.raises(ImageError, match="got none"):
         find_images(tmp_path)
 
 
@@ -112,6 +214,7 @@ def test_boxes_are_rounded_outward_and_clipped() -> None:
         ([5, 5, 2, 8], "empty"),
         ([10, 0, 15, 5], "outside the frame of 10×12"),
         ([-9, -9, 0, 0], "outside"),
+        ([0.1, 0.2, 0.5, 0.9], "Multiply x by 10 and y by 12"),
     ],
 )
 def test_boxes_that_cannot_be_used_are_reported_by_row(box: list[float], reason: str) -> None:
@@ -126,6 +229,12 @@ def test_no_boxes_and_wrong_shapes() -> None:
         clip_boxes(np.zeros((1, 5)), (5, 5, 3))
 
 
+@pytest.mark.parametrize("boxes", [[[1, 2, 3], [1, 2, 3, 4]], [["a", 1, 2, 3]], [None], "here"])
+def test_boxes_that_are_no_numbers_are_refused(boxes: object) -> None:
+    with pytest.raises(ImageError, match=r"expected \(N, 4\) boxes in pixels, got"):
+        clip_boxes(boxes, (5, 5, 3))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "area", "bicubic"])
 def test_input_is_the_formulas(color: str, interpolation: str) -> None:
@@ -135,6 +244,7 @@ def test_input_is_the_formulas(color: str, interpolation: str) -> None:
     images = [RNG.integers(0, 256, (50, 21, 3), np.uint8), RNG.integers(0, 256, (9, 70, 3), np.uint8)]
     got = preprocess(images, pre)
     flag = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}[interpolation]
+    assert _INTERPOLATION[interpolation] == flag
     for row, image in enumerate(images):
         small = cv2.resize(image, (16, 32), interpolation=flag).astype(np.float64)
         small = small[:, :, ::-1] if color == "rgb" else small
@@ -148,5 +258,5 @@ def test_input_is_written_into_a_given_buffer() -> None:
     buffer = np.full((1, 3, 32, 16), np.nan, np.float32)
     assert preprocess([COLOUR], pre, out=buffer) is buffer
     np.testing.assert_array_equal(buffer, preprocess([COLOUR], pre))
-    with pytest.raises(ImageError, match=r"\(2, 3, 32, 16\) is wanted"):
+    with pytest.raises(ImageError, match=r"expected out of shape \(2, 3, 32, 16\), got"):
         preprocess([COLOUR, COLOUR], pre, out=buffer)

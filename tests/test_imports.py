@@ -58,7 +58,7 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.runtime",
         "dpm_edge.gallery",
         "dpm_edge.cli",
-        "dpm_edge.demo.shipped",
+        "dpm_edge.demo.samples",
         "dpm_edge.market",
         "dpm_edge.interop.deepstream",
         "dpm_edge.interop.triton",

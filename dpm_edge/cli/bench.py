@@ -22,7 +22,7 @@ class Numbers(click.ParamType):
         try:
             return tuple(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of whole numbers; 1,8,32 is one", param, ctx)
+            self.fail(f"expected whole numbers such as 1,8,32, got {value!r}", param, ctx)
 
 
 @click.command("bench", short_help="How fast is an engine on this machine, and how many people does it keep up with?")
@@ -96,7 +96,7 @@ def command(
     if plot is not None:
         picture.check()
     if out is not None and not out.parent.is_dir():
-        raise DpmError(f"{out.parent} does not exist; -o wants a file in a folder that does")
+        raise DpmError(f"expected -o to name a file in a folder that exists, got {out}. Make {out.parent} first")
     with tempfile.TemporaryDirectory(prefix="dpm-edge-bench-") as scratch:
         name = f"{manifest.backend} {manifest.precision}" + (f" on {device}" if device else "")
         entries = [measure.Entry(name, engine, device)]

@@ -1,4 +1,4 @@
-"""`dpm-edge build`."""
+"""`dpm-edge build` and `dpm-edge refit`: an engine from a model, and other weights for a plan."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 @click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
 @as_json
 @quiet
-def command(
+def build(
     model: Path,
     out: Path,
     backend: str,
@@ -94,12 +94,13 @@ def command(
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
-    from dpm_edge.build import Budget, PlanOptions, build
+    from dpm_edge.build import Budget, PlanOptions
+    from dpm_edge.build import build as build_engine
     from dpm_edge.build.trt.options import default_timing_cache
-    from dpm_edge.cli.inspect import show
+    from dpm_edge.cli.engine import print_manifest
 
     named = None if timing_cache == "none" else Path(timing_cache) if timing_cache else default_timing_cache()
-    manifest = build(
+    manifest = build_engine(
         model,
         out,
         backend=backend,
@@ -122,4 +123,54 @@ def command(
         force=force,
         progress=not quiet,
     )
-    show(manifest, out, as_json=as_json)
+    print_manifest(manifest, out, as_json=as_json)
+
+
+@click.command("refit", short_help="Other weights for a TensorRT plan, without a build.")
+@click.argument("engine", type=PATH)
+@click.argument("model", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write; may be ENGINE.")
+@click.option("--calibrate", type=PATH, metavar="DIR", help="Real crops to verify on.")
+@click.option("--labelled", type=PATH, metavar="DIR", help="Market-1501 folder: verify the change in mAP too.")
+@click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
+@click.option("--cosine", type=float, default=0.995, show_default=True, help="Least mean cosine to MODEL's features.")
+@click.option("--force", is_flag=True, help="Keep an engine that went over the budget; the manifest says so.")
+@as_json
+@quiet
+def refit(
+    engine: Path,
+    model: Path,
+    out: Path,
+    calibrate: Path | None,
+    labelled: Path | None,
+    budget: float,
+    cosine: float,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Put the weights of MODEL, a checkpoint or portable ONNX of the same network, behind the plan of ENGINE.
+
+    ENGINE was built with --backend tensorrt --strip-weights in fp32, fp16 or bf16. The plan stays the same file; the
+    weights lie beside it.
+
+    \b
+    Example:
+      dpm-edge refit engine runs/dpm-s/next.safetensors -o engine-next
+    """
+    from dpm_edge.build import Budget
+    from dpm_edge.build.refit import refit as refit_engine
+    from dpm_edge.cli.engine import print_manifest
+
+    limits = Budget(cosine=cosine, map_points=budget)
+    manifest = refit_engine(
+        engine,
+        model,
+        out,
+        calibrate=calibrate,
+        labelled=labelled,
+        budget=limits,
+        force=force,
+        progress=not quiet,
+    )
+    print_manifest(manifest, out, as_json=as_json)

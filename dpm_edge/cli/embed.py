@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dpm_edge.cli.options import PATH, as_json, engine_options, quiet
+from dpm_edge.cli.options import PATH, as_json, boxes_options, engine_options, quiet
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dpm_edge.boxes import BoxesFile, FrameBoxes
     from dpm_edge.runtime import Embeddings, Engine
 
 
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("engine", type=PATH)
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="FILE.safetensors or FILE.parquet (extra `parquet`).")
-@click.option("--boxes", type=PATH, help="Boxes file: CSV frame,id,x0,y0,x1,y1, or XML. Needed by a video.")
+@boxes_options
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take each n-th frame of a video.")
 @engine_options
 @as_json
@@ -27,6 +32,8 @@ def command(
     source: Path,
     out: Path,
     boxes: Path | None,
+    boxes_format: str,
+    first_frame: int | None,
     every: int,
     device: str | None,
     threads: int | None,
@@ -35,8 +42,9 @@ def command(
 ) -> None:
     """Embed SOURCE with ENGINE and write one file: features, masks, visibility, and where each row came from.
 
-    SOURCE is a folder of crops; or a video with --boxes, whose `frame` counts from 0; or a folder of whole frames with
-    --boxes, whose `frame` is a file name in it. What cannot be read is reported and the rest is done.
+    SOURCE is a folder of crops; or a video with --boxes, whose `frame` counts from 0 unless --first-frame says
+    otherwise; or a folder of whole frames with --boxes, whose `frame` is a file name in it, or the number in one. What
+    cannot be read is reported and the rest is done.
 
     \b
     Example:
@@ -45,63 +53,143 @@ def command(
     """
     import json
 
+    from dpm_edge.boxes import read_boxes
     from dpm_edge.errors import DpmError
     from dpm_edge.runtime import Engine
 
     if out.suffix not in (".safetensors", ".parquet"):
-        raise DpmError(f"{out} ends in {out.suffix or 'nothing'!r}; .safetensors or .parquet is wanted")
+        raise DpmError(f"expected -o FILE.safetensors or FILE.parquet, got {out}. Give the file one of these endings")
+    file = read_boxes(boxes, format=boxes_format) if boxes else None
     with Engine.load(engine, device=device, threads=threads) as opened:
-        found = _boxed(opened, source, boxes, every, quiet) if boxes else _folder(opened, source, quiet)
-    found.save(out)
-    for row, reason in found.skipped:
+        embedded = (
+            _folder(opened, source, quiet) if file is None else _boxed(opened, source, file, every, first_frame, quiet)
+        )
+    embedded.save(out)
+    for row, reason in embedded.skipped:
         click.echo(f"skipped {row}: {reason}", err=True)
     result = {
         "out": str(out),
-        "rows": len(found),
-        "skipped": [{"row": row, "reason": reason} for row, reason in found.skipped],
-        "mean_visibility": round(float(found.visibility.mean()), 4) if len(found) else None,
+        "rows": len(embedded),
+        "skipped": [{"row": row, "reason": reason} for row, reason in embedded.skipped],
+        "mean_visibility": round(float(embedded.visibility.mean()), 4) if len(embedded) else None,
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        click.echo(f"{out}: {len(found)} rows, {len(found.skipped)} skipped")
+        click.echo(f"{out}: {len(embedded)} rows, {len(embedded.skipped)} skipped")
 
 
 def _folder(engine: Engine, source: Path, quiet: bool) -> Embeddings:
-    """Every picture below a folder."""
+    """Embed every picture below a folder."""
     from dpm_edge.errors import DataError
     from dpm_edge.images import find_images
     from dpm_edge.runtime.folder import embed_files
     from dpm_edge.video import SUFFIXES
 
-    if source.suffix.lower() in SUFFIXES:
-        raise DataError(f"{source} is a video: --boxes FILE must say where people are in it")
+    if source.suffix.lower() in SUFFIXES and not source.is_dir():
+        raise DataError(f"expected --boxes FILE that says where people are, got {source}, a video, without one")
     return embed_files(engine, find_images(source), quiet=quiet)
 
 
-def _boxed(engine: Engine, source: Path, boxes: Path, every: int, quiet: bool) -> Embeddings:
-    """Every box of every n-th frame; rows count through the boxes in their frames' order."""
+def _boxed(
+    engine: Engine, source: Path, file: BoxesFile, every: int, first_frame: int | None, quiet: bool
+) -> Embeddings:
+    """Embed every box of every n-th frame; rows count through the boxes in their frames' order."""
     import dataclasses
 
-    from dpm_edge.boxes import read_boxes
-    from dpm_edge.cli.frames import frames
+    from dpm_edge.images import path_text
     from dpm_edge.runtime import Embeddings
 
-    wanted = read_boxes(boxes)
+    frames = (
+        _frames_of_folder(source, file, every, quiet)
+        if source.is_dir()
+        else _frames_of_video(source, file, every, first_frame, quiet)
+    )
     parts, row = [engine.embed([])], 0
-    for name, frame in frames(source, wanted, every=every, quiet=quiet):
-        here = wanted[name]
+    for name, boxes, frame in frames:
         if isinstance(frame, str):
-            parts[-1].skipped.extend((row + i, frame) for i in range(len(here.ids)))
+            parts[-1].skipped.extend((row + i, frame) for i in range(len(boxes.ids)))
         else:
-            found = engine.embed(frame, here.boxes)
+            here = engine.embed(frame, boxes.boxes)
             parts.append(
                 dataclasses.replace(
-                    found,
-                    rows=found.rows + row,
-                    skipped=[(row + at, f"frame {name}, {here.ids[at]}: {reason}") for at, reason in found.skipped],
-                    sources=[f"{source}#frame={name}&id={here.ids[at]}" for at in found.rows],
+                    here,
+                    rows=here.rows + row,
+                    skipped=[(row + at, f"frame {name}, {boxes.ids[at]}: {reason}") for at, reason in here.skipped],
+                    sources=[f"{path_text(source)}#frame={name}&id={boxes.ids[at]}" for at in here.rows],
                 )
             )
-        row += len(here.ids)
+        row += len(boxes.ids)
     return Embeddings.join(parts)
+
+
+def _frames_of_folder(
+    source: Path, file: BoxesFile, every: int, quiet: bool
+) -> Iterator[tuple[str, FrameBoxes, NDArray[np.uint8] | str]]:
+    """Yield each n-th frame that has boxes: file name, boxes, and the frame or the reason why it cannot be read.
+
+    A frame is a file of that name, or the one file whose name is that number, as MOTChallenge's 000001.jpg.
+
+    Raises:
+        DataError: the boxes name no file that is there.
+    """
+    from dpm_edge.errors import DataError, ImageError
+    from dpm_edge.images import SUFFIXES, read_image
+    from dpm_edge.progress import track
+
+    numbered = {
+        int(path.stem): path.name
+        for path in source.iterdir()
+        if path.suffix.lower() in SUFFIXES and path.stem.isdecimal()
+    }
+    names = {
+        frame: frame if (source / frame).is_file() else numbered.get(int(frame) if frame.isdecimal() else -1, frame)
+        for frame in file.frames
+    }
+    wanted = sorted(file.frames, key=lambda frame: names[frame])[::every]
+    if not any((source / names[frame]).is_file() for frame in wanted):
+        raise DataError(
+            f"expected the boxes' frames, such as {wanted[0]!r}, as files in {source}, got none of them. "
+            "Give the folder that holds these files, or a video"
+        )
+    for frame in track(wanted, what="frames", quiet=quiet):
+        picture: NDArray[np.uint8] | str
+        try:
+            picture = read_image(source / names[frame])
+        except ImageError as error:
+            picture = str(error)
+        yield names[frame], file.frames[frame], picture
+
+
+def _frames_of_video(
+    source: Path, file: BoxesFile, every: int, first_frame: int | None, quiet: bool
+) -> Iterator[tuple[str, FrameBoxes, NDArray[np.uint8]]]:
+    """Yield each n-th frame that has boxes: its position from 0, its boxes and its picture.
+
+    Raises:
+        DataError: the boxes name no frame of the video, or may be numbered from 0 as well as from 1.
+    """
+    from dpm_edge.errors import DataError
+    from dpm_edge.progress import say, track
+    from dpm_edge.video import Video
+
+    used = 0
+    with Video(source) as video:
+        boxes, how = file.of_video(video.announced, first_frame)
+        if how and not quiet:
+            say(how)
+        for position, frame in enumerate(track(video, what="frames", total=video.announced or None, quiet=quiet)):
+            if position % every == 0 and position in boxes:
+                used += 1
+                yield str(position), boxes[position], frame
+        short = video.shortfall()
+    beyond = sum(position >= video.read for position in boxes)
+    if short:
+        say(short)
+    if not used:
+        raise DataError(
+            f"expected boxes of the {video.read} frames of {source}, got none of them in {file.path}. "
+            "Check --first-frame and --every, or take the boxes file of this video"
+        )
+    if beyond:
+        say(f"left out the boxes of {beyond} frames of {file.path} that come after the video's last frame")

@@ -27,7 +27,7 @@ def open_embedder(path: Path, *, device: str | None, threads: int | None) -> Abs
     if (path / NAME).is_file():
         return Engine.load(path, device=device, threads=threads)
     if not path.exists() and not path.with_name(path.name + ".safetensors").exists():
-        raise CheckpointError(f"{path} does not exist; an engine directory or a checkpoint is wanted")
+        raise CheckpointError(f"expected an engine directory or a checkpoint at {path}, got nothing. Check the path")
     if not installed("torch"):
         raise MissingLibrary("torch", f"evaluating the checkpoint {path}", "pip install 'dpm-edge[build]'")
     return nullcontext(TorchEmbedder(path, threads))

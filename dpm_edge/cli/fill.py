@@ -59,10 +59,10 @@ def command(
     """
     import json
 
-    from dpm_edge.cli.match import labels
+    from dpm_edge.cli.matches import labels
     from dpm_edge.errors import GalleryError
     from dpm_edge.gallery import Gallery
-    from dpm_edge.gallery.jobs.archive import embed_part, open_archive, pour
+    from dpm_edge.gallery.jobs.archive import add_archive, embed_part, open_archive
     from dpm_edge.gallery.stores.address import is_there
     from dpm_edge.manifest import Manifest
     from dpm_edge.progress import say
@@ -83,7 +83,7 @@ def command(
         if not is_there(place):
             Gallery.create(place, manifest.fingerprint, manifest.spec.dimension).close()
         with Gallery.open(place) as gallery:
-            added, skipped = pour(plan, gallery, labels, camera=camera, quiet=quiet)
+            added, skipped = add_archive(plan, gallery, labels, below=folders, camera=camera, quiet=quiet)
             rows = len(gallery)
     else:
         added, skipped, rows = 0, [], None

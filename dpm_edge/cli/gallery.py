@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from dpm_edge.cli import fill, found, migrate
-from dpm_edge.cli.found import search_options
+from dpm_edge.cli import fill, matches, migrate
+from dpm_edge.cli.matches import search_options
 from dpm_edge.cli.options import PATH, as_json, quiet
 
 PLACE = click.argument("place")
@@ -77,7 +77,7 @@ def add(place: str, embeddings: Path, camera: str | None, since: float | None, a
     Example:
       dpm-edge gallery add seen crops.safetensors --camera gate-3
     """
-    from dpm_edge.cli.match import labels
+    from dpm_edge.cli.matches import labels
     from dpm_edge.gallery import Gallery
     from dpm_edge.images import chunks
     from dpm_edge.progress import track
@@ -122,7 +122,7 @@ def search(place: str, queries: Path, as_json: bool, **options: Any) -> None:
 
     asked = Embeddings.load(queries)
     with Gallery.open(place) as gallery:
-        found.say(asked, found.search(gallery, asked, **options), as_json)
+        matches.print_matches(asked, matches.search(gallery, asked, **options), as_json)
 
 
 @command.command("calibration")

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli import found
-from dpm_edge.cli.found import search_options
+from dpm_edge.cli.matches import labels, print_matches, search, search_options
 from dpm_edge.cli.options import PATH, as_json
 
 if TYPE_CHECKING:
     from dpm_edge.gallery import Gallery
-    from dpm_edge.runtime import Embeddings
 
 
 @click.command("match", short_help="The nearest people of a gallery for each query.")
@@ -33,17 +31,7 @@ def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None
     from dpm_edge.runtime import Embeddings
 
     asked = Embeddings.load(queries)
-    found.say(asked, found.search(_open(gallery), asked, **options), as_json)
-
-
-def labels(embeddings: Embeddings) -> tuple[list[str], list[str]]:
-    """Person and camera of each row, from its source's name; the source itself and "" where the name says nothing."""
-    from dpm_edge.market import NAME
-
-    sources = embeddings.sources or [f"row {row}" for row in embeddings.rows]
-    found = [NAME.match(Path(source).name) for source in sources]
-    people = [match["person"] if match else source for match, source in zip(found, sources)]
-    return people, [match["camera"] if match else "" for match in found]
+    print_matches(asked, search(_open(gallery), asked, **options), as_json)
 
 
 def _open(path: Path) -> Gallery:

@@ -10,6 +10,9 @@ import click
 
 from dpm_edge.metrics import METRICS
 
+FORMATS = ("auto", "corners", "mot", "xml")
+"""What `dpm_edge.boxes` reads; written here because its import would make every --help slower."""
+
 PATH = click.Path(path_type=Path)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -21,8 +24,29 @@ metric: Decorator = click.option(
 )
 
 
+def boxes_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --boxes, --boxes-format and --first-frame, for commands that read a boxes file."""
+    for option in (
+        click.option(
+            "--first-frame",
+            type=click.IntRange(0),
+            help="Number of a video's first frame in the boxes file: 0 or 1; found from the file where that is sure.",
+        ),
+        click.option(
+            "--boxes-format",
+            type=click.Choice(FORMATS),
+            default="auto",
+            show_default=True,
+            help="corners: frame,id,x0,y0,x1,y1; mot: MOTChallenge's frame,id,left,top,width,height,…; xml: PETS.",
+        ),
+        click.option("--boxes", type=PATH, metavar="FILE", help="Where people are in a video or in whole frames."),
+    ):
+        command = option(command)
+    return command
+
+
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--device and --threads, for commands that open an engine."""
+    """Add --device and --threads, for commands that open an engine."""
     command = click.option(
         "--threads", type=click.IntRange(1), help="Cores for one call; the library decides if not given."
     )(command)

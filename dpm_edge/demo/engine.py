@@ -15,7 +15,7 @@ MODEL = shipped.ASSETS / "dpm-t.onnx"
 
 
 def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:
-    """The user's engine, or the default one: built into out/engine, or used again where it is there already.
+    """Open the user's engine, or the default one: built into out/engine, or used again where it is there already.
 
     Raises:
         CheckpointError: the package holds no model.
@@ -27,7 +27,7 @@ def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:
 
     folder = out / "engine"
     if not MODEL.is_file():
-        raise CheckpointError(f"{MODEL} is missing from this installation. Install dpm-edge again")
+        raise CheckpointError(f"expected the model that ships at {MODEL}, got nothing. Install dpm-edge again")
     if not _is_of(folder, MODEL):
         if not quiet:
             say(f"building {folder} from the model that ships")

@@ -8,17 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.boxes import read_boxes
-from dpm_edge.demo import draw
+from dpm_edge.boxes import BoxesFile, read_boxes
 from dpm_edge.demo.engine import open_engine
-from dpm_edge.demo.identities import Identities
-from dpm_edge.demo.people import Tracker, moving
+from dpm_edge.demo.people import Identities, Tracker, moving
+from dpm_edge.demo.picture import INK, WHITE, draw_text, text_width
 from dpm_edge.errors import DataError, DpmError
 from dpm_edge.files import write_whole
+from dpm_edge.opencv import cv2
 from dpm_edge.progress import say, track
 from dpm_edge.video import Video
 
@@ -29,7 +28,14 @@ PALETTE = (
 )  # fmt: skip
 UNDECIDED = (150, 150, 150)
 
+MOVEMENT = "movement"
+GUESS = (
+    "people are guessed: whatever moves before a camera that stands still is taken for a person, and one person may be "
+    "counted as several. Give a detector's boxes for a result to rely on: --boxes FILE"
+)
+
 Finder = Callable[[int, NDArray[np.uint8]], tuple[list[str], NDArray[np.float64]]]
+"""Position of a frame, frame (H, W, 3) uint8 BGR → n track ids, boxes (n, 4) float64 xyxy pixels."""
 
 
 def run_video(
@@ -41,8 +47,12 @@ def run_video(
     threshold: float | None,
     as_json: bool,
     quiet: bool,
+    boxes_format: str = "auto",
+    first_frame: int | None = None,
 ) -> None:
     """Write out/annotated.mp4 and out/identities.json, and print the identities on stdout.
+
+    Without `boxes`, people are found by movement, which is a guess; the output says so.
 
     Raises:
         DataError: the video or the boxes cannot be used.
@@ -51,9 +61,12 @@ def run_video(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DpmError(f"{out} cannot be written ({error.strerror}). Choose another folder: -o DIR") from error
+        raise DpmError(f"expected a folder to write to, got {out}: {error.strerror}. Choose another: -o DIR") from error
+    file = read_boxes(boxes, format=boxes_format) if boxes else None
     with Video(video) as frames, open_engine(out, engine, quiet=quiet) as opened:
-        find = _given(boxes) if boxes else _detected(frames.fps, quiet)
+        find = _given(file, frames, first_frame, quiet) if file else _moving(frames.fps)
+        if file is None and not quiet:
+            say(GUESS)
         who = Identities(
             opened.fingerprint,
             opened.dimension,
@@ -65,28 +78,31 @@ def run_video(
         drawn, path = _writer(out, frames)
         try:
             for number, frame in enumerate(track(frames, what="frames", total=frames.announced or None, quiet=quiet)):
-                names, here = find(number, frame)
-                new = [i for i, name in enumerate(names) if name not in who.tracks]
-                due = list(range(len(names))) if number % every == 0 else new
+                ids, here = find(number, frame)
+                new = [i for i, id in enumerate(ids) if id not in who.tracks]
+                due = list(range(len(ids))) if number % every == 0 else new
                 embedded = opened.embed(frame, here[due]) if due else None
                 if embedded is not None:
                     embedded = dataclasses.replace(embedded, rows=np.array(due, np.int64)[embedded.rows])
-                who.see(number, names, embedded)
-                _annotate(frame, names, here, who, number / frames.fps)
+                who.see(number, ids, embedded)
+                _annotate(frame, ids, here, who, number / frames.fps, guessed=file is None)
                 drawn.write(frame)
         finally:
             drawn.release()
         who.finish()
         short = frames.shortfall()
-        result = _result(video, path, frames, who, short)
+        result = _result(video, path, frames, who, short, MOVEMENT if file is None else f"boxes of {file.path}")
     if short:
         say(short)
     if not frames.read:
-        raise DataError(f"{video}: not one frame could be read")
+        raise DataError(f"expected frames in {video}, got none that could be read. Copy the file again")
+    _check_written(path, frames)
     write_whole(out / "identities.json", (json.dumps(result, indent=2) + "\n").encode())
     if as_json:
         print(json.dumps(result, indent=2))
     else:
+        if file is None:
+            print(GUESS)
         for person in result["people"]:
             seen = ", then ".join(f"{t['from_s']:.1f}-{t['to_s']:.1f} s (track {t['track']})" for t in person["tracks"])
             print(f"{person['person']:<4} {seen}")
@@ -94,29 +110,38 @@ def run_video(
         say(f"look at {path}; identities are in {out / 'identities.json'}")
 
 
-def _given(path: Path) -> Finder:
-    """People from a boxes file; its frames are numbers from 0."""
-    frames = read_boxes(path)
+def _given(file: BoxesFile, video: Video, first_frame: int | None, quiet: bool) -> Finder:
+    """People from a boxes file; where it gives one id to several boxes of a frame, as detections do, by overlap."""
+    boxes, how = file.of_video(video.announced, first_frame)
+    if how and not quiet:
+        say(how)
+    tracker = _tracker(video.fps) if any(len(set(one.ids)) < len(one.ids) for one in boxes.values()) else None
+    if tracker and not quiet:
+        say(f"{file.path} gives one id to several people of a frame: they are followed by overlap instead")
 
     def find(number: int, frame: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.float64]]:
-        here = frames.get(str(number))
-        return (list(here.ids), here.boxes) if here else ([], np.zeros((0, 4)))
+        here = boxes.get(number)
+        if here is None:
+            return [], np.zeros((0, 4))
+        return (tracker.follow(number, here.boxes) if tracker else list(here.ids)), here.boxes
 
     return find
 
 
-def _detected(fps: float, quiet: bool) -> Finder:
-    """People by their movement, tracked by overlap."""
-    detect = moving()
-    if not quiet:
-        say("no --boxes: taking for people what moves, which needs a camera that stands still")
-    tracker = Tracker(patience=max(1, round(fps * END_SECONDS / 2)))
+def _moving(fps: float) -> Finder:
+    """People guessed by their movement, followed by overlap."""
+    detect, tracker = moving(), _tracker(fps)
 
     def find(number: int, frame: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.float64]]:
         boxes = detect(frame)
-        return tracker.name(number, boxes), boxes
+        return tracker.follow(number, boxes), boxes
 
     return find
+
+
+def _tracker(fps: float) -> Tracker:
+    """A tracker that waits half as long as a track that has ended."""
+    return Tracker(patience=max(1, round(fps * END_SECONDS / 2)))
 
 
 def _writer(out: Path, frames: Video) -> tuple[cv2.VideoWriter, Path]:
@@ -126,34 +151,56 @@ def _writer(out: Path, frames: Video) -> tuple[cv2.VideoWriter, Path]:
         writer = cv2.VideoWriter(str(out / name), cv2.VideoWriter.fourcc(*code), frames.fps, size)
         if writer.isOpened():
             return writer, out / name
-    raise DpmError(f"this OpenCV can write neither MPEG-4 nor motion JPEG into {out}")
+    raise DpmError(f"expected an OpenCV that writes MPEG-4 or motion JPEG into {out}, got one that writes neither")
+
+
+def _check_written(path: Path, frames: Video) -> None:
+    """Refuse an annotated video that the disk had no room for: OpenCV's writer does not say so itself.
+
+    Raises:
+        DpmError: the file cannot be opened, or lacks frames.
+    """
+    written = cv2.VideoCapture(str(path))
+    count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+    written.release()
+    if count < frames.read:
+        raise DpmError(
+            f"expected {frames.read} frames in {path}, got {count} that can be read. Free some space and run it again"
+        )
 
 
 def _annotate(
-    frame: NDArray[np.uint8], names: list[str], boxes: NDArray[np.float64], who: Identities, seconds: float
+    frame: NDArray[np.uint8],
+    ids: list[str],
+    boxes: NDArray[np.float64],
+    who: Identities,
+    seconds: float,
+    *,
+    guessed: bool,
 ) -> None:
-    """Boxes, names, and a line of status, drawn into the frame."""
-    for name, box in zip(names, boxes):
+    """Draw boxes, people, and a line of status into the frame."""
+    for id, box in zip(ids, boxes):
         if not np.isfinite(box).all():
             continue
-        one = who.tracks[name]
+        one = who.tracks[id]
         x0, y0, x1, y1 = (round(float(v)) for v in box)
         color = UNDECIDED if one.person is None else PALETTE[(int(one.person[1:]) - 1) % len(PALETTE)]
         label = "?" if one.person is None else one.person + (f" back {one.similarity:.2f}" if one.similarity else "")
         cv2.rectangle(frame, (x0, y0), (x1, y1), color, 2)
-        width = draw.text_width(label, size=0.45, bold=False) + 8
+        width = text_width(label, size=0.45, bold=False) + 8
         top = max(16, y0)
         cv2.rectangle(frame, (x0 - 1, top - 16), (x0 - 1 + width, top), color, -1)
-        draw.text(frame, label, (x0 + 3, top - 4), color=draw.WHITE)
+        draw_text(frame, label, (x0 + 3, top - 4), color=WHITE)
     back = sum(t.similarity is not None for t in who.tracks.values())
     status = f"{seconds:5.1f} s   {len(who.people)} people, {back} recognised again"
-    cv2.rectangle(
-        frame, (0, frame.shape[0] - 24), (draw.text_width(status, size=0.5) + 20, frame.shape[0]), draw.INK, -1
-    )
-    draw.text(frame, status, (10, frame.shape[0] - 8), color=draw.WHITE, size=0.5)
+    status += "   (people guessed by movement)" if guessed else ""
+    cv2.rectangle(frame, (0, frame.shape[0] - 24), (text_width(status, size=0.5) + 20, frame.shape[0]), INK, -1)
+    draw_text(frame, status, (10, frame.shape[0] - 8), color=WHITE, size=0.5)
 
 
-def _result(video: Path, path: Path, frames: Video, who: Identities, short: str | None) -> dict[str, Any]:
+def _result(
+    video: Path, path: Path, frames: Video, who: Identities, short: str | None, found_by: str
+) -> dict[str, Any]:
     """JSON types: what was read, and every person's appearances in order."""
     tracks = sorted((t for t in who.tracks.values() if t.person), key=lambda t: t.first)
     return {
@@ -163,13 +210,14 @@ def _result(video: Path, path: Path, frames: Video, who: Identities, short: str 
         "frames_announced": frames.announced,
         "ended_early": short,
         "fps": frames.fps,
+        "people_found_by": found_by,
         "threshold": round(who.threshold, 4),
         "people": [
             {
                 "person": person,
                 "tracks": [
                     {
-                        "track": t.name,
+                        "track": t.id,
                         "from_s": round(t.first / frames.fps, 2),
                         "to_s": round(t.last / frames.fps, 2),
                         "similarity": None if t.similarity is None else round(t.similarity, 4),

@@ -9,15 +9,17 @@ strangers' similarities spread, so that one threshold for all would hand out mor
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpm_edge.errors import DataError
+from dpm_edge.errors import DataError, GalleryError
 from dpm_edge.files import write_whole
+from dpm_edge.gallery.matches import Matches
 
 FORMAT = 1
 SAME, DIFFERENT, UNDECIDED = "same", "different", "too occluded to decide"
@@ -104,6 +106,44 @@ class Calibration:
             return cls.of(data)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no calibration ({error}). Make one: dpm-edge calibrate") from error
+
+
+def choose(given: Calibration | None, meta: Mapping[str, Any], metric: str) -> Calibration | None:
+    """The calibration of a search under a metric: what is given, else what the gallery keeps for this metric.
+
+    Raises:
+        GalleryError: what is given is of another model or metric than the gallery that describes itself by `meta`.
+    """
+    if given is None:
+        kept = meta.get("calibration")
+        known = Calibration.of(kept) if kept else None
+        return known if known is not None and known.metric == metric else None
+    if given.fingerprint != meta["fingerprint"] or given.metric != metric:
+        raise GalleryError(
+            f"expected a calibration of model {meta['fingerprint'][:12]} and metric {metric!r}, got one of model "
+            f"{given.fingerprint[:12]} and metric {given.metric!r}. Calibrate again: dpm-edge calibrate"
+        )
+    return given
+
+
+def with_probability(
+    matches: Matches, calibration: Calibration | None, visibility: NDArray[np.float32], prior: float
+) -> Matches:
+    """Matches with a probability and a decision at each place, by the queries' visibility (Q,); as they are without.
+
+    Raises:
+        DataError: the prior is not between 0 and 1.
+    """
+    if calibration is None:
+        return matches
+    filled = matches.found
+    seen = np.broadcast_to(visibility[:, None], filled.shape)
+    similarity = np.where(filled, matches.similarity, 0)
+    return replace(
+        matches,
+        probability=np.where(filled, calibration.probability(similarity, seen, prior=prior), np.nan),
+        decision=np.where(filled, calibration.decide(similarity, seen), ""),
+    )
 
 
 def calibrate(

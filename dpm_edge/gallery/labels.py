@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import payload_json
+from dpm_edge.gallery.search.exact import unit
+from dpm_edge.gallery.times import timestamps as unix_seconds
+from dpm_edge.runtime.embeddings import Embeddings
 
 UNKNOWN = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
 """Texts that stand for unknown: what None and the missing values of numpy and pandas become when they are made text."""
@@ -125,3 +128,36 @@ def payload_list(values: Any, count: int) -> list[dict[str, Any]]:
         if one or not isinstance(one, dict):
             payload_json(one)
     return found
+
+
+def new_rows(
+    embeddings: Embeddings,
+    *,
+    masks: bool,
+    people: Any,
+    cameras: Any,
+    timestamps: Any,
+    tracks: Any,
+    boxes: Any,
+    payloads: Any,
+) -> dict[str, Any]:
+    """Return the columns of `Rows` but for the ids, out of what `Gallery.add` takes; masks: whether they are kept.
+
+    Raises:
+        GalleryError: a label is missing, too long or no label, a time is none, or a mask leaves 0..1.
+    """
+    n = len(embeddings)
+    if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
+        raise GalleryError(f"expected masks in 0..1, got {embeddings.masks.min()}..{embeddings.masks.max()}")
+    return {
+        "features": unit(embeddings.features),
+        "masks": embeddings.masks if masks else None,
+        "people": label_column(column(people, n, "people"), n, "people"),
+        "tracks": label_column(tracks, n, "tracks"),
+        "cameras": label_column(cameras, n, "cameras"),
+        "timestamps": unix_seconds(timestamps, n),
+        "visibility": embeddings.visibility,
+        "boxes": box_array(boxes, n),
+        "sources": list(embeddings.sources) or [""] * n,
+        "payloads": payload_list(payloads, n),
+    }

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import ImageError
-from dpm_edge.images import chunks, read_image
+from dpm_edge.images import chunks, path_text, read_image
 from dpm_edge.manifest import BatchRange
 from dpm_edge.progress import track
 from dpm_edge.runtime.embeddings import Embeddings
@@ -29,7 +29,7 @@ class Embedder(Protocol):
 
 
 def embed_files(engine: Embedder, paths: Sequence[Path], *, quiet: bool = False) -> Embeddings:
-    """One row for each file that can be read, in order; `rows` count through `paths`, `sources` are the paths.
+    """One row for each file that can be read, in order; `rows` count through `paths`, `sources` are the paths as text.
 
     Files are decoded one batch ahead, on another thread than the engine's.
     """
@@ -48,7 +48,7 @@ def embed_files(engine: Embedder, paths: Sequence[Path], *, quiet: bool = False)
                     rows=rows,
                     fingerprint=found.fingerprint,
                     skipped=[(part.start + row, image) for row, image in enumerate(read) if isinstance(image, str)],
-                    sources=[str(paths[row]) for row in rows],
+                    sources=[path_text(paths[row]) for row in rows],
                 )
             )
     return Embeddings.join(parts) if parts else engine.embed([])

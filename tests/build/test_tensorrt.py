@@ -204,7 +204,7 @@ def test_a_whole_build_with_the_fake(
     fake: Any, portable_path: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The manifest of a plan that cannot be opened here, kept by force, and the command that rebuilds it."""
-    from dpm_edge.cli.inspect import show
+    from dpm_edge.cli.engine import print_manifest
     from dpm_edge.manifest import rebuild_advice
     from dpm_edge.runtime import trust
 
@@ -222,7 +222,7 @@ def test_a_whole_build_with_the_fake(
     manifest = build(portable_path, out, plan=options, force=True, progress=False, **arguments)
     assert manifest == Manifest.read(out)
     assert manifest.profiles == PROFILES and manifest.batch == BatchRange(low=1, best=8, high=64)
-    show(manifest, out, as_json=False)
+    print_manifest(manifest, out, as_json=False)
     shown = capsys.readouterr().out
     assert "Orin, compute capability 8.7, tensorrt 10.3.0, driver 12.6" in shown and manifest.trtexec in shown
     assert "1:1:1, 2:8:64; device memory 0 MB, 0 MB" in shown and "2 fp16" in shown

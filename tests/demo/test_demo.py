@@ -14,11 +14,9 @@ import pytest
 import tiny_engine
 
 from dpm_edge import Embeddings
-from dpm_edge.boxes import read_boxes
 from dpm_edge.demo import people
-from dpm_edge.demo.identities import Identities
-from dpm_edge.demo.samples import choose, read_samples
-from dpm_edge.demo.shipped import run_samples
+from dpm_edge.demo.people import Identities
+from dpm_edge.demo.samples import choose, read_samples, run_samples
 from dpm_edge.demo.video import run_video
 from dpm_edge.errors import DataError
 
@@ -119,9 +117,9 @@ def test_demo_needs_no_torch(samples: Path, tmp_path: Path) -> None:
         from pathlib import Path
         for name in ("torch", "torchvision", "triton", "open_clip", "onnxscript", "matplotlib", "pyarrow"):
             sys.modules[name] = None
-        import dpm_edge.demo.engine, dpm_edge.demo.shipped, dpm_edge.build.pipeline
+        import dpm_edge.demo.engine, dpm_edge.demo.samples, dpm_edge.build.pipeline
         dpm_edge.demo.engine.MODEL = Path({str(tmp_path / "model.onnx")!r})
-        dpm_edge.build.crops.SAMPLES = dpm_edge.demo.shipped.FOLDER = Path({str(samples)!r})
+        dpm_edge.build.crops.SAMPLES = dpm_edge.demo.samples.FOLDER = Path({str(samples)!r})
         from dpm_edge.cli import main
         main(["demo", "-o", {str(tmp_path / "out")!r}])
     """
@@ -138,7 +136,7 @@ def test_chosen_queries_are_the_most_hidden_of_different_people(samples: Path) -
 
 def test_samples_without_labels_name_the_file(samples: Path) -> None:
     (samples / "labels.csv").unlink()
-    with pytest.raises(DataError, match=r"labels\.csv is missing"):
+    with pytest.raises(DataError, match=r"labels\.csv, got nothing"):
         read_samples(samples)
 
 
@@ -188,7 +186,7 @@ def test_movement_and_tracker_follow_what_moves() -> None:
             x = 10 + 8 * (number - 15)
             frame[50:130, x : x + 30] = (20, 30, 200)
         boxes = find(frame)
-        names.append(tracker.name(number, boxes))
+        names.append(tracker.follow(number, boxes))
         if number > 20:
             assert len(boxes) == 1
             np.testing.assert_allclose(boxes[0], [x, 50, x + 30, 130], atol=6)
@@ -197,9 +195,9 @@ def test_movement_and_tracker_follow_what_moves() -> None:
 
 def test_tracker_starts_anew_after_its_patience() -> None:
     tracker, box = people.Tracker(patience=3), np.array([[0.0, 0, 10, 30]])
-    assert tracker.name(0, box) == ["1"] and tracker.name(3, box) == ["1"]
-    assert tracker.name(7, box) == ["2"] and tracker.name(8, box + 100) == ["3"]
-    assert tracker.name(9, np.zeros((0, 4))) == []
+    assert tracker.follow(0, box) == ["1"] and tracker.follow(3, box) == ["1"]
+    assert tracker.follow(7, box) == ["2"] and tracker.follow(8, box + 100) == ["3"]
+    assert tracker.follow(9, np.zeros((0, 4))) == []
 
 
 def rows(*vectors: list[float]) -> Embeddings:
@@ -236,22 +234,3 @@ def test_track_with_too_few_crops_is_nobody() -> None:
     who.see(0, ["slip"], rows([1.0, 0, 0]))
     who.finish()
     assert who.people == [] and who.tracks["slip"].person is None
-
-
-@pytest.mark.parametrize("text", ["0,1,5,5,x,9\n", "0,1,5\n", ""])
-def test_boxes_file_that_is_wrong_names_the_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "b.csv").write_text(text)
-    with pytest.raises(DataError, match=r"line 1|holds no box"):
-        read_boxes(tmp_path / "b.csv")
-
-
-def test_xml_boxes_are_a_centre_and_a_size(tmp_path: Path) -> None:
-    (tmp_path / "b.xml").write_text(
-        '<dataset><frame number="4"><objectlist><object id="9"><box h="40" w="20" xc="100" yc="50"/></object>'
-        "</objectlist></frame></dataset>"
-    )
-    here = read_boxes(tmp_path / "b.xml")["4"]
-    assert here.ids == ["9"] and here.boxes.tolist() == [[90, 30, 110, 70]]
-    (tmp_path / "b.xml").write_text("<dataset><frame")
-    with pytest.raises(DataError, match="XML"):
-        read_boxes(tmp_path / "b.xml")

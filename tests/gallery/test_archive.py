@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,9 +17,12 @@ import numpy as np
 import pytest
 import tiny_engine
 from click.testing import CliRunner
+from oracle import rows
 
 from dpm_edge import Gallery
 from dpm_edge.cli import main
+from dpm_edge.gallery.jobs import archive
+from dpm_edge.gallery.jobs.archive import Archive, _write_list, read_archive
 from dpm_edge.gallery.rows import Rows
 
 PICTURES, BROKEN = 41, 17
@@ -172,18 +176,120 @@ def refused(site: Path, out: Path, *more: object) -> str:
     return done.output
 
 
-def test_mistakes_are_named(site: Path, alone: Rows, tmp_path: Path) -> None:
-    here(site, tmp_path)
-    assert "I/N with I from 1 to N is wanted" in refused(site, tmp_path, "--part", "3/2")
-    shutil.copytree(site / "crops", tmp_path / "crops")
-    assert "Take another archive folder" in refused(site, tmp_path, tmp_path / "crops")
-    shard = tmp_path / "shards" / "shard-000003.safetensors"
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), tiny_engine.people(seed + 1)[seed])
+
+
+@pytest.fixture
+def street(site: Path, tmp_path: Path) -> Path:
+    """Five pictures of a first day, and the engine."""
+    shutil.copytree(site / "engine", tmp_path / "engine")
+    for i in range(5):
+        picture(tmp_path / "crops" / name(i), i)
+    return tmp_path
+
+
+def test_pictures_that_came_later_are_added_and_the_old_ones_stay_once(street: Path) -> None:
+    assert here(street, street)["added"] == 5
+    for i in (5, 6, 7):
+        picture(street / "crops" / name(i), i)
+    told = here(street, street)
+    assert (told["pictures"], told["added"], told["rows"]) == (8, 3, 8)
+    assert sorted(Path(one).name for one in rows_of(street).sources) == sorted(name(i) for i in range(8))
+
+
+def test_another_archive_folder_adds_only_what_the_gallery_lacks(street: Path) -> None:
+    here(street, street)
+    (street / "shards").rename(street / "old-shards")
+    picture(street / "crops" / name(5), 5)
+    told = here(street, street)
+    assert (told["embedded"], told["added"], told["rows"]) == (3, 1, 6)
+
+
+def test_a_folder_named_in_another_way_adds_nothing_twice(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here(street, street)
+    monkeypatch.chdir(street)
+    line = ["gallery", "fill", "seen", "engine", "crops", "./crops/", "--archive", "shards", "--json", "--quiet"]
+    done = CliRunner().invoke(main, line)
+    assert done.exit_code == 0 and json.loads(done.stdout)["added"] == 0, done.output
+
+
+def test_one_archive_folder_serves_two_galleries_of_two_folders(street: Path) -> None:
+    here(street, street)
+    picture(street / "yard" / name(9), 9)
+    line = ["gallery", "fill", str(street / "yard-seen"), str(street / "engine"), str(street / "yard")]
+    done = CliRunner().invoke(main, [*line, "--archive", str(street / "shards"), "--json", "--quiet"])
+    told = json.loads(done.stdout)
+    assert (told["added"], told["rows"]) == (1, 1), "rows of the other folder are not this gallery's"
+
+
+def test_a_name_that_is_not_text_is_reported_and_the_rest_is_added(street: Path) -> None:
+    shutil.copy(street / "crops" / name(0), os.fsencode(street / "crops") + b"/caf\xe9.png")
+    shutil.copy(street / "crops" / name(0), street / "crops" / "two\nlines.png")
+    told = here(street, street)
+    assert told["added"] == 5
+    assert all("one line in UTF-8" in one["reason"] for one in told["skipped"]) and len(told["skipped"]) == 2
+
+
+def test_two_machines_that_list_at_once_share_one_list(street: Path) -> None:
+    first, second = (Archive(street / "shards", "f") for _ in range(2))
+    assert _write_list(first, ["/a.png", "/b.png"], 10)
+    assert not _write_list(second, ["/a.png"], 10), "the first list stays"
+    assert read_archive(street / "shards", "f").pictures == ["/a.png", "/b.png"]
+    assert [path.name for path in (street / "shards").iterdir()] == ["pictures-0001.txt"]
+
+
+def test_two_paths_of_one_hash_both_get_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "picture_id", lambda path: 7)
+    gallery = Gallery("f", 12)
+    gallery.add(dataclasses.replace(rows(1), sources=["/a"]), people=["x"], ids=[7])
+    assert archive._lacking(gallery, ["/a", "/b", "/c"]) == {"/b": 8, "/c": 9}
+
+
+def test_each_picture_is_hashed_once_in_a_run(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run costs grows with the pictures; benchmarks/gallery_fill.py measures up to a million."""
+    hashed: list[str] = []
+    whole = archive.picture_id
+    monkeypatch.setattr(archive, "picture_id", lambda path: hashed.append(path) or whole(path))
+    here(street, street)
+    assert sorted(Path(one).name for one in hashed) == sorted(name(i) for i in range(5))
+
+
+def test_a_part_that_cannot_be_is_refused(site: Path, tmp_path: Path) -> None:
+    assert "I/N with I from 1 to N" in refused(site, tmp_path, "--part", "3/2")
+
+
+def test_a_damaged_shard_is_named_and_made_again_when_removed(street: Path) -> None:
+    here(street, street)
+    with Gallery.open(street / "seen") as gallery:
+        gallery.forget("0004")
+    shard = street / "shards" / "shard-000002.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-20])
-    assert f"{shard} is no safetensors file, or is damaged" in refused(site, tmp_path)
+    assert f"{shard} is no safetensors file, or is damaged" in refused(street, street)
     shard.unlink()
-    assert here(site, tmp_path)["embedded"] == 1
-    listed = tmp_path / "shards" / "pictures.txt"
+    told = here(street, street)
+    assert (told["embedded"], told["added"]) == (1, 1)
+
+
+def test_a_shard_of_other_pictures_is_refused(street: Path) -> None:
+    here(street, street)
+    with Gallery.open(street / "seen") as gallery:
+        gallery.forget("0000")
+    shutil.copy(street / "shards" / "shard-000001.safetensors", street / "shards" / "shard-000000.safetensors")
+    assert "expected the pictures of the lists" in refused(street, street)
+
+
+def test_a_list_that_was_edited_is_refused(street: Path) -> None:
+    here(street, street)
+    listed = street / "shards" / "pictures-0001.txt"
     listed.write_text(listed.read_text() + "x")
-    assert "is not the list" in refused(site, tmp_path)
-    assert_same(rows_of(tmp_path), alone)
+    assert "got one that was changed" in refused(street, street)
+    assert len(rows_of(street)) == 5
+
+
+def test_another_models_archive_is_refused(street: Path) -> None:
+    (street / "shards").mkdir()
+    assert _write_list(Archive(street / "shards", "other"), ["/a.png"], 10)
+    assert "of model other" in refused(street, street)

@@ -12,8 +12,9 @@ from oracle import rows, scores
 from dpm_edge import Gallery
 from dpm_edge.errors import DataError, GalleryError
 from dpm_edge.gallery.calibration import Calibration, calibrate
-from dpm_edge.gallery.search.prototypes import expand, prototypes, rerank
+from dpm_edge.gallery.search.prototypes import prototypes
 from dpm_edge.gallery.search.recall import brute_force, check_recall
+from dpm_edge.gallery.search.rerank import expand, k_reciprocal
 
 
 def test_brute_force_is_the_full_sort_of_any_store(tmp_path: Path) -> None:
@@ -132,11 +133,11 @@ def test_reranking_and_expansion_raise_the_mean_precision_of_pictures_in_cluster
     f = some.features
     s, among = f[asked] @ f[held].T, f[held] @ f[held].T
     before = mean_precision(s, person[asked], person[held])
-    assert mean_precision(rerank(s, among, k=7), person[asked], person[held]) > before + 0.01
+    assert mean_precision(k_reciprocal(s, among, k=7), person[asked], person[held]) > before + 0.01
     best = np.argsort(-s, axis=1)[:, :4]
     moved = expand(f[asked], f[held][best], np.take_along_axis(s, best, 1))
     assert mean_precision(moved @ f[held].T, person[asked], person[held]) > before + 0.01
-    np.testing.assert_array_equal(rerank(s, among, k=7, share=1.0), s.astype(np.float32))
+    np.testing.assert_array_equal(k_reciprocal(s, among, k=7, share=1.0), s.astype(np.float32))
 
 
 @pytest.mark.parametrize(("share", "d"), [(0.15, 48), (0.25, 48), (0.5, 48), (0.15, 768)])

@@ -1,13 +1,14 @@
-"""An archive of pictures, embedded by many processes on one machine or many, and poured into a gallery.
+"""An archive of pictures, embedded by many processes on one machine or many, and added to a gallery.
 
     ARCHIVE/
-        pictures.txt               the list, fixed at the first start
-        archive.json               model, size of a shard, hash of the list
-        shard-000000.safetensors   embeddings of the first pictures of the list; whole or not there
+        pictures-0001.txt          the pictures of the first run: a line of JSON about them, then a path a line
+        pictures-0002.txt          those that were new in a later run
+        shard-000000.safetensors   embeddings of the first pictures of the lists; whole or not there
 
-Workers share nothing but this folder: part i of n embeds the shards i, i + n, … that are not there yet. A killed worker
-loses the shard that it was at; whoever starts next does that one. A row's id follows from the list and its place in it,
-so that pouring the same shard twice adds nothing.
+A list never changes; pictures that come later go into a list of their own. Workers share nothing but this folder: part
+i of n embeds the shards i, i + n, … that are not there yet. A killed worker loses the shard that it was at; whoever
+starts next does that one. A row's id follows from its picture's absolute path, so that no picture is added twice,
+whichever archive folder its embedding lies in.
 
 N pictures
 """
@@ -16,39 +17,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
 from dpm_edge.files import write_whole
 from dpm_edge.gallery.gallery import Gallery
+from dpm_edge.gallery.stores.store import BATCH
 from dpm_edge.images import chunks, find_images
 from dpm_edge.progress import track
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.engine import Engine
 from dpm_edge.runtime.folder import embed_files
 
-ABOUT, LIST, FORMAT = "archive.json", "pictures.txt", 1
-FIRST_ID = 1 << 62
-"""Ids from here on are of archives: 29 bits of the list's hash, 32 of the place. The clock's ids lie below."""
+FORMAT = 2
+FIRST_ID, ID_BITS = 1 << 62, 61
+"""Ids from here on are of archives: 61 bits of the hash of a path. The clock's ids lie below."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Archive:
-    """The list and where its shards are."""
+    """The pictures and where their shards are."""
 
     folder: Path
-    pictures: list[str]
-    shard_size: int
     fingerprint: str
+    pictures: list[str] = field(default_factory=list)
+    """(N,) absolute paths, in the order of the lists."""
+    spans: list[slice] = field(default_factory=list)
+    """Which pictures are in each shard; a shard holds pictures of one list."""
+    lists: int = 0
+    unusable: list[tuple[str, str]] = field(default_factory=list)
+    """(picture, reason) of those that no list can hold."""
 
     def shards(self, part: tuple[int, int] = (0, 1)) -> list[int]:
         """Numbers of the shards of part i of n, i from 0."""
-        return list(range(-(-len(self.pictures) // self.shard_size)))[part[0] :: part[1]]
+        return list(range(len(self.spans)))[part[0] :: part[1]]
 
     def missing(self, part: tuple[int, int] = (0, 1)) -> list[int]:
         """Those that nobody has finished."""
@@ -58,58 +65,106 @@ class Archive:
         """Where a shard is, or will be."""
         return self.folder / f"shard-{number:06d}.safetensors"
 
-    def span(self, number: int) -> slice:
-        """Which pictures of the list are in a shard."""
-        return slice(number * self.shard_size, min((number + 1) * self.shard_size, len(self.pictures)))
+    def list_file(self, number: int) -> Path:
+        """Where a list is, or will be; the first is 1."""
+        return self.folder / f"pictures-{number:04d}.txt"
 
-    def ids(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows' ids, by places in the list."""
-        digest = int.from_bytes(hashlib.sha256("\n".join(self.pictures).encode()).digest()[:4], "big") >> 3
-        return FIRST_ID + (digest << 32) + at
+    def append(self, pictures: Sequence[str], shard_size: int) -> None:
+        """Take in one more list."""
+        start = len(self.pictures)
+        self.pictures += pictures
+        self.spans += [slice(start + part.start, start + part.stop) for part in chunks(len(pictures), shard_size)]
+        self.lists += 1
+
+
+def picture_id(path: str) -> int:
+    """The id of the row of a picture, by its absolute path."""
+    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    return FIRST_ID + (int.from_bytes(digest, "big") >> (64 - ID_BITS))
 
 
 def open_archive(folder: Path, sources: Sequence[Path], fingerprint: str, shard_size: int = 1000) -> Archive:
-    """The archive in `folder`, begun with every picture below `sources` where there is none yet.
-
-    Pictures that come later are not in the list: they are another archive.
+    """The archive in `folder`, with a list for those pictures below `sources` that are in none yet.
 
     Raises:
-        GalleryError: it is another model's, its list was changed, or it was begun with other folders.
+        GalleryError: it is another model's, or a list is damaged.
         ImageError: a source is no folder or holds no picture.
     """
-    about = folder / ABOUT
-    names = [str(source) for source in sources]
-    if not about.is_file():
-        pictures = [str(path) for source in sources for path in find_images(source)]
-        strange = [one for one in pictures if "\n" in one]
-        if strange:
-            raise GalleryError(f"the name {strange[0]!r} holds a line break; rename that file")
-        text = "\n".join(pictures).encode()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / LIST, text)
-        meta = {"format": FORMAT, "fingerprint": fingerprint, "shard_size": shard_size, "sources": names}
-        meta["sha256"] = hashlib.sha256(text).hexdigest()
-        write_whole(about, (json.dumps(meta, indent=2) + "\n").encode())
+    found = [os.path.abspath(path) for source in sources for path in find_images(source)]
+    good = [path for path in found if _is_text(path)]
+    archive = read_archive(folder, fingerprint)
+    while new := _new(good, archive):
+        if _write_list(archive, new, shard_size):
+            archive.append(new, shard_size)
+        else:  # another machine was faster: its list comes first
+            archive = read_archive(folder, fingerprint)
+    reason = "expected a file name of one line in UTF-8. Rename the file"
+    archive.unusable = [(path, reason) for path in found if not _is_text(path)]
+    return archive
+
+
+def read_archive(folder: Path, fingerprint: str) -> Archive:
+    """What is in the folder: nothing at all in one that is not there.
+
+    Raises:
+        GalleryError: it is another model's, or a list is damaged.
+    """
+    archive = Archive(folder, fingerprint)
+    if (folder / "archive.json").is_file():
+        raise GalleryError(
+            f"expected an archive of format {FORMAT}, got {folder}, which an earlier version wrote. Take another "
+            f"archive folder, and a new gallery: rows have other ids now"
+        )
+    while (path := archive.list_file(archive.lists + 1)).is_file():
+        try:
+            first, text = path.read_bytes().split(b"\n", 1)
+            about = json.loads(first)
+            version, wanted, size = int(about["format"]), about["sha256"], int(about["shard_size"])
+            made_for = str(about["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise GalleryError(f"expected a list of pictures, got {path} ({error}). {_AGAIN.format(folder)}") from error
+        if version > FORMAT:
+            raise GalleryError(f"expected an archive of format {FORMAT}, got {version} in {path}. Upgrade dpm-edge")
+        if hashlib.sha256(text).hexdigest() != wanted:
+            raise GalleryError(f"expected {path} as it was written, got one that was changed. {_AGAIN.format(folder)}")
+        if made_for != fingerprint:
+            raise GalleryError(
+                f"expected an archive of model {fingerprint[:12]}, got {folder} of model {made_for[:12]}. "
+                f"Take another archive folder for this engine"
+            )
+        archive.append(text.decode().split("\n"), size)
+    return archive
+
+
+_AGAIN = "Remove {} and run the command again: no picture is added twice"
+
+
+def _new(found: Sequence[str], archive: Archive) -> list[str]:
+    """Pictures that are in no list, each once."""
+    known = set(archive.pictures)
+    return [one for one in dict.fromkeys(found) if one not in known]
+
+
+def _write_list(archive: Archive, pictures: Sequence[str], shard_size: int) -> bool:
+    """Write the next list, unless another process did it first: whether it is ours."""
+    archive.folder.mkdir(parents=True, exist_ok=True)
+    text = b"\n".join(one.encode() for one in pictures)
+    about = {"format": FORMAT, "fingerprint": archive.fingerprint, "shard_size": shard_size}
+    about["sha256"] = hashlib.sha256(text).hexdigest()
+    path = archive.list_file(archive.lists + 1)
+    ours = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    write_whole(ours, json.dumps(about).encode() + b"\n" + text)
     try:
-        meta = json.loads(about.read_text(encoding="utf-8"))
-        text = (folder / LIST).read_bytes()
-        if meta["format"] > FORMAT:
-            raise GalleryError(f"{folder} is of format {meta['format']}; {FORMAT} is read here. Upgrade dpm-edge")
-        same = hashlib.sha256(text).hexdigest() == meta["sha256"]
-        found = Archive(folder, text.decode().split("\n"), int(meta["shard_size"]), str(meta["fingerprint"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GalleryError(f"{folder} is no archive ({error}). Remove it and begin again") from error
-    if not same:
-        raise GalleryError(
-            f"{folder / LIST} is not the list that {ABOUT} speaks of: two machines began at once, or it was edited. "
-            f"Remove {folder} and begin again on one machine"
-        )
-    if found.fingerprint != fingerprint or meta["sources"] != names:
-        raise GalleryError(
-            f"{folder} was begun with model {found.fingerprint[:12]} and {meta['sources']}; {fingerprint[:12]} and "
-            f"{names} came. Take another archive folder for them"
-        )
-    return found
+        os.link(ours, path)  # fails where the name is taken, on a shared folder too
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        os.rename(ours, path)
+    finally:
+        ours.unlink(missing_ok=True)
+    return True
 
 
 def embed_part(archive: Archive, engine: Engine, part: tuple[int, int] = (0, 1), *, quiet: bool = False) -> int:
@@ -122,18 +177,19 @@ def embed_part(archive: Archive, engine: Engine, part: tuple[int, int] = (0, 1),
     for number in track(archive.missing(part), what="shards", quiet=quiet):
         if archive.file(number).is_file():
             continue
-        span = archive.span(number)
+        span = archive.spans[number]
         found = embed_files(engine, [Path(one) for one in archive.pictures[span]], quiet=True)
         found.save(archive.file(number))
         done += 1
     return done
 
 
-def pour(
+def add_archive(
     archive: Archive,
     gallery: Gallery,
     labels: Callable[[Embeddings], tuple[list[str], list[str]]],
     *,
+    below: Sequence[Path] | None = None,
     camera: str | None = None,
     quiet: bool = False,
 ) -> tuple[int, list[tuple[str, str]]]:
@@ -143,32 +199,78 @@ def pour(
         archive: with every shard there.
         gallery: of the same model.
         labels: people and cameras of some rows.
+        below: only pictures below these folders; every one without.
         camera: of all rows, instead of what `labels` says.
         quiet: no progress.
 
     Raises:
-        GalleryError: a shard is missing, or the gallery is another model's.
+        GalleryError: a shard is missing or holds other pictures, or the gallery is another model's.
         EmbeddingsError: a shard's file is damaged.
     """
     missing = archive.missing()
     if missing:
-        raise GalleryError(f"{len(missing)} shards of {archive.folder} are missing. Embed them: run the command again")
-    added, skipped = 0, []
+        raise GalleryError(
+            f"expected every shard in {archive.folder}, got {len(missing)} missing ones. Run the command again"
+        )
+    folders = [""] if below is None else [os.path.join(os.path.abspath(one), "") for one in below]
+    added, skipped = 0, list(archive.unusable)
     for number in track(archive.shards(), what="adding", quiet=quiet):
-        rows, start = Embeddings.load(archive.file(number)), archive.span(number).start
-        skipped += [(archive.pictures[start + at], reason) for at, reason in rows.skipped]
-        for part in chunks(len(rows), 1000):
-            some = rows.take(part)
-            ids = archive.ids(start + some.rows)
-            new = ~np.isin(ids, gallery.rows(ids, vectors=False).ids)
-            some = some.take(new)
-            if not len(some):
-                continue
+        listed = archive.pictures[archive.spans[number]]
+        pictures = [one for one in listed if any(one.startswith(folder) for folder in folders)]
+        ids: dict[str, int] = {}
+        for part in chunks(len(pictures), BATCH):
+            ids |= _lacking(gallery, pictures[part])
+        if not ids:
+            continue  # the usual case of a nightly run: the shard is not even read
+        rows = _read_shard(archive, number)
+        skipped += [(listed[at], reason) for at, reason in rows.skipped if listed[at] in ids]
+        new = rows.take([i for i, source in enumerate(rows.sources) if source in ids])
+        for part in chunks(len(new), BATCH):
+            some = new.take(part)
             people, cameras = labels(some)
             cameras = cameras if camera is None else [camera] * len(some)
-            gallery.add(some, people=people, cameras=cameras, ids=ids[new].tolist())
+            gallery.add(some, people=people, cameras=cameras, ids=[ids[source] for source in some.sources])
             added += len(some)
     gallery.flush()
     for left in archive.folder.glob(".*.part"):  # of killed workers
         left.unlink(missing_ok=True)
     return added, skipped
+
+
+def _read_shard(archive: Archive, number: int) -> Embeddings:
+    """A shard, when it holds the pictures that the lists say."""
+    rows, pictures = Embeddings.load(archive.file(number)), archive.pictures[archive.spans[number]]
+    if len(rows) and (rows.rows.max() >= len(pictures) or rows.sources != [pictures[at] for at in rows.rows]):
+        raise GalleryError(
+            f"expected the pictures of the lists in {archive.file(number)}, got others. Remove that file and run the "
+            f"command again"
+        )
+    return rows
+
+
+def _lacking(gallery: Gallery, pictures: Sequence[str]) -> dict[str, int]:
+    """Those pictures that have no row, with the ids to give them: free ones, should two paths have one hash."""
+    lacking: dict[str, int] = {}
+    looked_up = {picture: picture_id(picture) for picture in pictures}
+    while looked_up:
+        there = gallery.rows(np.unique(np.array(list(looked_up.values()), np.int64)), vectors=False)
+        source = dict(zip(there.ids.tolist(), there.sources))
+        taken = set(lacking.values())
+        again = {}
+        for picture, number in looked_up.items():
+            if number in taken or source.get(number, picture) != picture:
+                again[picture] = number + 1
+            elif number not in source:
+                lacking[picture] = number
+                taken.add(number)
+        looked_up = again
+    return lacking
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is one line that a row can keep as its source."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\n" not in path

@@ -1,6 +1,6 @@
-"""From pictures to people: one prototype a person, and re-ranking by neighbourhoods.
+"""From pictures to people: one prototype a person.
 
-N rows · D feature dimensions · Q queries · C people
+N rows · D feature dimensions · C people
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.gallery.labels import column, label_column
+from dpm_edge.gallery.rows import Rows, Where
+from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise
 from dpm_edge.runtime.embeddings import Embeddings
 
@@ -23,7 +25,7 @@ def prototypes(
     Each picture weighs by its visibility (times a quality, if the caller has one) and, dimension by dimension, by its
     mask; the prototype's mask is the mean mask. Of each person and camera the `cap` of the highest weight count, so
     that a camera where somebody stood for an hour does not drown the others. Pictures of nobody known ("", None, NaN)
-    are nobody's: they are left out.
+    are left out.
 
     Returns:
         C rows, whose `rows` count the pictures that each one holds, and their names, sorted.
@@ -71,53 +73,24 @@ def clearest(
     return np.array(sorted(chosen), np.int64)
 
 
-def expand(features: NDArray, found: NDArray, similarity: NDArray, *, power: float = 3.0) -> NDArray[np.float32]:
-    """Queries moved toward what they found (average query expansion with weights similarity^power).
-
-    Args:
-        features: (Q, D), L2-normalised.
-        found: (Q, k, D) features of their first places.
-        similarity: (Q, k) of those places; places below 0 do not count.
-        power: how much more the near ones weigh.
-
-    Returns:
-        (Q, D) float32, L2-normalised. The queries' masks stay theirs: what was hidden stays hidden.
-    """
-    weight = np.maximum(np.asarray(similarity, np.float32), 0) ** power
-    return normalise(features + np.einsum("qk,qkd->qd", weight, np.asarray(found, np.float32))).astype(np.float32)
-
-
-def rerank(query_gallery: NDArray, gallery_gallery: NDArray, *, k: int = 20, share: float = 0.3) -> NDArray[np.float32]:
-    """Similarities mixed with how far the neighbourhoods of query and row agree (k-reciprocal, Zhong et al. 2017).
-
-    A query's neighbourhood is its first k rows that would count it among their own first k; a row's likewise. Agreement
-    is the Jaccard index of the two, weighted by similarity.
-
-    Args:
-        query_gallery: (Q, N) similarities.
-        gallery_gallery: (N, N) similarities among the rows.
-        k: size of a neighbourhood.
-        share: weight of the old similarity, 0..1.
-
-    Returns:
-        (Q, N) float32, higher is nearer. For galleries of some thousand rows: it takes (Q + N)·N floats.
-    """
-    q, n = query_gallery.shape
-    k = min(k, n)
-    near_rows = _encode(gallery_gallery, gallery_gallery, k)
-    near_queries = _encode(query_gallery, gallery_gallery, k)
-    agreement = np.zeros((q, n), np.float32)
-    for i in range(q):
-        at = np.flatnonzero(near_queries[i])
-        least = np.minimum(near_rows[:, at], near_queries[i, at]).sum(1)
-        agreement[i] = least / np.maximum(near_rows.sum(1) + near_queries[i].sum() - least, 1e-12)
-    return (share * query_gallery + (1 - share) * agreement).astype(np.float32)
+def prototypes_of(store: Store, where: Where, cap: int) -> tuple[Embeddings, list[str]]:
+    """One row a person out of every row that fits; never more than `cap` of a person and camera are held at once."""
+    held: Rows | None = None
+    for part in store.scan(where, vectors=True):
+        held = part if held is None else Rows.join([held, part])
+        held = held.take(clearest(held.people, held.cameras, _weights(held), cap))
+    assert held is not None and held.features is not None, "people of rows that were just found"
+    whole = Embeddings(
+        features=held.features,
+        masks=np.ones_like(held.features) if held.masks is None else held.masks,
+        visibility=_weights(held),
+        rows=np.arange(len(held)),
+        fingerprint=store.meta["fingerprint"],
+    )
+    return prototypes(whole, held.people, held.cameras, cap=cap)
 
 
-def _encode(s: NDArray, among: NDArray, k: int) -> NDArray[np.float32]:
-    """(M, N) for similarities s (M, N): weights over each one's reciprocal neighbours, summing to 1."""
-    kth = np.sort(among, axis=1)[:, -k]
-    firsts = np.sort(s, axis=1)[:, -k][:, None]
-    mutual = (s >= firsts) & (s >= kth[None])
-    weight = np.where(mutual, np.exp(s - s.max(axis=1, keepdims=True)), 0).astype(np.float32)
-    return weight / np.maximum(weight.sum(1, keepdims=True), 1e-12)
+def _weights(rows: Rows) -> NDArray[np.float32]:
+    """Visibility times what the owner's payload says as "quality", a number above 0; 1 where it says nothing."""
+    said = [one.get("quality", 1.0) for one in rows.payloads]
+    return rows.visibility * np.array([q if isinstance(q, int | float) and q > 0 else 1.0 for q in said], np.float32)

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact, on_gpu
+from dpm_edge.gallery.search.query import Query
 from dpm_edge.gallery.stores.columns import Column, Names
-from dpm_edge.gallery.stores.store import BATCH, Asked, Store
+from dpm_edge.gallery.stores.positions import Positions
+from dpm_edge.gallery.stores.store import BATCH, Store
 
 NAMES = ("people", "tracks", "cameras")
 TEXTS = (*NAMES, "sources", "payloads")
@@ -48,7 +50,7 @@ class MemoryStore(Store):
         }
         self._names = {name: Names() for name in NAMES}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
-        self._places: dict[int, int] | None = None
+        self._positions = Positions()
         self._there = None if device == "cpu" else on_gpu.resident(device)
 
     def column(self, name: str) -> NDArray:
@@ -78,14 +80,13 @@ class MemoryStore(Store):
             names.append(getattr(rows, name))
         for name, kept in self._lists.items():  # most rows have no payload: None
             kept += [one or None for one in getattr(rows, name)]
-        self._places = None
 
-    def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Exact over every row."""
         ids = self.column("ids")
         own = None
-        if asked.own_cameras is not None:
-            own = np.array([self._names["cameras"].code(one) if one else -1 for one in asked.own_cameras], np.int32)
+        if query.own_cameras is not None:
+            own = np.array([self._names["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
         vectors = exact.Vectors(
             self.column("features"), self.column("masks") if self.meta["masks"] else None, self.column("squares")
         )
@@ -94,12 +95,12 @@ class MemoryStore(Store):
             self._there.follow(vectors.values, vectors.masks)
             search = partial(on_gpu.top_k, there=self._there)
         rows, s = search(
-            asked.features,
+            query.features,
             vectors,
-            k=asked.k,
-            metric=asked.metric,
-            query_masks=asked.masks,
-            hidden=None if asked.where.everything else ~self._fits(asked.where),
+            k=query.k,
+            metric=query.metric,
+            query_masks=query.masks,
+            hidden=None if query.where.everything else ~self._fits(query.where),
             group=None if own is None else self._names["cameras"].codes,
             own=own,
             names=ids,
@@ -108,10 +109,7 @@ class MemoryStore(Store):
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By position."""
-        if self._places is None:
-            self._places = {int(name): at for at, name in enumerate(self.column("ids"))}
-        at = [self._places[int(name)] for name in ids if int(name) in self._places]
-        return self._rows(np.array(at, np.int64), vectors)
+        return self._rows(self._positions.find(self.column("ids"), ids), vectors)
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """By rising id."""
@@ -130,7 +128,7 @@ class MemoryStore(Store):
         for names in self._names.values():
             names.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
-        self._places = None
+        self._positions = Positions()
         if self._there is not None:
             self._there.clear()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,12 @@ from numpy.typing import NDArray
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact
+from dpm_edge.gallery.search.query import Query
 
 FORMAT = 1
 """Version of the schema: a store of a newer one is refused."""
 BATCH = 1000
 """Rows that one scan step or one call to a server carries."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """A search as a store gets it."""
-
-    features: NDArray[np.float32]
-    """(Q, D), L2-normalised."""
-    masks: NDArray[np.float32]
-    """(Q, D)."""
-    k: int
-    metric: str
-    where: Where
-    own_cameras: list[str] | None
-    """(Q,) a query finds no row of its own camera, "" has none; None: it may."""
-    candidates: int
-    """K of the stores that re-rank; at least k."""
 
 
 class Store(ABC):
@@ -48,13 +32,15 @@ class Store(ABC):
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
     one_writer = True
     """Nobody else adds rows meanwhile."""
+    read_only: str | None = None
+    """Why rows can only be read, for people; None: they can be changed."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
         """All rows, or none when it raises. Their ids are not there yet."""
 
     @abstractmethod
-    def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ids (Q, k) and similarities (Q, k), best first, equal ones by id; −1 and −inf where nothing is left."""
 
     @abstractmethod
@@ -112,24 +98,24 @@ class CandidateStore(Store):
     ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
         """For each vector, up to `count` rows with the highest inner products: ids (K,), features (K, D), masks."""
 
-    def search(self, asked: Asked) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """As `Store.search`, exact among the candidates."""
-        count = len(asked.features)
-        ids = np.full((count, asked.k), -1, np.int64)
-        best = np.full((count, asked.k), -np.inf, np.float32)
-        own = np.array([""] * count if asked.own_cameras is None else asked.own_cameras, object)
+        count = len(query.features)
+        ids = np.full((count, query.k), -1, np.int64)
+        best = np.full((count, query.k), -np.inf, np.float32)
+        own = np.array([""] * count if query.own_cameras is None else query.own_cameras, object)
         for camera in sorted(set(own)):
-            where = asked.where if asked.own_cameras is None else replace(asked.where, not_camera=camera)
+            where = query.where if query.own_cameras is None else replace(query.where, not_camera=camera)
             group = np.flatnonzero(own == camera)
-            q = asked.features[group] * (1 if asked.metric == "plain" else asked.masks[group])
-            found = self.candidates(q, max(asked.candidates, asked.k), where, masks=asked.metric == "mutual")
+            q = query.features[group] * (1 if query.metric == "plain" else query.masks[group])
+            found = self.candidates(q, query.candidates, where, masks=query.metric == "mutual")
             for i, (names, features, masks) in zip(group, found):
                 rows, s = exact.top_k(
-                    asked.features[i : i + 1],
+                    query.features[i : i + 1],
                     exact.Vectors(features, masks),
-                    asked.k,
-                    metric=asked.metric,
-                    query_masks=asked.masks[i : i + 1],
+                    query.k,
+                    metric=query.metric,
+                    query_masks=query.masks[i : i + 1],
                     names=names,
                 )
                 ids[i], best[i] = np.where(rows[0] >= 0, names[rows[0]] if len(names) else -1, -1), s[0]

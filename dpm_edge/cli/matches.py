@@ -1,4 +1,4 @@
-"""What `match` and `gallery search` share: the options of a search, and how what was found is said."""
+"""What `match` and `gallery search` share: the options of a search, the labels of rows, and how matches are printed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,20 @@ OPTIONS = (
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a search; `search` takes them."""
+    """Add the options of a search; `search` takes them."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def labels(embeddings: Embeddings) -> tuple[list[str], list[str]]:
+    """Person and camera of each row, from its source's name; the source itself and "" where the name says nothing."""
+    from dpm_edge.market import NAME
+
+    sources = embeddings.sources or [f"row {row}" for row in embeddings.rows]
+    found = [NAME.match(Path(source).name) for source in sources]
+    people = [match["person"] if match else source for match, source in zip(found, sources)]
+    return people, [match["camera"] if match else "" for match in found]
 
 
 def search(
@@ -49,7 +59,6 @@ def search(
     **options: Any,
 ) -> Matches:
     """Search as the options say; queries' cameras come from Market-1501's file names."""
-    from dpm_edge.cli.match import labels
     from dpm_edge.gallery.calibration import Calibration
 
     return gallery.search(
@@ -63,8 +72,8 @@ def search(
     )
 
 
-def say(asked: Embeddings, matches: Matches, as_json: bool) -> None:
-    """Each query with its matches, on stdout."""
+def print_matches(asked: Embeddings, matches: Matches, as_json: bool) -> None:
+    """Print each query with its matches on stdout."""
     found = [_query(asked, matches, i) for i in range(len(asked))]
     if as_json:
         click.echo(json.dumps(found, indent=2))

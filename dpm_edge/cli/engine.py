@@ -1,9 +1,9 @@
-"""`dpm-edge inspect`."""
+"""`dpm-edge inspect` and `dpm-edge trust`: what an engine directory holds, and whether it may be opened here."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("inspect", short_help="What is in this engine, and does it fit this machine?")
 @click.argument("engine", type=PATH)
 @as_json
-def command(engine: Path, as_json: bool) -> None:
+def inspect(engine: Path, as_json: bool) -> None:
     """Say what the engine directory ENGINE holds, how it was verified, and whether it would open here.
 
     Exit code 1 where it would not; every reason is given.
@@ -30,12 +30,12 @@ def command(engine: Path, as_json: bool) -> None:
 
     manifest = Manifest.read(engine)
     reasons = fits(manifest, engine)
-    show(manifest, engine, as_json=as_json, reasons=reasons)
+    print_manifest(manifest, engine, as_json=as_json, reasons=reasons)
     if reasons:
         raise SystemExit(1)
 
 
-def show(manifest: Manifest, folder: Path, *, as_json: bool, reasons: list[str] | None = None) -> None:
+def print_manifest(manifest: Manifest, folder: Path, *, as_json: bool, reasons: list[str] | None = None) -> None:
     """Print a manifest, and whether it fits where that was looked at."""
     import dataclasses
     import json
@@ -87,7 +87,7 @@ def _of_gpu(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _candidate(row: dict) -> str:
+def _candidate(row: dict[str, Any]) -> str:
     """One precision that was tried with --precision auto: its times, and what became of it."""
     times = ", ".join(f"{ms:.2f} ms for {size}" for size, ms in row["milliseconds"].items())
     return f"{row['precision']} ({', '.join(x for x in (times, 'chosen' if row['chosen'] else row['why_not']) if x)})"
@@ -101,3 +101,45 @@ def _size(path: Path) -> str:
 def _short(value: object) -> str:
     """Numbers with few digits, the rest as it is."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+@click.command("trust", short_help="Vouch for a TensorRT plan, so that it may be opened here.")
+@click.argument("engine", type=PATH, required=False)
+@click.option("--list", "as_list", is_flag=True, help="List the plans that are trusted.")
+@click.option("--remove", is_flag=True, help="Trust the plan of ENGINE no longer.")
+@as_json
+def trust(engine: Path | None, as_list: bool, remove: bool, as_json: bool) -> None:
+    """Put the plan of the engine directory ENGINE on the list of those that may be opened here.
+
+    A TensorRT plan is code: it is opened only where it was built, or where somebody vouched for it. The list holds
+    sha256 sums, so that a plan that is replaced is no longer trusted. It lies in the file that $DPM_EDGE_TRUST names,
+    or in dpm-edge/trusted.json in your configuration folder.
+
+    \b
+    Example:
+      dpm-edge trust engine-from-the-lab
+      dpm-edge trust --list
+    """
+    import dataclasses
+    import json
+
+    from dpm_edge.runtime import trust as trusted
+
+    if (engine is None) != as_list or (as_list and remove):
+        raise click.UsageError("expected either ENGINE (with or without --remove) or --list")
+    if engine is None:
+        known = trusted.listed()
+        if as_json:
+            rows = [dataclasses.asdict(one) for one in known]
+            click.echo(json.dumps({"file": str(trusted.place()), "trusted": rows}, indent=2))
+            return
+        for one in known:
+            click.echo(f"{one.sha256[:16]}  {one.date}  {one.folder}")
+        click.echo(f"{len(known)} trusted, in {trusted.place()}", err=True)
+        return
+    changed = trusted.remove(engine) if remove else bool(trusted.add(engine))
+    words = ("no longer trusted" if changed else "was not trusted") if remove else "trusted"
+    if as_json:
+        click.echo(json.dumps({"engine": str(engine), "state": words, "file": str(trusted.place())}, indent=2))
+    else:
+        click.echo(f"{engine}: {words}")

@@ -1,0 +1,112 @@
+"""A search, checked once: what every store is given.
+
+Q queries · k places · K candidates · D feature dimensions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import GalleryError, nearest
+from dpm_edge.gallery.labels import label_column, names_to_find
+from dpm_edge.gallery.rows import Where
+from dpm_edge.gallery.times import moment
+from dpm_edge.metrics import METRICS, normalise
+from dpm_edge.runtime.embeddings import Embeddings
+
+CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
+"""K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""
+BY = ("row", "person")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Query:
+    """Q queries and the options of their search; `Gallery.search` says what each option does."""
+
+    features: NDArray[np.float32]
+    """(Q, D), L2-normalised."""
+    masks: NDArray[np.float32]
+    """(Q, D)."""
+    k: int
+    metric: str
+    where: Where
+    own_cameras: list[str] | None
+    """(Q,) a query finds no row of its own camera, "" has none; None: it may."""
+    candidates: int
+    """K of the stores that re-rank; at least k."""
+    expand: int = 0
+    neighbours: int = 0
+    by_person: bool = False
+    cap: int = 8
+
+    @property
+    def reranked(self) -> bool:
+        """Whether the search does more than the store's own."""
+        return bool(self.expand or self.neighbours or self.by_person)
+
+
+def make_query(
+    queries: Embeddings,
+    meta: Mapping[str, Any],
+    *,
+    k: int,
+    metric: str,
+    camera: Any,
+    since: Any,
+    until: Any,
+    min_visibility: float | None,
+    exclude_same_camera: bool,
+    query_cameras: Iterable[Any] | None,
+    candidates: int | None,
+    expand: int,
+    neighbours: int,
+    by: str,
+    cap: int,
+) -> Query:
+    """The options of `Gallery.search`, for a gallery that describes itself by `meta`.
+
+    Raises:
+        GalleryError: one of them cannot be.
+    """
+    if metric not in METRICS:
+        raise GalleryError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
+    if metric == "mutual" and not meta["masks"]:
+        raise GalleryError(
+            "expected a gallery with masks for metric 'mutual', got one that was created without (masks=False). "
+            "Search with metric='masked', or create the gallery with masks"
+        )
+    if k < 1:
+        raise GalleryError(f"expected k of 1 or more, got {k}")
+    if exclude_same_camera and query_cameras is None:
+        raise GalleryError(
+            f"expected {len(queries)} query_cameras for exclude_same_camera, one a query, got none. "
+            f"Pass query_cameras=[…]"
+        )
+    if by not in BY or (by == "person" and neighbours):
+        raise GalleryError(
+            f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
+        )
+    factor = meta.get("candidates_per_place", CANDIDATES_PER_PLACE)
+    return Query(
+        features=normalise(queries.features.astype(np.float64)).astype(np.float32),
+        masks=queries.masks,
+        k=k,
+        metric=metric,
+        where=Where(
+            cameras=names_to_find(camera, "camera"),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+            min_visibility=min_visibility,
+        ),
+        own_cameras=label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera else None,
+        candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
+        expand=expand,
+        neighbours=neighbours,
+        by_person=by == "person",
+        cap=cap,
+    )
