@@ -32,6 +32,8 @@ class Store(ABC):
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
     one_writer = True
     """Nobody else adds rows meanwhile."""
+    read_only: str | None = None
+    """Why rows can only be read, for people; None: they can be changed."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
