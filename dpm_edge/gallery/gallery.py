@@ -119,7 +119,7 @@ class Gallery:
             gallery = cls.load(place)
             gallery._store.read_only = "it was opened with read_only=True" if read_only else None
             return gallery
-        return cls._over(open_store(place), place, flush_every)
+        return cls._over(open_store(place, read_only=read_only), place, flush_every)
 
     def __enter__(self) -> Gallery:
         return self
