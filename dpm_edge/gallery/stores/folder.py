@@ -213,8 +213,8 @@ def temporary_copy(folder: Path) -> Iterator[Path]:
     ]
     if not roomy:
         raise GalleryError(
-            f"expected {(allocated + MARGIN) / MEGABYTE:.0f} MB free in {' or '.join(places)} for a copy of {folder} to read from, "
-            f"got less. Free some space, or set TMPDIR to a folder with room"
+            f"expected {(allocated + MARGIN) / MEGABYTE:.0f} MB free in {' or '.join(places)} for a copy of {folder} "
+            f"to read from, got less. Free some space, or set TMPDIR to a folder with room"
         )
     copy = Path(tempfile.mkdtemp(prefix="dpm-edge-gallery-", dir=roomy[0]))
     try:
