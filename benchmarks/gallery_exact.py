@@ -37,7 +37,7 @@ from numba import njit
 from dpm_edge.env import cores, machine_card, version
 from dpm_edge.files import write_whole
 from dpm_edge.gallery.search import exact
-from dpm_edge.gallery.stores.columns import Column
+from dpm_edge.gallery.stores.memory import Column
 
 D, K = 768, 10
 

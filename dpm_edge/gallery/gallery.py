@@ -125,7 +125,7 @@ class Gallery:
             gallery = cls.load(place)
             gallery.store.read_only = "it was opened with read_only=True" if read_only else None
             return gallery
-        return cls._over(open_store(place), place, flush_every)
+        return cls._over(open_store(place, read_only=read_only), place, flush_every)
 
     def __enter__(self) -> Gallery:
         return self
