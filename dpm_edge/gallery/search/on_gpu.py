@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.env import installed
 from dpm_edge.errors import GalleryError, MissingLibrary
-from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, settle
+from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, order_in_float64
 from dpm_edge.metrics import normalise
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def top_k(
     hidden: NDArray[np.bool_] | None = None,
     group: NDArray[np.int32] | None = None,
     own: NDArray[np.int32] | None = None,
-    names: NDArray[np.int64] | None = None,
+    ids: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `exact.top_k`, and the same answer; `there` holds a copy of `vectors`."""
     from dpm_edge.kernels.masked_distance.resident import K_MAX, TOLERANCE
@@ -80,10 +80,10 @@ def top_k(
             if len(here) == wide < len(vectors) and s[places - 1] - s[-1] <= reach[i]:
                 unclear.append(i)
             else:
-                settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
+                order_in_float64(q[i], m[i], vectors, here, ids, metric, rows[i], best[i])
     for i in unclear:
         groups = None if group is None or own is None else (own[i : i + 1], group)
         one = slice(i, i + 1)
         here = next(there.within(q32[one], m32[one], places, reach[i], mutual=mutual, keep=keep, groups=groups))
-        settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
+        order_in_float64(q[i], m[i], vectors, here, ids, metric, rows[i], best[i])
     return rows, best

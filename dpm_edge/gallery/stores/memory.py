@@ -109,7 +109,7 @@ class MemoryStore(Store):
             hidden=None if query.where.everything else ~self._fits(query.where),
             group=None if own is None else self._texts["cameras"].codes,
             own=own,
-            names=ids,
+            ids=ids,
         )
         return np.where(rows >= 0, ids[rows] if len(ids) else -1, -1), s
 

@@ -114,16 +114,16 @@ class CandidateStore(Store):
             group = np.flatnonzero(own == camera)
             q = query.features[group] * (1 if query.metric == "plain" else query.masks[group])
             found = self.candidates(q, query.candidates, where, masks=query.metric == "mutual")
-            for i, (names, features, masks) in zip(group, found):
+            for i, (ids_K, features, masks) in zip(group, found):
                 rows, s = exact.top_k(
                     query.features[i : i + 1],
                     exact.Vectors(features, masks),
                     query.k,
                     metric=query.metric,
                     query_masks=query.masks[i : i + 1],
-                    names=names,
+                    ids=ids_K,
                 )
-                ids[i], best[i] = np.where(rows[0] >= 0, names[rows[0]] if len(names) else -1, -1), s[0]
+                ids[i], best[i] = np.where(rows[0] >= 0, ids_K[rows[0]] if len(ids_K) else -1, -1), s[0]
         return ids, best
 
 
