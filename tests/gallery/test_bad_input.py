@@ -50,7 +50,7 @@ def test_nan_never_becomes_a_row(make: Any, column: str, value: float) -> None:
 def test_a_wrong_dimension_and_model_are_refused_both_ways(make: Any) -> None:
     gallery = filled(make)
     for other, says in (
-        (rows(1, d=7), "expected embeddings of 12 dimensions, got 7"),
+        (rows(1, d=7), "12 dimensions, got 7"),
         (rows(1, fingerprint="g"), "model f, got those of model g"),
     ):
         with pytest.raises(GalleryError, match=says):
