@@ -24,7 +24,7 @@ from dpm_edge.gallery.pictures import Pictures, as_embeddings
 from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
-from dpm_edge.gallery.search.query import embedded, make_query
+from dpm_edge.gallery.search.query import make_query
 from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, check_model, new_meta
@@ -47,8 +47,7 @@ class Gallery:
     ) -> None:  # fmt: skip
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
-        device: "cuda" searches a copy of the rows on a GPU, with the same answers, and lets an engine there search
-            them behind its network (`Engine.search`).
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers (see `Engine.search`).
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
@@ -216,8 +215,7 @@ class Gallery:
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
-            queries: Q rows of this gallery's model, or Q pictures as `add` takes them, or the people in a frame as
-                `Engine.search` gives them.
+            queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
             camera: find only rows of this camera, or of these when it is a collection.
@@ -239,8 +237,7 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        if not isinstance(queries, FrameQueries):
-            queries = as_embeddings(queries, self._engine, self.store.meta)
+        queries = queries if isinstance(queries, FrameQueries) else as_embeddings(queries, self._engine, self.store.meta)
         check_model(self.store.meta, queries.fingerprint, queries.dimension)
         query = make_query(
             queries, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
@@ -248,12 +245,7 @@ class Gallery:
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
         )  # fmt: skip
         known = choose(calibration, self.store.meta, metric)
-        if isinstance(queries, FrameQueries) and (query.reranked or not queries.lies_with(self.store.place)):
-            queries, query = embedded(queries, query)
-        with self._guarded.lock:
-            if isinstance(queries, FrameQueries):
-                queries, query = self.store.embed(queries, query)
-            matches = rerank.search(self.store, query)
+        queries, matches = rerank.answer(self.store, self._guarded.lock, queries, query)
         return with_probability(matches, known, queries.visibility, prior)
 
     def use_calibration(self, calibration: Calibration | None) -> None:

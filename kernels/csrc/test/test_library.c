@@ -95,9 +95,9 @@ static void bad_values(void) {
     good[0].number = 0x1008;
     CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("expected X to be a multiple of 16, got 4104"));
     good[0].number = 0x1000, good[2].number = 0;
-    CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("N = 0"));
+    CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("N of at least 1, got 0"));
     good[2].number = 1ll << 40;
-    CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("over 32 bits"));
+    CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("to fit 32 bits"));
     good[2].number = 1000, good[3].number = 70000;
     CHECK(dpm_launch(kernels, "scale", good, 4, NULL) == DPM_BAD_VALUE && HAS("8 x 70000 x 1"));
     CHECK(record->launched == launched);
