@@ -237,8 +237,7 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        queries = queries if isinstance(queries, FrameQueries) else as_embeddings(queries, self._engine, self.store.meta)
-        check_model(self.store.meta, queries.fingerprint, queries.dimension)
+        queries = as_embeddings(queries, self._engine, self.store.meta)
         query = make_query(
             queries, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
