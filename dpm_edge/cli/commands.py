@@ -30,6 +30,7 @@ COMMANDS = {
     "trust": "engine:trust",
     "embed": "embed:command",
     "match": "match:command",
+    "who": "who:command",
     "gallery": "gallery:command",
     "calibrate": "calibrate:command",
     "eval": "evaluate:command",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpm_edge.cli.matches import layout
 from dpm_edge.cli.options import PATH, as_json, engine_options, quiet
 
 if TYPE_CHECKING:
     from dpm_edge.gallery.jobs.archive import Archive
+    from dpm_edge.labels import LabelledPictures
+    from dpm_edge.runtime import Embeddings
 
 PATIENCE = 1800.0
 """Seconds that part 1 waits for a new shard of the other parts before it gives up."""
@@ -28,7 +31,8 @@ PATIENCE = 1800.0
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
 @click.option("--part", help="I/N: this is machine I of N. Under torchrun, its RANK and WORLD_SIZE.")
 @click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Pictures in a shard.")
-@click.option("--camera", help="The camera of all rows; else the one that Market-1501's file names give.")
+@click.option("--camera", help="The camera of all rows; else the one that each picture's path names.")
+@layout
 @engine_options
 @as_json
 @quiet
@@ -41,6 +45,7 @@ def command(
     part: str | None,
     shard_size: int,
     camera: str | None,
+    layout: str,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -48,7 +53,8 @@ def command(
 ) -> None:
     """Embed every picture below FOLDERS with ENGINE, by many processes, and add the rows to the gallery at PLACE.
 
-    The same command again goes on where it was cut off: finished shards are kept, and no row is added twice. On many
+    The same command again goes on where it was cut off and takes in the pictures that came since; no picture is added
+    twice, whatever the archive folder. PERSON/CAMERA/picture folders keep person and camera (--layout). On many
     machines that share the pictures and the archive folder, run it on each with --part, or under torchrun; part 1 waits
     for the others and adds the rows. The gallery is created where there is none.
 
@@ -59,18 +65,22 @@ def command(
     """
     import json
 
-    from dpm_edge.cli.matches import labels
     from dpm_edge.errors import GalleryError
     from dpm_edge.gallery import Gallery
     from dpm_edge.gallery.jobs.archive import add_archive, embed_part, open_archive
     from dpm_edge.gallery.stores.address import is_there
+    from dpm_edge.labels import read_people
     from dpm_edge.manifest import Manifest
     from dpm_edge.progress import say
     from dpm_edge.runtime import Engine
 
     manifest = Manifest.read(engine)
     mine = _part(part)
-    plan = open_archive(archive, folders, manifest.fingerprint, shard_size)
+    labelled = [read_people(folder, layout) for folder in folders]
+    for one in labelled:
+        if not quiet:
+            say(one.describe())
+    plan = open_archive(archive, [path for one in labelled for path in one.paths], manifest.fingerprint, shard_size)
     before = len(plan.missing())
     if workers == 1:
         if plan.missing(mine):
@@ -83,7 +93,7 @@ def command(
         if not is_there(place):
             Gallery.create(place, manifest.fingerprint, manifest.spec.dimension).close()
         with Gallery.open(place) as gallery:
-            added, skipped = add_archive(plan, gallery, labels, below=folders, camera=camera, quiet=quiet)
+            added, skipped = add_archive(plan, gallery, _by_source(labelled), below=folders, camera=camera, quiet=quiet)
             rows = len(gallery)
     else:
         added, skipped, rows = 0, [], None
@@ -100,6 +110,23 @@ def command(
         say(f"skipped {picture}: {reason}")
     done = f"{added} rows added, {rows} there" if rows is not None else f"{left} shards left to the others"
     click.echo(f"{len(plan.pictures)} pictures in {len(plan.shards())} shards: {done}")
+
+
+def _by_source(labelled: Sequence[LabelledPictures]) -> Callable[[Embeddings], tuple[list[str], list[str]]]:
+    """A function from rows to people and cameras; "" for unknown, and for a picture that is not there any more."""
+    from dpm_edge.images import path_text
+
+    names = {
+        path_text(Path(os.path.abspath(path))): (person or "", camera or "")
+        for one in labelled
+        for path, person, camera in zip(one.paths, one.people, one.cameras)
+    }
+
+    def labels(rows: Embeddings) -> tuple[list[str], list[str]]:
+        found = [names.get(source, ("", "")) for source in rows.sources]
+        return [person for person, _ in found], [camera for _, camera in found]
+
+    return labels
 
 
 def _part(said: str | None) -> tuple[int, int]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli import fill, matches, migrate
-from dpm_edge.cli.matches import search_options
+from dpm_edge.cli import fill, migrate
+from dpm_edge.cli.matches import labels, layout, open_to_read, print_matches, search_options
+from dpm_edge.cli.matches import search as search_gallery
 from dpm_edge.cli.options import PATH, as_json, quiet
 
 if TYPE_CHECKING:
-    from dpm_edge.gallery import Gallery
+    pass
 
 PLACE = click.argument("place")
 
@@ -30,24 +32,13 @@ def command() -> None:
     """
 
 
-def _say(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any], as_json: bool) -> None:
     """A result as JSON, or as one line for each fact."""
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
     for name, value in result.items():
         click.echo(f"{name.replace('_', ' '):<14} {value}")
-
-
-def _open_to_read(place: str) -> Gallery:
-    """A gallery in its place; where another process holds the folder, a copy of this moment."""
-    from dpm_edge.errors import GalleryInUse
-    from dpm_edge.gallery import Gallery
-
-    try:
-        return Gallery.open(place)
-    except GalleryInUse:
-        return Gallery.open(place, read_only=True)
 
 
 @command.command("create")
@@ -74,24 +65,35 @@ def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
         fingerprint, dimension = rows.fingerprint, rows.dimension
     with Gallery.create(place, fingerprint, dimension, masks=not no_masks):
         pass
-    _say({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
+    _print({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
 
 
 @command.command("add")
 @PLACE
 @click.argument("embeddings", type=PATH)
-@click.option("--camera", help="The camera of all rows; else the one that Market-1501's file names give.")
+@click.option("--person", help="The person of all rows; else the one that each row's path names.")
+@click.option("--camera", help="The camera of all rows; else the one that each row's path names.")
 @click.option("--since", help="When all rows were seen: Unix seconds, or ISO 8601 with a zone.")
+@layout
 @as_json
 @quiet
-def add(place: str, embeddings: Path, camera: str | None, since: str | None, as_json: bool, quiet: bool) -> None:
+def add(
+    place: str,
+    embeddings: Path,
+    person: str | None,
+    camera: str | None,
+    since: str | None,
+    layout: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Add the rows of a file that `embed` wrote, or of a .parquet that `export` wrote.
 
     \b
     Example:
       dpm-edge gallery add seen crops.safetensors --camera gate-3
+      dpm-edge gallery add seen anna.safetensors --person anna
     """
-    from dpm_edge.cli.matches import labels
     from dpm_edge.gallery import Gallery
     from dpm_edge.images import chunks
     from dpm_edge.progress import track
@@ -102,18 +104,18 @@ def add(place: str, embeddings: Path, camera: str | None, since: str | None, as_
             added = gallery.import_(embeddings)
         else:
             rows = Embeddings.load(embeddings)
-            people, cameras = labels(rows)
+            people, cameras = labels(rows, layout)
             added = len(rows)
             parts = list(chunks(len(rows), 1000))
             for part in track(parts, what="adding", total=len(parts), quiet=quiet):
                 n = part.stop - part.start
                 gallery.add(
                     rows.take(part),
-                    people=people[part],
+                    people=[person] * n if person is not None else people[part],
                     cameras=[camera] * n if camera is not None else cameras[part],
                     timestamps=None if since is None else [since] * n,
                 )
-        _say({"added": added, "rows": len(gallery)}, as_json)
+        _print({"added": added, "rows": len(gallery)}, as_json)
 
 
 @command.command("search")
@@ -133,9 +135,9 @@ def search(place: str, queries: Path, as_json: bool, **options: Any) -> None:
     """
     from dpm_edge.runtime import Embeddings
 
-    asked = Embeddings.load(queries)
-    with _open_to_read(place) as gallery:
-        matches.print_matches(asked, matches.search(gallery, asked, **options), as_json)
+    rows = Embeddings.load(queries)
+    with open_to_read(place) as gallery:
+        print_matches(rows, search_gallery(gallery, rows, **options), as_json)
 
 
 @command.command("calibration")
@@ -155,7 +157,7 @@ def calibration(place: str, file: Path | None, as_json: bool) -> None:
     with Gallery.open(place) as gallery:
         known = Calibration.load(file) if file else None
         gallery.use_calibration(known)
-        _say({"place": place, "calibration": "none" if known is None else f"metric {known.metric}"}, as_json)
+        _print({"place": place, "calibration": "none" if known is None else f"metric {known.metric}"}, as_json)
 
 
 @command.command("forget")
@@ -169,10 +171,18 @@ def forget(place: str, person: str, as_json: bool) -> None:
     Example:
       dpm-edge gallery forget seen 0002
     """
+    from dpm_edge.errors import GalleryError
     from dpm_edge.gallery import Gallery
+    from dpm_edge.gallery.rows import Where
 
     with Gallery.open(place) as gallery:
-        _say({"forgotten": gallery.forget(person), "rows": len(gallery)}, as_json)
+        forgotten = gallery.forget(person)
+        if not forgotten:
+            people = {one for rows in gallery.store.scan(Where(), vectors=False) for one in rows.people} - {""}
+            close = difflib.get_close_matches(person, people, n=1)
+            offer = f" Did you mean {close[0]!r}?" if close else ""
+            raise GalleryError(f"expected a person of this gallery, got {person!r}; no row was removed.{offer}")
+        _print({"forgotten": forgotten, "rows": len(gallery)}, as_json)
 
 
 @command.command("expire")
@@ -195,7 +205,7 @@ def expire(place: str, older_than: str | None, camera: str | None, retain: str |
     with Gallery.open(place) as gallery:
         if retain is not None:
             gallery.retain(camera, retain)
-        _say({"expired": gallery.expire(older_than, camera=camera), "rows": len(gallery)}, as_json)
+        _print({"expired": gallery.expire(older_than, camera=camera), "rows": len(gallery)}, as_json)
 
 
 @command.command("stats")
@@ -215,7 +225,7 @@ def stats(place: str, as_json: bool) -> None:
     people: set[str] = set()
     cameras: Counter[str] = Counter()
     times: list[float] = []
-    with _open_to_read(place) as gallery:
+    with open_to_read(place) as gallery:
         for rows in gallery.store.scan(Where(), vectors=False):
             people.update(rows.people)
             cameras.update(rows.cameras)
@@ -224,12 +234,12 @@ def stats(place: str, as_json: bool) -> None:
         about = gallery.describe()
     result = {
         "rows": sum(cameras.values()),
-        "people": len(people),
+        "people": len(people - {""}),
         "cameras": dict(cameras),
         "first": times[0] if times else None,
         "last": times[-1] if times else None,
     }
-    _say({**result, **about}, as_json)
+    _print({**result, **about}, as_json)
 
 
 @command.command("check-recall")
@@ -254,7 +264,7 @@ def check_recall(place: str, target: float, top: int, sample: int, keep: bool, a
     if not as_json:
         for row in result.pop("measured"):
             click.echo(f"{row['candidates']:>6} candidates  recall {row['recall']:.4f}  {row['ms']:.1f} ms")
-    _say(result, as_json)
+    _print(result, as_json)
 
 
 @command.command("snapshot")
@@ -268,12 +278,12 @@ def snapshot(place: str, folder: Path, as_json: bool) -> None:
     Example:
       dpm-edge gallery snapshot seen seen-monday
     """
-    with _open_to_read(place) as gallery:
+    with open_to_read(place) as gallery:
         if folder.suffix == ".parquet":
             gallery.export(folder)
         else:
             gallery.snapshot(folder)
-        _say({"snapshot": str(folder), "rows": len(gallery)}, as_json)
+        _print({"snapshot": str(folder), "rows": len(gallery)}, as_json)
 
 
 command.add_command(fill.command)

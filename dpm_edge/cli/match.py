@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None:
     """Match the rows of QUERIES (a file that `embed` wrote) against GALLERY (such a file, or a saved gallery).
 
-    Files named like 0002_c1s1_000451_03.jpg bring their person and camera; other rows are named after their source.
+    Paths like PERSON/CAMERA/picture.jpg and names like 0002_c1s1_000451_03.jpg bring their person and camera.
 
     \b
     Example:
@@ -30,11 +30,11 @@ def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None
     """
     from dpm_edge.runtime import Embeddings
 
-    asked = Embeddings.load(queries)
-    print_matches(asked, search(_open(gallery), asked, **options), as_json)
+    rows = Embeddings.load(queries)
+    print_matches(rows, search(_open(gallery, options["layout"]), rows, **options), as_json)
 
 
-def _open(path: Path) -> Gallery:
+def _open(path: Path, layout: str) -> Gallery:
     """A saved gallery, or one made of an embeddings file."""
     from dpm_edge.gallery import Gallery
     from dpm_edge.runtime import Embeddings
@@ -44,6 +44,6 @@ def _open(path: Path) -> Gallery:
         return Gallery.open(path)
     rows = Embeddings.load(path)
     gallery = Gallery(rows.fingerprint, rows.dimension)
-    people, cameras = labels(rows)
+    people, cameras = labels(rows, layout)
     gallery.add(rows, people=people, cameras=cameras)
     return gallery

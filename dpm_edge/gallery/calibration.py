@@ -126,6 +126,20 @@ def choose(given: Calibration | None, meta: Mapping[str, Any], metric: str) -> C
     return given
 
 
+def to_keep(calibration: Calibration | None, fingerprint: str) -> dict[str, Any] | None:
+    """A calibration as JSON types, to keep with a gallery of a model; None for none.
+
+    Raises:
+        GalleryError: it is of another model.
+    """
+    if calibration is not None and calibration.fingerprint != fingerprint:
+        raise GalleryError(
+            f"expected a calibration of model {fingerprint[:12]}, got one of model {calibration.fingerprint[:12]}. "
+            f"Calibrate that model: dpm-edge calibrate"
+        )
+    return None if calibration is None else asdict(calibration)
+
+
 def with_probability(
     matches: Matches, calibration: Calibration | None, visibility: NDArray[np.float32], prior: float
 ) -> Matches:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.rows import payload_json
+from dpm_edge.gallery.rows import Where, payload_json
 from dpm_edge.gallery.search.exact import unit
+from dpm_edge.gallery.times import moment
 from dpm_edge.gallery.times import timestamps as unix_seconds
 from dpm_edge.runtime.embeddings import Embeddings
 
@@ -128,6 +129,23 @@ def payload_list(values: Any, count: int) -> list[dict[str, Any]]:
         if one or not isinstance(one, dict):
             payload_json(one)
     return found
+
+
+def make_filter(
+    *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None, min_visibility: float | None = None
+) -> Where:
+    """Return a filter of what callers give: one or several people and cameras, times as `Gallery.add` takes them.
+
+    Raises:
+        GalleryError: a person or camera stands for unknown, or a time is none.
+    """
+    return Where(
+        people=names_to_find(person, "person"),
+        cameras=names_to_find(camera, "camera"),
+        since=moment(since, "since"),
+        until=moment(until, "until"),
+        min_visibility=min_visibility,
+    )
 
 
 def new_rows(

@@ -15,11 +15,28 @@ from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """One gallery row that a query found; `Matches` says what each number is."""
+
+    row: int
+    person: str
+    camera: str
+    similarity: float
+    score: float
+    probability: float
+    decision: str
+    source: str
+    timestamp: float
+    visibility: float
+    payload: dict[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Matches:
     """The k nearest gallery rows of each query, best first.
 
-    A place that no row fills has row −1, similarity −inf, and empty names.
+    A place that no row fills has row −1, similarity −inf, and empty names: `found` tells, `of_query` leaves them out.
 
     Raises:
         GalleryError: on construction, when the arrays differ in shape.
@@ -44,15 +61,16 @@ class Matches:
     payloads: NDArray[np.object_]
     """(Q, k) of dict: what was stored beside each row."""
     probability: NDArray[np.float64]
-    """(Q, k): that query and row are one person; NaN without a calibration."""
+    """(Q, k): that query and row are one person, at the odds of `prior`; NaN without a calibration."""
     decision: NDArray[np.str_]
-    """(Q, k): "same", "different" or "too occluded to decide"; "" without a calibration."""
+    """(Q, k): "same" where only the calibration's false-match rate of strangers is as similar, else "different",
+    however probable; "too occluded to decide" where that would find almost nobody; "" without a calibration."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             shape = getattr(self, field.name).shape
             if len(shape) != 2 or shape != self.rows.shape:
-                raise GalleryError(f"{field.name} have shape {shape}; {self.rows.shape}, (Q, k), is wanted")
+                raise GalleryError(f"expected {field.name} of shape {self.rows.shape}, (Q, k), got {shape}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +79,38 @@ class Matches:
     def found(self) -> NDArray[np.bool_]:
         """(Q, k) bool: places that a gallery row fills."""
         return self.rows >= 0
+
+    def __repr__(self) -> str:
+        nearest = [
+            f"{one.person or 'unknown'} {one.similarity:.3f}"
+            for i in range(min(len(self), 3))
+            for one in self.of_query(i)[:1]
+        ]
+        first = f", nearest: {', '.join(nearest)}{', …' if len(self) > 3 else ''}" if nearest else ""
+        return f"Matches({len(self)} queries × {self.rows.shape[1]} places, {int(self.found.sum())} filled{first})"
+
+    def of_query(self, query: int) -> list[Match]:
+        """List what one query found, best first, without the places that no row fills.
+
+        Raises:
+            IndexError: there is no such query.
+        """
+        return [
+            Match(
+                row=int(self.rows[query, place]),
+                person=str(self.people[query, place]),
+                camera=str(self.cameras[query, place]),
+                similarity=float(self.similarity[query, place]),
+                score=float(self.score[query, place]),
+                probability=float(self.probability[query, place]),
+                decision=str(self.decision[query, place]),
+                source=str(self.sources[query, place]),
+                timestamp=float(self.timestamps[query, place]),
+                visibility=float(self.visibility[query, place]),
+                payload=self.payloads[query, place],
+            )
+            for place in np.flatnonzero(self.found[query])
+        ]
 
     @classmethod
     def of(

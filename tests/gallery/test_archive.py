@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def name(i: int) -> str:
-    return f"{i % 7:04d}_c{i % 3}s1_{i:06d}_00.png"
+    return f"{i % 7 + 1:04d}_c{i % 3}s1_{i:06d}_00.png"
 
 
 def fill(site: Path, out: Path, *more: object) -> list[str]:
@@ -224,12 +224,37 @@ def test_one_archive_folder_serves_two_galleries_of_two_folders(street: Path) ->
     assert (told["added"], told["rows"]) == (1, 1), "rows of the other folder are not this gallery's"
 
 
-def test_a_name_that_is_not_text_is_reported_and_the_rest_is_added(street: Path) -> None:
-    shutil.copy(street / "crops" / name(0), os.fsencode(street / "crops") + b"/caf\xe9.png")
+def test_a_name_that_is_not_utf8_is_added_as_text(street: Path) -> None:
+    shutil.copy(street / "crops" / name(0), os.fsencode(street / "crops") + b"/0001_c1_caf\xe9.png")
+    assert here(street, street)["added"] == 6
+    assert rf"{street}/crops/0001_c1_caf\xe9.png" in rows_of(street).sources
+    assert here(street, street)["added"] == 0
+
+
+def test_a_name_of_two_lines_is_reported_and_the_rest_is_added(street: Path) -> None:
     shutil.copy(street / "crops" / name(0), street / "crops" / "two\nlines.png")
     told = here(street, street)
     assert told["added"] == 5
-    assert all("one line in UTF-8" in one["reason"] for one in told["skipped"]) and len(told["skipped"]) == 2
+    assert ["one line" in one["reason"] for one in told["skipped"]] == [True]
+
+
+def test_person_and_camera_folders_keep_person_and_camera(street: Path) -> None:
+    for i, place in enumerate(("anna/gate", "anna/yard", "ben/gate")):
+        picture(street / "people" / place / f"{i}.png", i)
+    shutil.rmtree(street / "crops")
+    (street / "people").rename(street / "crops")
+    here(street, street)
+    rows = rows_of(street)
+    assert sorted(zip(rows.people, rows.cameras)) == [("anna", "gate"), ("anna", "yard"), ("ben", "gate")]
+
+
+def test_folders_by_date_make_nobody_known(street: Path) -> None:
+    for i in range(3):
+        picture(street / "archive" / "2026" / f"0{i + 1}" / f"{i}.png", i)
+    shutil.rmtree(street / "crops")
+    (street / "archive").rename(street / "crops")
+    here(street, street)
+    assert rows_of(street).people == [""] * 3
 
 
 def test_two_machines_that_list_at_once_share_one_list(street: Path) -> None:
@@ -263,11 +288,11 @@ def test_a_part_that_cannot_be_is_refused(site: Path, tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named_and_made_again_when_removed(street: Path) -> None:
     here(street, street)
     with Gallery.open(street / "seen") as gallery:
-        gallery.forget("0004")
+        gallery.forget("0005")
     shard = street / "shards" / "shard-000002.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-20])
-    assert f"{shard} is no safetensors file, or is damaged" in refused(street, street)
+    assert f"got {shard}, which is damaged" in refused(street, street)
     shard.unlink()
     told = here(street, street)
     assert (told["embedded"], told["added"]) == (1, 1)
@@ -276,7 +301,7 @@ def test_a_damaged_shard_is_named_and_made_again_when_removed(street: Path) -> N
 def test_a_shard_of_other_pictures_is_refused(street: Path) -> None:
     here(street, street)
     with Gallery.open(street / "seen") as gallery:
-        gallery.forget("0000")
+        gallery.forget("0001")
     shutil.copy(street / "shards" / "shard-000001.safetensors", street / "shards" / "shard-000000.safetensors")
     assert "expected the pictures of the lists" in refused(street, street)
 

@@ -28,7 +28,7 @@ from dpm_edge.errors import GalleryError
 from dpm_edge.files import write_whole
 from dpm_edge.gallery.gallery import Gallery
 from dpm_edge.gallery.stores.store import BATCH
-from dpm_edge.images import chunks, find_images
+from dpm_edge.images import chunks, path_text
 from dpm_edge.progress import track
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.engine import Engine
@@ -46,7 +46,7 @@ class Archive:
     folder: Path
     fingerprint: str
     pictures: list[str] = field(default_factory=list)
-    """(N,) absolute paths, in the order of the lists."""
+    """(N,) absolute paths, in the order of the lists; as the operating system names them."""
     spans: list[slice] = field(default_factory=list)
     """Which pictures are in each shard; a shard holds pictures of one list."""
     lists: int = 0
@@ -79,27 +79,26 @@ class Archive:
 
 def picture_id(path: str) -> int:
     """The id of the row of a picture, by its absolute path."""
-    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
     return FIRST_ID + (int.from_bytes(digest, "big") >> (64 - ID_BITS))
 
 
-def open_archive(folder: Path, sources: Sequence[Path], fingerprint: str, shard_size: int = 1000) -> Archive:
-    """The archive in `folder`, with a list for those pictures below `sources` that are in none yet.
+def open_archive(folder: Path, pictures: Sequence[Path], fingerprint: str, shard_size: int = 1000) -> Archive:
+    """The archive in `folder`, with a list for those of the pictures that are in none yet.
 
     Raises:
         GalleryError: it is another model's, or a list is damaged.
-        ImageError: a source is no folder or holds no picture.
     """
-    found = [os.path.abspath(path) for source in sources for path in find_images(source)]
-    good = [path for path in found if _is_text(path)]
+    found = [os.path.abspath(path) for path in pictures]
+    good = [path for path in found if "\n" not in path]
     archive = read_archive(folder, fingerprint)
     while new := _new(good, archive):
         if _write_list(archive, new, shard_size):
             archive.append(new, shard_size)
         else:  # another machine was faster: its list comes first
             archive = read_archive(folder, fingerprint)
-    reason = "expected a file name of one line in UTF-8. Rename the file"
-    archive.unusable = [(path, reason) for path in found if not _is_text(path)]
+    reason = "expected a file name of one line. Rename the file"
+    archive.unusable = [(path_text(Path(path)), reason) for path in found if "\n" in path]
     return archive
 
 
@@ -132,7 +131,7 @@ def read_archive(folder: Path, fingerprint: str) -> Archive:
                 f"expected an archive of model {fingerprint[:12]}, got {folder} of model {made_for[:12]}. "
                 f"Take another archive folder for this engine"
             )
-        archive.append(text.decode().split("\n"), size)
+        archive.append([os.fsdecode(line) for line in text.split(b"\n")], size)
     return archive
 
 
@@ -148,7 +147,7 @@ def _new(found: Sequence[str], archive: Archive) -> list[str]:
 def _write_list(archive: Archive, pictures: Sequence[str], shard_size: int) -> bool:
     """Write the next list, unless another process did it first: whether it is ours."""
     archive.folder.mkdir(parents=True, exist_ok=True)
-    text = b"\n".join(one.encode() for one in pictures)
+    text = b"\n".join(os.fsencode(one) for one in pictures)
     about = {"format": FORMAT, "fingerprint": archive.fingerprint, "shard_size": shard_size}
     about["sha256"] = hashlib.sha256(text).hexdigest()
     path = archive.list_file(archive.lists + 1)
@@ -212,17 +211,16 @@ def add_archive(
         raise GalleryError(
             f"expected every shard in {archive.folder}, got {len(missing)} missing ones. Run the command again"
         )
-    folders = [""] if below is None else [os.path.join(os.path.abspath(one), "") for one in below]
+    folders = ("",) if below is None else tuple(os.path.join(os.path.abspath(one), "") for one in below)
     added, skipped = 0, list(archive.unusable)
     for number in track(archive.shards(), what="adding", quiet=quiet):
-        listed = archive.pictures[archive.spans[number]]
-        pictures = [one for one in listed if any(one.startswith(folder) for folder in folders)]
+        pictures = [one for one in archive.pictures[archive.spans[number]] if one.startswith(folders)]
         ids: dict[str, int] = {}
         for part in chunks(len(pictures), BATCH):
             ids |= _lacking(gallery, pictures[part])
         if not ids:
             continue  # the usual case of a nightly run: the shard is not even read
-        rows = _read_shard(archive, number)
+        rows, listed = _read_shard(archive, number)
         skipped += [(listed[at], reason) for at, reason in rows.skipped if listed[at] in ids]
         new = rows.take([i for i, source in enumerate(rows.sources) if source in ids])
         for part in chunks(len(new), BATCH):
@@ -237,21 +235,22 @@ def add_archive(
     return added, skipped
 
 
-def _read_shard(archive: Archive, number: int) -> Embeddings:
-    """A shard, when it holds the pictures that the lists say."""
-    rows, pictures = Embeddings.load(archive.file(number)), archive.pictures[archive.spans[number]]
+def _read_shard(archive: Archive, number: int) -> tuple[Embeddings, list[str]]:
+    """A shard, when it holds the pictures that the lists say, and their paths as text."""
+    rows = Embeddings.load(archive.file(number))
+    pictures = [path_text(Path(one)) for one in archive.pictures[archive.spans[number]]]
     if len(rows) and (rows.rows.max() >= len(pictures) or rows.sources != [pictures[at] for at in rows.rows]):
         raise GalleryError(
             f"expected the pictures of the lists in {archive.file(number)}, got others. Remove that file and run the "
             f"command again"
         )
-    return rows
+    return rows, pictures
 
 
 def _lacking(gallery: Gallery, pictures: Sequence[str]) -> dict[str, int]:
-    """Those pictures that have no row, with the ids to give them: free ones, should two paths have one hash."""
+    """Those pictures that have no row, as text, with the ids to give them: free ones, should two have one hash."""
     lacking: dict[str, int] = {}
-    looked_up = {picture: picture_id(picture) for picture in pictures}
+    looked_up = {path_text(Path(picture)): picture_id(picture) for picture in pictures}
     while looked_up:
         there = gallery.rows(np.unique(np.array(list(looked_up.values()), np.int64)), vectors=False)
         source = dict(zip(there.ids.tolist(), there.sources))
@@ -265,12 +264,3 @@ def _lacking(gallery: Gallery, pictures: Sequence[str]) -> dict[str, int]:
                 taken.add(number)
         looked_up = again
     return lacking
-
-
-def _is_text(path: str) -> bool:
-    """Whether a path is one line that a row can keep as its source."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\n" not in path

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, nearest
-from dpm_edge.gallery.labels import label_column, names_to_find
+from dpm_edge.gallery.labels import label_column, make_filter
 from dpm_edge.gallery.rows import Where
-from dpm_edge.gallery.times import moment
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
 
@@ -97,12 +96,7 @@ def make_query(
         masks=queries.masks,
         k=k,
         metric=metric,
-        where=Where(
-            cameras=names_to_find(camera, "camera"),
-            since=moment(since, "since"),
-            until=moment(until, "until"),
-            min_visibility=min_visibility,
-        ),
+        where=make_filter(camera=camera, since=since, until=until, min_visibility=min_visibility),
         own_cameras=label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera else None,
         candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
         expand=expand,

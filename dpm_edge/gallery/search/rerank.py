@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.search.prototypes import prototypes_of
 from dpm_edge.gallery.search.query import Query
@@ -21,11 +22,15 @@ Places = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids and what orders them, falling; each (Q, k), −1 and −inf where nothing is left."""
 
 
-def search(store: Store, query: Query) -> tuple[Places, NDArray[np.float32]]:
-    """Places, and the similarity (Q, k) of each query itself with each row found, whatever orders them."""
-    if not query.reranked:
-        ids, s = store.search(query)
-        return (ids, s), s
+def search(store: Store, query: Query) -> Matches:
+    """Answer a query: the places in their order, each with the similarity of the query itself with the row found."""
+    ids, score = _places(store, query)
+    similarity = _similarities(store, query, ids) if query.reranked else score
+    return Matches.of(ids, similarity, store.get(np.unique(ids[ids >= 0]), vectors=False), score)
+
+
+def _places(store: Store, query: Query) -> Places:
+    """Ids (Q, k) and what orders them."""
     moved = query
     if query.expand:
         ids, s = store.search(replace(query, k=query.expand, candidates=max(query.candidates, query.expand)))
@@ -36,8 +41,7 @@ def search(store: Store, query: Query) -> tuple[Places, NDArray[np.float32]]:
         ids, score = _by_neighbourhoods(store, query.metric, ids, score, query.neighbours)
     if query.by_person:
         ids, score = _by_person(store, moved, ids, query.cap)
-    ids, score = ids[:, : query.k], score[:, : query.k]
-    return (ids, score), _similarities(store, query, ids)
+    return ids[:, : query.k], score[:, : query.k]
 
 
 def _whole_rows(store: Store, ids: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:

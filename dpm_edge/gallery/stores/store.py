@@ -186,6 +186,22 @@ def check_meta(meta: dict[str, Any], place: str) -> dict[str, Any]:
     return meta
 
 
+def check_model(meta: dict[str, Any], fingerprint: str, dimension: int) -> None:
+    """Refuse embeddings of another model than the gallery's, whose features mean something else.
+
+    Raises:
+        GalleryError: they are another model's.
+    """
+    if fingerprint != meta["fingerprint"]:
+        raise GalleryError(
+            f"expected embeddings of this gallery's model {meta['fingerprint'][:12]}, got those of model "
+            f"{fingerprint[:12]}. Embed with the engine that the gallery was filled with, or move the gallery to the "
+            f"new model: dpm-edge gallery migrate"
+        )
+    if dimension != meta["dimension"]:
+        raise GalleryError(f"expected embeddings of {meta['dimension']} dimensions, got {dimension}")
+
+
 def new_meta(fingerprint: str, dimension: int, masks: bool) -> dict[str, Any]:
     """The description of a new gallery."""
     return {
