@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-MEGABYTES = 160
+MEGABYTES = {"ext4": 160, "tmpfs": 420}
+"""A tmpfs wants room for the holes in the engine's files, which reading fills."""
 HEAD = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -59,13 +60,13 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     if request.param == "tmpfs":
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(place)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES[request.param]}m", "tmpfs", str(place)]
     else:
         if shutil.which("mkfs.ext4") is None:
             pytest.skip(reason="mkfs.ext4 is not installed")
         image = tmp_path / "image"
         with image.open("wb") as file:
-            file.truncate(MEGABYTES << 20)
+            file.truncate(MEGABYTES["ext4"] << 20)
         subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
         mount = ["mount", "-o", "loop", str(image), str(place)]
     made = subprocess.run(mount, capture_output=True, text=True)

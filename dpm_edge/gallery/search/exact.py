@@ -44,7 +44,7 @@ class Vectors:
     values: NDArray
     """(N, D) float32, float16, or int8 codes, whose scale per row cancels out of the metric."""
     masks: NDArray | None = None
-    """(N, D) of the same dtype: wanted by the mutual metric. Codes are scaled by 127."""
+    """(N, D) of the same dtype: for the mutual metric. Codes are scaled by 127."""
     squares: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     """(N,) float32: squared norms; computed where none are given."""
 
@@ -108,7 +108,7 @@ def top_k(
         vectors: N rows.
         k: places; those without a candidate hold −1 and −inf.
         metric: "plain", "masked" or "mutual", as in `dpm_edge.metrics`.
-        query_masks: (Q, D) in 0..1; not wanted by "plain".
+        query_masks: (Q, D) in 0..1; not for "plain".
         hidden: (N,) bool, True where no query may find the row.
         group: (N,) int32 with `own` (Q,) int32: a query does not find rows of its own group, such as its camera.
         ids: (N,) int64: among equal similarities the lower id comes first; the lower row without.

@@ -78,7 +78,7 @@ def make_query(
         GalleryError: one of them cannot be.
     """
     if metric not in METRICS:
-        raise GalleryError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
+        raise GalleryError(f"expected a metric, got {metric!r}.{nearest(metric, METRICS)}")
     if metric == "mutual" and not meta["masks"]:
         raise GalleryError(
             "expected a gallery with masks for metric 'mutual', got one that was created without (masks=False). "

@@ -32,7 +32,7 @@ def check_recall(
         gallery: with masks, unless queries are given.
         queries: Q rows to ask with; `sample` of the gallery's own rows without, which then do not count as found.
         k: places.
-        target: recall that is wanted, in 0..1.
+        target: the recall to reach, in 0..1.
         sample: own rows to ask with.
         keep: use the least factor that reaches the target in every later search of this gallery.
 
@@ -115,7 +115,7 @@ def _own_rows(gallery: Gallery, sample: int) -> tuple[Embeddings, NDArray[np.int
     return queries, rows.ids
 
 
-def _share(found: NDArray[np.int64], truth: NDArray[np.int64], own: int | None) -> float:
+def _share(ids: NDArray[np.int64], truth: NDArray[np.int64], own: int | None) -> float:
     """Share of the true places that were found; the query's own row aside."""
-    wanted = set(truth[truth >= 0].tolist()) - {own}
-    return len(wanted & set(found.tolist())) / len(wanted) if wanted else 1.0
+    places = set(truth[truth >= 0].tolist()) - {own}
+    return len(places & set(ids.tolist())) / len(places) if places else 1.0
