@@ -92,7 +92,8 @@ def check_gpu(manifest: Manifest, folder: Path) -> None:
     here = probe()
     if here is None:
         raise EngineError(
-            f"expected a GPU for the engine in {folder}, got none that can be used. Build one for the CPU: dpm-edge build"
+            f"expected a GPU for the engine in {folder}, got none that can be used. "
+            "Build one for the CPU: dpm-edge build"
         )
     compatibility.check(manifest, folder, here, load_library(manifest.backend).__version__)
 
