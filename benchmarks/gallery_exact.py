@@ -37,7 +37,7 @@ from numba import njit
 from dpm_edge.env import cores, machine_card, version
 from dpm_edge.files import write_whole
 from dpm_edge.gallery.search import exact
-from dpm_edge.gallery.stores.columns import Column
+from dpm_edge.gallery.stores.memory import Column
 
 D, K = 768, 10
 
@@ -109,11 +109,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "results" / "gallery-exact.json")
-    asked = parser.parse_args()
-    n, rng = asked.rows, np.random.default_rng(0)
+    options = parser.parse_args()
+    n, rng = options.rows, np.random.default_rng(0)
     t = rng.standard_normal((n, D), np.float32)
     t /= np.linalg.norm(t, axis=1, keepdims=True)
-    q, m = rng.standard_normal((256, D)).astype(np.float32), rng.random((256, D), np.float32)
+    q, m = exact.unit(rng.standard_normal((256, D))), rng.random((256, D), np.float32)
     times = np.arange(n)
     half = (times >= n // 4) & (times < n // 4 + n // 2)
     hidden = ~half
@@ -149,7 +149,7 @@ def main() -> None:
             "numpy, two products": lambda: two_products(q[:1], m[:1], t),
             "numpy, naive": lambda: naive(q[:1], m[:1], t),
         },
-        asked.rounds,
+        options.rounds,
     )
     some = middle(
         {
@@ -157,7 +157,7 @@ def main() -> None:
             "ours, float16": ours(16, "float16"),
             "numpy, two products": lambda: two_products(q[:16], m[:16], t),
         },
-        max(asked.rounds // 2, 3),
+        max(options.rounds // 2, 3),
     )
     many = middle(
         {
@@ -167,12 +167,12 @@ def main() -> None:
             "ours": ours(256),
             "numpy, two products": lambda: two_products(q, m, t),
         },
-        max(asked.rounds // 5, 3),
+        max(options.rounds // 5, 3),
     )
     crossover = {}
     for store, count in product(("float32", "float16"), (4, 16, 32, 64, 96, 128)):
         paths = {"loops": forced(10**6, count, store), "products": forced(0, count, store)}
-        crossover[f"{count} {store}"] = middle(paths, max(asked.rounds // 5, 3))
+        crossover[f"{count} {store}"] = middle(paths, max(options.rounds // 5, 3))
     result = {
         "machine": {**machine_card(), "numba": version("numba")},
         "what": {"rows": n, "dimension": D, "k": K, "threads": cores(), "unit": "ms, median round"},
@@ -190,7 +190,7 @@ def main() -> None:
         },
         "same rows as the naive formula": float(same),
     }
-    write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
+    write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
     print(json.dumps(result["figures"], indent=2))
 
 

@@ -42,6 +42,10 @@ class GalleryError(DpmError):
     """A gallery that is damaged, or embeddings that do not belong in it."""
 
 
+class GalleryInUse(GalleryError):
+    """A gallery in a folder that another process holds."""
+
+
 class DataError(DpmError):
     """A dataset folder that does not have the layout it should have."""
 

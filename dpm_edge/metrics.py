@@ -44,8 +44,8 @@ def similarity(
         q_BD: (B, D) float queries; need not be normalised.
         t_ND: (N, D) float targets; need not be normalised.
         metric: "plain" (cosine), "masked" (the query's mask acts) or "mutual" (both masks act).
-        query_masks: (B, D) float in 0..1; wanted by "masked" and "mutual".
-        target_masks: (N, D) float in 0..1; wanted by "mutual".
+        query_masks: (B, D) float in 0..1; for "masked" and "mutual".
+        target_masks: (N, D) float in 0..1; for "mutual".
 
     Returns:
         (B, N), dtype of the inputs.
@@ -54,15 +54,15 @@ def similarity(
         SpecError: the metric is unknown, a mask that it needs is missing, or shapes differ.
     """
     if metric not in METRICS:
-        raise SpecError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
+        raise SpecError(f"expected a metric, got {metric!r}.{nearest(metric, METRICS)}")
     if q_BD.ndim != 2 or t_ND.ndim != 2 or q_BD.shape[1] != t_ND.shape[1]:
-        raise SpecError(f"queries {tuple(q_BD.shape)} and targets {tuple(t_ND.shape)}: (B, D) and (N, D) are wanted")
-    wanted = [("query_masks", query_masks, q_BD)] if metric != "plain" else []
-    wanted += [("target_masks", target_masks, t_ND)] if metric == "mutual" else []
-    for name, mask, beside in wanted:
+        raise SpecError(f"expected (B, D) queries and (N, D) targets, got {tuple(q_BD.shape)} and {tuple(t_ND.shape)}")
+    needed = [("query_masks", query_masks, q_BD)] if metric != "plain" else []
+    needed += [("target_masks", target_masks, t_ND)] if metric == "mutual" else []
+    for name, mask, beside in needed:
         if mask is None or tuple(mask.shape) != tuple(beside.shape):
             came = "nothing" if mask is None else tuple(mask.shape)
-            raise SpecError(f"metric {metric!r} wants {name} of shape {tuple(beside.shape)}; {came} came")
+            raise SpecError(f"expected {name} of shape {tuple(beside.shape)} for metric {metric!r}, got {came}")
     q, t = normalise(q_BD), normalise(t_ND)
     if metric == "plain":
         return q @ t.T

@@ -99,7 +99,7 @@ def command(
         added, skipped, rows = 0, [], None
     left = len(plan.missing())
     if left and mine[0] == 0:
-        raise GalleryError(f"{left} shards are missing in {archive}. Run the command again")
+        raise GalleryError(f"expected every shard in {archive}, got {left} missing ones. Run the command again")
     result: dict[str, Any] = {"pictures": len(plan.pictures), "shards": len(plan.shards()), "embedded": before - left}
     result |= {"missing": left, "added": added, "rows": rows}
     result["skipped"] = [{"picture": picture, "reason": reason} for picture, reason in skipped]
@@ -129,18 +129,18 @@ def _by_source(labelled: Sequence[LabelledPictures]) -> Callable[[Embeddings], t
     return labels
 
 
-def _part(said: str | None) -> tuple[int, int]:
+def _part(given: str | None) -> tuple[int, int]:
     """(i, n) with i from 0, of --part I/N or of torchrun's environment; else all of it."""
-    if said is None:
+    if given is None:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return 0, 1
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        number, count = (int(one) for one in said.split("/"))
+        number, count = (int(one) for one in given.split("/"))
     except ValueError:
         number, count = 0, 0
     if not 1 <= number <= count:
-        raise click.UsageError(f"--part {said!r} is not understood; I/N with I from 1 to N is wanted, such as 1/4")
+        raise click.UsageError(f"expected --part I/N with I from 1 to N, such as 1/4, got {given!r}")
     return number - 1, count
 
 
@@ -179,7 +179,10 @@ def _by_workers(
                 one.join()
         dead = [f"{one.pid} ({one.exitcode})" for one in at_work if one.exitcode]
         if dead and len(plan.missing(part)) == len(left):
-            raise GalleryError(f"workers {', '.join(dead)} ended without a finished shard; what they said is above")
+            raise GalleryError(
+                f"expected workers that finish shards, got {', '.join(dead)}, which "
+                f"ended without one. Their messages are above"
+            )
         if dead:
             say(f"workers {', '.join(dead)} ended early; {len(plan.missing(part))} shards are left")
 
@@ -215,4 +218,7 @@ def _wait(plan: Archive, quiet: bool) -> None:
             since = time.monotonic()
         left = now
         if time.monotonic() - since > PATIENCE:
-            raise GalleryError(f"{len(left)} shards did not come for {PATIENCE:.0f} s. Start their parts again")
+            raise GalleryError(
+                f"expected {len(left)} more shards of other parts, got none for {PATIENCE:.0f} s. Start "
+                f"those parts again"
+            )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpm_edge.cli import fill, migrate
-from dpm_edge.cli.matches import labels, layout, print_matches, search_options
+from dpm_edge.cli.matches import labels, layout, open_to_read, print_matches, search_options
 from dpm_edge.cli.matches import search as search_gallery
 from dpm_edge.cli.options import PATH, as_json, quiet
+
+if TYPE_CHECKING:
+    pass
 
 PLACE = click.argument("place")
 
@@ -70,7 +73,7 @@ def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
 @click.argument("embeddings", type=PATH)
 @click.option("--person", help="The person of all rows; else the one that each row's path names.")
 @click.option("--camera", help="The camera of all rows; else the one that each row's path names.")
-@click.option("--since", type=float, help="Unix seconds of all rows.")
+@click.option("--since", help="When all rows were seen: Unix seconds, or ISO 8601 with a zone.")
 @layout
 @as_json
 @quiet
@@ -79,7 +82,7 @@ def add(
     embeddings: Path,
     person: str | None,
     camera: str | None,
-    since: float | None,
+    since: str | None,
     layout: str,
     as_json: bool,
     quiet: bool,
@@ -119,8 +122,8 @@ def add(
 @PLACE
 @click.argument("queries", type=PATH)
 @search_options
-@click.option("--since", type=float, help="Unix seconds; find only rows from then on.")
-@click.option("--until", type=float, help="Unix seconds; find only rows before.")
+@click.option("--since", help="Find only rows from then on: Unix seconds, or ISO 8601 with a zone.")
+@click.option("--until", help="Find only rows before.")
 @click.option("--min-visibility", type=float, help="Find only rows at least this visible.")
 @as_json
 def search(place: str, queries: Path, as_json: bool, **options: Any) -> None:
@@ -130,11 +133,10 @@ def search(place: str, queries: Path, as_json: bool, **options: Any) -> None:
     Example:
       dpm-edge gallery search seen query.safetensors -k 5 --since 1700000000 --calibration calibration.json
     """
-    from dpm_edge.gallery import Gallery
     from dpm_edge.runtime import Embeddings
 
     rows = Embeddings.load(queries)
-    with Gallery.open(place) as gallery:
+    with open_to_read(place) as gallery:
         print_matches(rows, search_gallery(gallery, rows, **options), as_json)
 
 
@@ -185,21 +187,21 @@ def forget(place: str, person: str, as_json: bool) -> None:
 
 @command.command("expire")
 @PLACE
-@click.option("--older-than", type=float, help="Seconds; without it, each camera's own retention acts.")
+@click.option("--older-than", help="Seconds, or 30d, 12h, 45min; without it, each camera's own retention acts.")
 @click.option("--camera", help="Only rows of this camera.")
-@click.option("--retain", type=float, help="Remember so many seconds as the retention of --camera.")
+@click.option("--retain", help="Remember this as the retention of --camera: seconds, or 30d, 12h.")
 @as_json
-def expire(place: str, older_than: float | None, camera: str | None, retain: float | None, as_json: bool) -> None:
+def expire(place: str, older_than: str | None, camera: str | None, retain: str | None, as_json: bool) -> None:
     """Remove rows that are older than they may be kept.
 
     \b
     Example:
-      dpm-edge gallery expire seen --camera gate-3 --retain 604800
+      dpm-edge gallery expire seen --camera gate-3 --retain 7d
     """
     from dpm_edge.gallery import Gallery
 
     if retain is not None and camera is None:
-        raise click.UsageError("--retain wants --camera")
+        raise click.UsageError("expected --camera with --retain, got none")
     with Gallery.open(place) as gallery:
         if retain is not None:
             gallery.retain(camera, retain)
@@ -218,13 +220,12 @@ def stats(place: str, as_json: bool) -> None:
     """
     from collections import Counter
 
-    from dpm_edge.gallery import Gallery
     from dpm_edge.gallery.rows import Where
 
     people: set[str] = set()
     cameras: Counter[str] = Counter()
     times: list[float] = []
-    with Gallery.open(place) as gallery:
+    with open_to_read(place) as gallery:
         for rows in gallery.store.scan(Where(), vectors=False):
             people.update(rows.people)
             cameras.update(rows.cameras)
@@ -277,9 +278,7 @@ def snapshot(place: str, folder: Path, as_json: bool) -> None:
     Example:
       dpm-edge gallery snapshot seen seen-monday
     """
-    from dpm_edge.gallery import Gallery
-
-    with Gallery.open(place) as gallery:
+    with open_to_read(place) as gallery:
         if folder.suffix == ".parquet":
             gallery.export(folder)
         else:

@@ -63,6 +63,17 @@ def labels(embeddings: Embeddings, layout: str = "auto") -> tuple[list[str], lis
     return [one or "" for one in people], [one or "" for one in cameras]
 
 
+def open_to_read(place: str) -> Gallery:
+    """A gallery in its place; where another process holds the folder, a copy of this moment."""
+    from dpm_edge.errors import GalleryInUse
+    from dpm_edge.gallery import Gallery
+
+    try:
+        return Gallery.open(place)
+    except GalleryInUse:
+        return Gallery.open(place, read_only=True)
+
+
 def search(
     gallery: Gallery,
     queries: Embeddings,

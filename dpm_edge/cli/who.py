@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.matches import PRIOR, explain_decisions, query_json
+from dpm_edge.cli.matches import PRIOR, explain_decisions, open_to_read, query_json
 from dpm_edge.cli.options import PATH, as_json, engine_options
 
 if TYPE_CHECKING:
@@ -45,13 +45,12 @@ def command(
       dpm-edge who door.jpg --engine demo-out/engine --gallery seen
     """
     from dpm_edge.errors import ImageError
-    from dpm_edge.gallery import Gallery
     from dpm_edge.gallery.calibration import Calibration
     from dpm_edge.runtime import Engine
     from dpm_edge.runtime.folder import embed_files
 
     known = Calibration.load(calibration) if calibration else None
-    with Gallery.open(place) as gallery, Engine.load(engine, device=device, threads=threads) as opened:
+    with open_to_read(place) as gallery, Engine.load(engine, device=device, threads=threads) as opened:
         queries = embed_files(opened, pictures, quiet=True)
         for at, reason in queries.skipped:
             click.echo(f"skipped {pictures[at]}: {reason}", err=True)

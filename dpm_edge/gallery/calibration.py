@@ -76,7 +76,7 @@ class Calibration:
             DataError: the prior is not between 0 and 1.
         """
         if not 0 < prior < 1:
-            raise DataError(f"prior is {prior}; above 0 and below 1 is wanted")
+            raise DataError(f"expected a prior above 0 and below 1, got {prior}")
         at = self.band_of(visibility)
         slope = np.array([band.slope for band in self.bands])[at]
         offset = np.array([band.offset for band in self.bands])[at]
@@ -102,10 +102,10 @@ class Calibration:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["format"] > FORMAT:
-                raise DataError(f"{path} is of format {data['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+                raise DataError(f"expected format {FORMAT}, got {path} of format {data['format']}. Upgrade dpm-edge")
             return cls.of(data)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no calibration ({error}). Make one: dpm-edge calibrate") from error
+            raise DataError(f"expected a calibration, got {path} ({error}). Make one: dpm-edge calibrate") from error
 
 
 def choose(given: Calibration | None, meta: Mapping[str, Any], metric: str) -> Calibration | None:
@@ -124,6 +124,20 @@ def choose(given: Calibration | None, meta: Mapping[str, Any], metric: str) -> C
             f"{given.fingerprint[:12]} and metric {given.metric!r}. Calibrate again: dpm-edge calibrate"
         )
     return given
+
+
+def to_keep(calibration: Calibration | None, fingerprint: str) -> dict[str, Any] | None:
+    """A calibration as JSON types, to keep with a gallery of a model; None for none.
+
+    Raises:
+        GalleryError: it is of another model.
+    """
+    if calibration is not None and calibration.fingerprint != fingerprint:
+        raise GalleryError(
+            f"expected a calibration of model {fingerprint[:12]}, got one of model {calibration.fingerprint[:12]}. "
+            f"Calibrate that model: dpm-edge calibrate"
+        )
+    return None if calibration is None else asdict(calibration)
 
 
 def with_probability(
@@ -158,7 +172,7 @@ def calibrate(
         visibility: (P,) float, of the pair's query.
         fingerprint: the model's.
         metric: the one that made the similarities.
-        false_match_rate: in 0..1, wanted among strangers.
+        false_match_rate: in 0..1, allowed among strangers.
         bands: how many, of equally many pairs.
         least_true: true-match rate below which a band decides nothing.
 
@@ -173,9 +187,9 @@ def calibrate(
         matches, strangers = similarity[here & same], similarity[here & ~same]
         if len(strangers) * false_match_rate < 1 or len(matches) < 2:
             raise DataError(
-                f"band {number + 1} of {bands} has {len(strangers)} pairs of strangers and {len(matches)} of one "
-                f"person; {int(np.ceil(1 / false_match_rate))} and 2 at least are wanted for a false-match rate of "
-                f"{false_match_rate:g}. Label more pictures, or ask for a higher rate or fewer bands"
+                f"expected {int(np.ceil(1 / false_match_rate))} pairs of strangers and 2 of one person at least for a "
+                f"false-match rate of {false_match_rate:g}, got {len(strangers)} and {len(matches)} in band "
+                f"{number + 1} of {bands}. Label more pictures, or ask for a higher rate or fewer bands"
             )
         allowed = int(np.floor(false_match_rate * len(strangers)))
         threshold = float(np.nextafter(np.sort(strangers)[-allowed - 1], np.inf))

@@ -6,9 +6,16 @@ import sys
 import threading
 from collections.abc import Callable
 
+LONGEST_WAIT = 60.0
+"""Seconds between two tries while flushing fails, as on a full disk."""
+
 
 class Flusher:
-    """Calls `flush` within `every` seconds of the first change since the last flush."""
+    """Calls `flush` within `every` seconds of the first change since the last flush.
+
+    A flush that fails is tried again, after `every` seconds and then after twice as long each time, up to a minute. The
+    first failure and the success after it are said on stderr.
+    """
 
     def __init__(self, flush: Callable[[], None], every: float) -> None:
         """The thread starts with the first change."""
@@ -31,12 +38,26 @@ class Flusher:
             self._thread.join()
 
     def _run(self) -> None:
+        failures = 0
         while True:
             self._due.wait()
-            if self._over.wait(self._every):
+            if self._over.wait(min(self._every * 2**failures, max(LONGEST_WAIT, self._every))):
                 return
             self._due.clear()
             try:
                 self._flush()
-            except Exception as error:  # said aloud, and tried again at the next change
-                print(f"the gallery could not be flushed: {error}", file=sys.stderr, flush=True)
+            except Exception as error:
+                self._due.set()
+                failures = min(failures + 1, 30)
+                if failures == 1:
+                    _print(f"the gallery could not be flushed, which is tried again: {error}")
+            else:
+                if failures:
+                    _print("the gallery is flushed again")
+                failures = 0
+
+
+def _print(text: str) -> None:
+    """A line on stderr, where there is one: a service may have none."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)

@@ -5,10 +5,8 @@ N rows · D feature dimensions · Q queries · k places
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,30 +14,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.audit import Audit
-from dpm_edge.gallery.calibration import Calibration, choose, with_probability
-from dpm_edge.gallery.files import parquet
-from dpm_edge.gallery.files import safetensors as saved
-from dpm_edge.gallery.flusher import Flusher
-from dpm_edge.gallery.ids import Ids, whole_numbers
-from dpm_edge.gallery.labels import names_to_find, new_rows
+from dpm_edge.gallery.calibration import Calibration, choose, to_keep, with_probability
+from dpm_edge.gallery.files import parquet, safetensors
+from dpm_edge.gallery.guarded import GuardedStore
+from dpm_edge.gallery.ids import whole_numbers
+from dpm_edge.gallery.labels import make_filter, new_rows
 from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.pictures import Pictures, as_embeddings
 from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
-from dpm_edge.gallery.search.query import make_query, with_vectors
+from dpm_edge.gallery.search.query import make_query
 from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, check_model, new_meta
-from dpm_edge.gallery.times import moment
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
-
-DTYPES = ("float32", "float16", "int8")
 
 
 class Gallery:
@@ -54,23 +47,17 @@ class Gallery:
     ) -> None:  # fmt: skip
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
-        device: "cuda" searches a copy of the rows on a GPU, with the same answers, and lets an engine there search
-            them behind its network (`Engine.search`).
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers (see `Engine.search`).
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
             GalleryError: the dtype is another, or there is no such device.
             MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
-        if dtype not in DTYPES:
-            raise GalleryError(f"expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
-        self._store = store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device)
-        self._ids = Ids(self._store)
-        self._lock = threading.RLock()
-        self._audit = Audit(None)
-        self._flusher: Flusher | None = None
+        if dtype not in ("float32", "float16", "int8"):
+            raise GalleryError(f"expected dtype float32, float16 or int8, got {dtype!r}")
+        self._guarded = GuardedStore(store or MemoryStore(new_meta(fingerprint, dimension, True), dtype, device))
         self._engine: Engine | None = None
-        self._place = "memory"
 
     @classmethod
     def for_engine(
@@ -84,8 +71,7 @@ class Gallery:
         Args:
             engine: an open one.
             place: as `create` and `open` take it; in memory without.
-            dtype: of a gallery in memory, as for a new one.
-            device: of a gallery in memory, as for a new one.
+            dtype, device: of a gallery in memory, as for a new one.
             masks: keep each row's mask, in a new gallery at a place.
 
         Raises:
@@ -97,11 +83,7 @@ class Gallery:
             gallery = cls.open(place)
         else:
             gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks)
-        try:
-            check_model(gallery.store.meta, engine.fingerprint, engine.dimension)
-        except GalleryError:
-            gallery.close()
-            raise
+        gallery._guarded.require_model(engine.fingerprint, engine.dimension)
         gallery._engine = engine
         return gallery
 
@@ -125,16 +107,26 @@ class Gallery:
         return cls._over(create_store(place, new_meta(fingerprint, dimension, masks)), place, flush_every)
 
     @classmethod
-    def open(cls, place: str | Path, *, flush_every: float = 1.0) -> Gallery:
+    def open(cls, place: str | Path, *, flush_every: float = 1.0, read_only: bool = False) -> Gallery:
         """An existing gallery at a place as `create` takes it, or a file that `save` wrote, read into memory.
 
+        A folder that this user may only read, or whose disk is full, is opened for searching: changes are refused.
+
+        Args:
+            flush_every: seconds after which an added row also survives power loss.
+            read_only: refuse every change. Of a folder the rows of this moment are copied to a temporary place and
+                searched there, so that another process may hold the folder and go on adding.
+
         Raises:
-            GalleryError: it is not there, is held by another process, is damaged, or does not answer.
+            GalleryInUse: another process holds the folder.
+            GalleryError: it is not there, is damaged, or does not answer.
             MissingLibrary: the store's library is not installed.
         """
         if "://" not in str(place) and Path(place).is_file():
-            return cls.load(place)
-        return cls._over(open_store(place), place, flush_every)
+            gallery = cls.load(place)
+            gallery.store.read_only = "it was opened with read_only=True" if read_only else None
+            return gallery
+        return cls._over(open_store(place, read_only=read_only), place, flush_every)
 
     def __enter__(self) -> Gallery:
         return self
@@ -147,45 +139,37 @@ class Gallery:
 
     def __repr__(self) -> str:
         try:  # a server is not asked, and a closed gallery is shown too
-            rows = "rows" if "://" in self._place else f"{self._store.count(Where())} rows"
-        except Exception:
+            rows = "rows" if "://" in self._guarded.place else f"{len(self)} rows"
+        except GalleryError:
             rows = "closed"
-        return f"Gallery({self._place}, {rows}, model {self.fingerprint[:12]}, {self.dimension} dimensions)"
+        return f"Gallery({self._guarded.place}, {rows}, model {self.fingerprint[:12]}, {self.dimension} dimensions)"
 
     @property
     def fingerprint(self) -> str:
         """The model whose embeddings these are."""
-        return self._store.meta["fingerprint"]
+        return self.store.meta["fingerprint"]
 
     @property
     def dimension(self) -> int:
         """D, the length of a feature and of a mask."""
-        return self._store.meta["dimension"]
+        return self.store.meta["dimension"]
 
     @property
     def store(self) -> Store:
         """The medium. Hold no thread of your own in it."""
-        return self._store
+        return self._guarded.store
 
     def count(self, *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None) -> int:
-        """Count the rows that fit all that is given: one or several people and cameras, times as `add` takes them.
+        """Rows that fit all that is given: one or several people and cameras, times as `search` takes them.
 
         Raises:
             GalleryError: a person or camera stands for unknown, or a time is none.
         """
-        where = Where(
-            people=names_to_find(person, "person"),
-            cameras=names_to_find(camera, "camera"),
-            since=moment(since, "since"),
-            until=moment(until, "until"),
-        )
-        with self._lock:
-            return self._store.count(where)
+        return self._guarded.count(make_filter(person=person, camera=camera, since=since, until=until))
 
     def ids(self) -> NDArray[np.int64]:
         """Every row's id, rising."""
-        with self._lock:
-            return self._fitting(Where())
+        return self._guarded.fitting(Where())
 
     def add(
         self, embeddings: Embeddings | Pictures, *, people: Iterable[Any], cameras: Iterable[Any] | None = None,
@@ -214,17 +198,12 @@ class Gallery:
             GalleryError: the embeddings are another model's, a label is missing, too long or not finite, a mask leaves
                 0..1, or an id is there already.
         """
-        embeddings = as_embeddings(embeddings, self._engine, self._store.meta)
-        with self._lock:
-            rows = new_rows(
-                embeddings, lambda: self._ids.new(len(embeddings)) if ids is None else self._ids.given(ids),
-                self._store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
-                boxes=boxes, payloads=payloads,
-            )  # fmt: skip
-            if len(rows):
-                self._store.add(rows)
-                self._changed()
-        return rows.ids
+        rows = as_embeddings(embeddings, self._engine, self.store.meta)
+        columns = new_rows(
+            rows, masks=self.store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
+            boxes=boxes, payloads=payloads,
+        )  # fmt: skip
+        return self._guarded.add(columns, ids)
 
     def search(
         self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
@@ -236,8 +215,7 @@ class Gallery:
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
-            queries: Q rows of this gallery's model, or Q pictures as `add` takes them, or the people in a frame as
-                `Engine.search` gives them.
+            queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
             camera: find only rows of this camera, or of these when it is a collection.
@@ -259,26 +237,15 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        if isinstance(queries, FrameQueries):
-            check_model(self._store.meta, queries.fingerprint, queries.dimension)
-        else:
-            queries = as_embeddings(queries, self._engine, self._store.meta)
+        queries = as_embeddings(queries, self._engine, self.store.meta)
         query = make_query(
-            queries, self._store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            queries, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
         )  # fmt: skip
-        known = choose(calibration, self._store.meta, metric)
-        if isinstance(queries, FrameQueries) and (query.reranked or not self._lies_where(queries)):
-            queries = queries.embed()
-            query = with_vectors(query, queries)
-        with self._lock:
-            if isinstance(queries, FrameQueries):
-                assert isinstance(self._store, MemoryStore), "no other store lies on a GPU"
-                queries, query = self._store.embed(queries, query)
-            (ids, score), similarity = rerank.search(self._store, query)
-            labels = self._store.get(np.unique(ids[ids >= 0]), vectors=False)
-        return with_probability(Matches.of(ids, similarity, labels, score), known, queries.visibility, prior)
+        known = choose(calibration, self.store.meta, metric)
+        queries, matches = rerank.answer(self.store, self._guarded.lock, queries, query)
+        return with_probability(matches, known, queries.visibility, prior)
 
     def use_calibration(self, calibration: Calibration | None) -> None:
         """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.
@@ -286,12 +253,7 @@ class Gallery:
         Raises:
             GalleryError: it is of another model.
         """
-        if calibration is not None and calibration.fingerprint != self.fingerprint:
-            raise GalleryError(
-                f"expected a calibration of model {self.fingerprint[:12]}, got one of model "
-                f"{calibration.fingerprint[:12]}. Calibrate that model: dpm-edge calibrate"
-            )
-        self.describe(calibration=None if calibration is None else asdict(calibration))
+        self.describe(calibration=to_keep(calibration, self.fingerprint))
 
     def rows(self, ids: Iterable[int] | None = None, *, vectors: bool = True) -> Rows:
         """Rows by id, in any order; every row, by rising id, without.
@@ -299,23 +261,16 @@ class Gallery:
         Raises:
             GalleryError: an id is no whole number.
         """
-        wanted = None if ids is None else whole_numbers(ids)
-        with self._lock:
-            if wanted is not None:
-                return self._store.get(wanted, vectors=vectors)
-            parts = list(self._store.scan(Where(), vectors=vectors))
-            return Rows.join(parts) if parts else self._store.get(np.zeros(0, np.int64), vectors=vectors)
+        return self._guarded.read(None if ids is None else whole_numbers(ids), vectors=vectors)
 
     def delete(self, ids: Iterable[int]) -> int:
         """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`.
 
         Raises:
-            GalleryError: an id is no whole number; nothing was removed.
+            GalleryError: an id is no whole number, or the gallery is read-only; nothing was removed.
         """
         wanted = np.unique(whole_numbers(ids))
-        with self._lock:
-            there = self._store.get(wanted, vectors=False).ids
-            return self._remove(there, "delete")
+        return self._guarded.remove(lambda: self.store.get(wanted, vectors=False).ids, "delete")
 
     def forget(self, person: Any) -> int:
         """Remove every row of a person, or of several, and their bytes from the medium; how many rows there were.
@@ -323,15 +278,11 @@ class Gallery:
         In memory and in a folder the bytes are gone when this returns. A server's own vacuum takes them later.
 
         Raises:
-            GalleryError: the person stands for unknown, or bytes could not be removed; call it again then.
+            GalleryError: the person stands for unknown, or bytes may be left: mend what it names, then call it again.
         """
-        people = names_to_find(person, "person")
-        if people is None:
-            raise GalleryError("expected a person to forget, got None. Rows of nobody known are removed by `delete`")
-        with self._lock:
-            removed = self._remove(self._fitting(Where(people=people)), "forget")
-            self._store.compact()
-            return removed
+        if person is None:
+            raise GalleryError("expected a person to forget, got None. Remove rows of nobody known with `delete`")
+        return self._guarded.remove(partial(self._guarded.fitting, make_filter(person=person)), "forget", compact=True)
 
     def expire(self, older_than: Any = None, *, camera: Any = None, now: Any = None) -> int:
         """Remove rows whose time is more than `older_than` before now; how many there were.
@@ -346,35 +297,33 @@ class Gallery:
         Raises:
             GalleryError: the duration, the camera or the moment is none; nothing was removed.
         """
-        at = moment(now, "now")
-        at = time.time() if at is None else at
-        cameras = names_to_find(camera, "camera")
-        with self._lock:
-            late = due(self._store.meta, at, older_than, cameras)
-            return sum(self._remove(self._fitting(where), "expire") for where in late)
+        with self._guarded.changing():
+            filters = due(self.store.meta, older_than, camera, now)
+            return sum(self._guarded.remove(partial(self._guarded.fitting, where), "expire") for where in filters)
 
     def retain(self, camera: Any, length: Any) -> None:
-        """Set how long rows of a camera are kept, for `expire()`: as `older_than` there; None: for ever.
+        """Set how long rows of a camera are kept, for `expire()`: as its `older_than`; None: for ever.
 
         Raises:
-            GalleryError: the duration is none, or the camera stands for unknown; nothing was written.
+            GalleryError: the length is no duration, or the camera stands for unknown; nothing was written.
         """
-        with self._lock:
-            self._store.write_meta(with_retention(self._store.meta, camera, length))
+        with self._guarded.changing():
+            self._guarded.describe(with_retention(self.store.meta, camera, length))
 
     def note(self, what: str, ids: NDArray[np.int64]) -> None:
         """A line in the audit of rows that left in another way than by `delete`, `forget` and `expire`."""
-        if len(ids):
-            self._audit.write(what, ids)
+        self._guarded.note(what, ids)
 
     def merge(self, other: Gallery) -> int:
-        """Add every row of another gallery of the same model, under new ids; how many.
+        """Add every row of another gallery of the same model, under new ids; how many. All of them, or none.
 
         Raises:
-            GalleryError: it is another model's, or keeps no masks where this one does.
+            GalleryError: it is this gallery itself, is another model's, or keeps no masks where this one does.
         """
-        check_model(self._store.meta, other.fingerprint, other.dimension)
-        return self._take_in(other.store.scan(Where(), vectors=True))
+        if other is self or other.store is self.store:
+            raise GalleryError("expected another gallery to merge, got this one, whose rows are here already")
+        check_model(self.store.meta, other.fingerprint, other.dimension)
+        return self._guarded.add_copies(other._guarded.parts())
 
     def export(self, path: str | Path) -> int:
         """Write every row to one parquet file, whole; how many.
@@ -383,19 +332,19 @@ class Gallery:
             MissingLibrary: pyarrow (the extra `parquet`) is not installed.
             DpmError: the disk is full.
         """
-        with self._lock:
-            return parquet.write(Path(path), self._store.scan(Where(), vectors=True), self._store.meta)
+        with self._guarded.lock:
+            return parquet.write(Path(path), self.store.scan(Where(), vectors=True), self.store.meta)
 
     def import_(self, path: str | Path) -> int:
-        """Add every row of a file that `export` wrote, under new ids; how many.
+        """Add every row of a file that `export` wrote, under new ids; how many. All of them, or none.
 
         Raises:
             GalleryError: it is another model's, or is damaged.
             MissingLibrary: pyarrow (the extra `parquet`) is not installed.
         """
         meta, parts = parquet.read(Path(path))
-        check_model(self._store.meta, meta["fingerprint"], meta["dimension"])
-        return self._take_in(parts)
+        check_model(self.store.meta, meta["fingerprint"], meta["dimension"])
+        return self._guarded.add_copies(parts)
 
     def snapshot(self, folder: str | Path) -> None:
         """A copy of now in a new folder, that opens as a gallery; others may add meanwhile, and wait.
@@ -403,8 +352,8 @@ class Gallery:
         Raises:
             GalleryError: the store is a server or memory, the folder exists, or the disk is full.
         """
-        with self._lock:
-            self._store.snapshot(Path(folder))
+        with self._guarded.lock:
+            self.store.snapshot(Path(folder))
 
     def save(self, path: str | Path) -> None:
         """A gallery in memory as one file, whole or not at all.
@@ -413,8 +362,8 @@ class Gallery:
             GalleryError: the gallery is not in memory.
             DpmError: the disk is full or the folder cannot be written; an old file is left as it was.
         """
-        with self._lock:
-            saved.save(self._store, Path(path))
+        with self._guarded.lock:
+            safetensors.save(self.store, Path(path))
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Gallery:
@@ -424,69 +373,27 @@ class Gallery:
             GalleryError: the file is missing, damaged or cut short, or holds something else; there is no such device.
             MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
-        store = saved.load(Path(path), device)
+        store = safetensors.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
 
     def describe(self, **facts: Any) -> dict[str, Any]:
         """What the store says of itself, after adding `facts` (JSON) to it."""
-        with self._lock:
-            if facts:
-                self._store.write_meta({**self._store.meta, **facts})
-            return dict(self._store.meta)
+        return self._guarded.describe(facts)
 
     def flush(self) -> None:
         """Every added row survives power loss when this returns."""
-        with self._lock:
-            self._store.flush()
+        self._guarded.flush()
 
     def close(self) -> None:
-        """Flush and let go of the place."""
-        if self._flusher is not None:
-            self._flusher.stop()
-        with self._lock:
-            self._store.close()
+        """Flush and let go of the place, which the gallery then refuses to use; in memory it does nothing.
+
+        Raises:
+            DpmError: the last flush failed. The place is released, and added rows survive in the store's log.
+        """
+        self._guarded.close()
 
     @classmethod
     def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
         gallery = cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
-        gallery._place = str(place)
-        if "://" not in str(place):
-            gallery._audit = Audit(Path(place) / "audit.jsonl")
-            gallery._flusher = Flusher(gallery._flush_now, flush_every)
+        gallery._guarded = GuardedStore(store, place, flush_every)
         return gallery
-
-    def _take_in(self, parts: Iterable[Rows]) -> int:
-        added = 0
-        with self._lock:
-            for rows in parts:
-                if rows.masks is None and self._store.meta["masks"]:
-                    raise GalleryError("expected rows with masks, as this gallery keeps them, got rows without")
-                masks = rows.masks if self._store.meta["masks"] else None
-                changed = {**vars(rows), "ids": self._ids.new(len(rows)), "masks": masks}
-                self._store.add(Rows(**changed))
-                added += len(rows)
-            self._changed()
-        return added
-
-    def _flush_now(self) -> None:
-        with self._lock:
-            self._store.flush()
-
-    def _changed(self) -> None:
-        if self._flusher is not None:
-            self._flusher.wanted()
-
-    def _remove(self, ids: NDArray[np.int64], why: str) -> int:
-        if len(ids):
-            self._store.delete(ids)
-            self._audit.write(why, ids)
-            self._changed()
-        return len(ids)
-
-    def _fitting(self, where: Where) -> NDArray[np.int64]:
-        parts = [rows.ids for rows in self._store.scan(where, vectors=False)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def _lies_where(self, queries: FrameQueries) -> bool:
-        """Whether the rows lie on the GPU of the engine that will embed these queries."""
-        return self._store.place != "" and self._store.place == queries.place

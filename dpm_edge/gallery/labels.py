@@ -7,15 +7,16 @@ N rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.rows import Rows, payload_json
+from dpm_edge.gallery.rows import Where, payload_json
 from dpm_edge.gallery.search.exact import unit
+from dpm_edge.gallery.times import moment
 from dpm_edge.gallery.times import timestamps as unix_seconds
 from dpm_edge.runtime.embeddings import Embeddings
 
@@ -130,37 +131,51 @@ def payload_list(values: Any, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def new_rows(
-    embeddings: Embeddings, ids: Callable[[], NDArray[np.int64]], masks: bool, *, people: Any, cameras: Any,
-    timestamps: Any, tracks: Any, boxes: Any, payloads: Any,
-) -> Rows:  # fmt: skip
-    """Return embeddings with their labels as rows; the arguments are those of `Gallery.add`.
-
-    Args:
-        embeddings: N rows.
-        ids: gives the rows' ids; called when everything else is well.
-        masks: whether the gallery keeps them.
-        people, cameras, timestamps, tracks, boxes, payloads: as `Gallery.add` takes them.
+def make_filter(
+    *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None, min_visibility: float | None = None
+) -> Where:
+    """Return a filter of what callers give: one or several people and cameras, times as `Gallery.add` takes them.
 
     Raises:
-        GalleryError: one of them cannot be.
+        GalleryError: a person or camera stands for unknown, or a time is none.
+    """
+    return Where(
+        people=names_to_find(person, "person"),
+        cameras=names_to_find(camera, "camera"),
+        since=moment(since, "since"),
+        until=moment(until, "until"),
+        min_visibility=min_visibility,
+    )
+
+
+def new_rows(
+    embeddings: Embeddings,
+    *,
+    masks: bool,
+    people: Any,
+    cameras: Any,
+    timestamps: Any,
+    tracks: Any,
+    boxes: Any,
+    payloads: Any,
+) -> dict[str, Any]:
+    """Return the columns of `Rows` but for the ids, out of what `Gallery.add` takes; masks: whether they are kept.
+
+    Raises:
+        GalleryError: a label is missing, too long or no label, a time is none, or a mask leaves 0..1.
     """
     n = len(embeddings)
     if n and (embeddings.masks.min() < 0 or embeddings.masks.max() > 1):
         raise GalleryError(f"expected masks in 0..1, got {embeddings.masks.min()}..{embeddings.masks.max()}")
-    labels: dict[str, Any] = {
+    return {
+        "features": unit(embeddings.features),
+        "masks": embeddings.masks if masks else None,
         "people": label_column(column(people, n, "people"), n, "people"),
         "tracks": label_column(tracks, n, "tracks"),
         "cameras": label_column(cameras, n, "cameras"),
         "timestamps": unix_seconds(timestamps, n),
+        "visibility": embeddings.visibility,
         "boxes": box_array(boxes, n),
+        "sources": list(embeddings.sources) or [""] * n,
         "payloads": payload_list(payloads, n),
     }
-    return Rows(
-        ids=ids(),
-        features=unit(embeddings.features),
-        masks=embeddings.masks if masks else None,
-        visibility=embeddings.visibility,
-        sources=list(embeddings.sources) or [""] * n,
-        **labels,
-    )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.stores.store import check_model
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.folder import embed_files
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
@@ -21,15 +22,21 @@ Pictures = Sequence[Any]
 """N picture files (str or Path), or N pictures (H, W, 3) uint8 BGR as `Engine.embed` takes them."""
 
 
-def as_embeddings(given: Embeddings | Pictures, engine: Engine | None, meta: dict[str, Any]) -> Embeddings:
-    """Embeddings as they are given; pictures embedded, a row for each in their order.
+@overload
+def as_embeddings(given: FrameQueries, engine: Engine | None, meta: dict[str, Any]) -> FrameQueries: ...
+@overload
+def as_embeddings(given: Embeddings | Pictures, engine: Engine | None, meta: dict[str, Any]) -> Embeddings: ...
+def as_embeddings(
+    given: Embeddings | Pictures | FrameQueries, engine: Engine | None, meta: dict[str, Any]
+) -> Embeddings | FrameQueries:
+    """Embeddings as they are given; pictures embedded, a row for each in their order. A frame's queries wait.
 
     Raises:
         GalleryError: they are of another model than the gallery that describes itself by `meta`, pictures were given
             and the gallery knows no engine, or one of them cannot be embedded.
         ImageError: what was given is no sequence of pictures.
     """
-    if isinstance(given, Embeddings):
+    if isinstance(given, Embeddings | FrameQueries):
         check_model(meta, given.fingerprint, given.dimension)
         return given
     if engine is None:

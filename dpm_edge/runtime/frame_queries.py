@@ -72,6 +72,10 @@ class FrameQueries:
     def __len__(self) -> int:
         return self._count
 
+    def lies_with(self, place: str) -> bool:
+        """Whether a gallery's rows at `place` lie on the GPU that embeds these queries."""
+        return place != "" and place == self.place
+
     def embed(self, search: SearchBehind | None = None) -> Embeddings:
         """Embed the boxes, and search behind the network.
 

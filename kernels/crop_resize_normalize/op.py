@@ -7,24 +7,12 @@ On a GPU, and under TRITON_INTERPRET=1, the Triton kernel runs; on other CPUs th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from dpm_edge.kernels.dispatch import runs_kernel
 
 from . import contract, reference
-
-
-def affine(mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> Tensor:
-    """Normalisation as the kernel reads it: (2, 3) float32 scale and shift, in the order R, G, B.
-
-    scale·grey + shift = (grey/255 − mean)/std. Make it once per device: it is an upload.
-    """
-    spread = torch.tensor(std, dtype=torch.float64)
-    rows = torch.stack([1 / (255 * spread), -torch.tensor(mean, dtype=torch.float64) / spread])
-    return rows.to(torch.float32).to(device)
 
 
 def crop_resize_normalize(
@@ -35,7 +23,8 @@ def crop_resize_normalize(
     Args:
         frame: (H, W, 3) uint8; its rows may be padded, its pixels may not.
         boxes: (R, 4) float32, same device. An empty, non-finite or outside box gives an all-zero crop.
-        affine: from `affine(mean, std, device)`, channels in the order R, G, B.
+        affine: (2, 3) float32 scale and shift in the order R, G, B, same device: scale·grey + shift is what the network
+            reads (`Preprocessing.affine`).
         size: (h, w) of the crops.
         dtype: float16 or float32.
 
@@ -131,7 +120,8 @@ def _check(images: list[Tensor], boxes: Tensor, affine: Tensor, size: tuple[int,
         )
     if tuple(affine.shape) != (2, 3) or affine.dtype != torch.float32 or not affine.is_contiguous():
         raise ValueError(
-            f"expected affine (2, 3) of torch.float32, got {tuple(affine.shape)} of {affine.dtype}. Use affine()"
+            f"expected affine (2, 3) of torch.float32, got {tuple(affine.shape)} of {affine.dtype}. Make it of "
+            "Preprocessing.affine()"
         )
     devices = {tensor.device for tensor in (*images, boxes, affine)}
     if len(devices) != 1:

@@ -2,7 +2,7 @@
 
     B queries, N targets, D feature dimensions, k results
 
-A block is one tensor, so that adding targets uploads only the last one again. Scores are the kernel's, rounded as
+Adding targets uploads those alone: the last block has room that doubles. Scores are the kernel's, rounded as
 `contract.py` says: whoever needs the exact order scores the rows found, or those `within` reach, again.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,71 @@ from dpm_edge.kernels.masked_distance import op
 
 BLOCK = 1 << 18
 """Targets of one block."""
+LEAST_CAPACITY = 1024
+"""Targets that a block has room for at first."""
 QUERIES = 16
 """Queries of which a whole (B, N) of similarities may exist at once."""
 
 
-@dataclass(frozen=True, eq=False)
+class _Column:
+    """Rows on a device, in room that doubles up to BLOCK."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._count = device, 0
+        self._room: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """Those that are there."""
+        assert self._room is not None, "follow puts some in"
+        return self._room[: self._count]
+
+    def append(self, values: np.ndarray) -> None:
+        """Upload more rows."""
+        added = torch.from_numpy(np.ascontiguousarray(values))
+        end = self._count + len(added)
+        if self._room is None or len(self._room) < end:
+            capacity = min(BLOCK, max(LEAST_CAPACITY, 1 << (end - 1).bit_length()))
+            room = torch.empty((capacity, *added.shape[1:]), dtype=added.dtype, device=self._device)
+            if self._room is not None:
+                room[: self._count] = self.rows
+            self._room = room
+        self._room[self._count : end].copy_(added)
+        self._count = end
+
+
 class _Block:
-    values: Tensor
-    scale: Tensor | None
-    masks: Tensor | None
+    """Up to BLOCK targets; scales of int8 codes and masks where there are some."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.columns = {name: _Column(device) for name in ("values", "scale", "masks")}
+        self.count, self.scaled, self.masked = 0, False, False
+
+    @property
+    def values(self) -> Tensor:
+        return self.columns["values"].rows
+
+    @property
+    def scale(self) -> Tensor | None:
+        return self.columns["scale"].rows if self.scaled else None
+
+    @property
+    def masks(self) -> Tensor | None:
+        return self.columns["masks"].rows if self.masked else None
+
+    def extend(self, values: np.ndarray, masks: np.ndarray | None) -> None:
+        """Upload what these rows have beyond those that are there."""
+        added = values[self.count :]
+        self.columns["values"].append(added)
+        if added.dtype == np.int8:
+            squares = np.einsum("nd,nd->n", added, added, dtype=np.float32)
+            self.columns["scale"].append(1 / np.sqrt(np.maximum(squares, 1)))
+            self.scaled = True
+        if masks is not None:
+            part = masks[self.count :]
+            self.columns["masks"].append((part / np.float32(127)).astype(np.float16) if part.dtype == np.int8 else part)
+            self.masked = True
+        self.count = len(values)
 
 
 class Resident:
@@ -54,7 +109,7 @@ class Resident:
         self._found: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return sum(len(block.values) for block in self._blocks)
+        return sum(block.count for block in self._blocks)
 
     def clear(self) -> None:
         """Let go of every target."""
@@ -70,21 +125,14 @@ class Resident:
 
         values: (N, D) float32, float16 or int8 codes of any scale. masks: (N, D), codes in 127ths where int8; or None.
         """
-        there = len(self)
-        if there == len(values):
+        done = len(self)
+        if done == len(values):
             return
-        if there % BLOCK:
-            self._blocks.pop()
-        for start in range(len(self), len(values), BLOCK):
-            part = values[start : start + BLOCK]
-            scale = None
-            if part.dtype == np.int8:
-                wide = np.einsum("nd,nd->n", part, part, dtype=np.float32)
-                scale = self._up(1 / np.sqrt(np.maximum(wide, 1)))
-            mask = None if masks is None else masks[start : start + BLOCK]
-            if mask is not None and mask.dtype == np.int8:
-                mask = (mask / np.float32(127)).astype(np.float16)
-            self._blocks.append(_Block(self._up(part), scale, None if mask is None else self._up(mask)))
+        for start in range(done // BLOCK * BLOCK, len(values), BLOCK):
+            if start // BLOCK == len(self._blocks):
+                self._blocks.append(_Block(self._device))
+            part = slice(start, start + BLOCK)
+            self._blocks[start // BLOCK].extend(values[part], None if masks is None else masks[part])
 
     def topk(
         self,
@@ -139,7 +187,7 @@ class Resident:
     ) -> tuple[Tensor, Tensor]:
         parts = []
         for start, block in self._each():
-            row_filter, junk = self._filters(start, len(block.values), keep, groups, len(q))
+            row_filter, junk = self._filters(start, block.count, keep, groups, len(q))
             scores, rows = op.masked_topk(
                 q, m, block.values, k, row_scale=block.scale, target_masks=block.masks if mutual else None,
                 row_filter=row_filter, junk=junk,
@@ -173,7 +221,7 @@ class Resident:
                     *self._queries(q[some], m[some]), block.values, row_scale=block.scale,
                     target_masks=block.masks if mutual else None,
                 )  # fmt: skip
-                row_filter, junk = self._filters(start, len(block.values), keep, mine, len(scores))
+                row_filter, junk = self._filters(start, block.count, keep, mine, len(scores))
                 if row_filter is not None:
                     scores[:, row_filter == 0] = -torch.inf
                 if junk is not None:
@@ -189,7 +237,7 @@ class Resident:
         start = 0
         for block in self._blocks:
             yield start, block
-            start += len(block.values)
+            start += block.count
 
     def _queries(self, q: np.ndarray, m: np.ndarray) -> tuple[Tensor, Tensor]:
         return self._up(q), self._up(m)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -37,3 +38,19 @@ def scores(
         seen = m * t64 * (np.asarray(target_masks, np.float64) if metric == "mutual" else 1)
         s[i] = seen @ q64[i] / np.sqrt(np.maximum((seen * seen).sum(1), 1e-12))
     return s
+
+
+def people(seed: int = 0, count: int = 12, each: int = 6, d: int = 64, share: float = 0.5) -> tuple:
+    """Pictures of people of whom a random share of the dimensions is seen; the others show noise."""
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((count, d))
+    person = np.repeat(np.arange(count), each)
+    seen = rng.random((len(person), d)) < share
+    noise = rng.standard_normal((len(person), d))
+    features = np.where(seen, truth[person] + 0.5 * noise, 1.5 * noise)
+    some = rows(len(person), d)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    some = dataclasses.replace(
+        some, features=features, masks=np.where(seen, 0.95, 0.05), visibility=np.ones(len(person))
+    )
+    return some, person, truth

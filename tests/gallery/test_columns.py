@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_edge.gallery.stores import columns
-from dpm_edge.gallery.stores.columns import Column, Names
+from dpm_edge.gallery.stores import memory
+from dpm_edge.gallery.stores.memory import Column, TextColumn
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 700), st.floats(0, 1)), min_size=1, max_size=8)
 
@@ -50,7 +50,7 @@ def test_nothing_of_a_row_that_went_stays_in_the_pages(view_held: bool) -> None:
 def test_growing_moves_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     column = Column((64,), np.float32)
     column.append(np.ones((300, 64)))
-    monkeypatch.setattr(Column, "_moved", None)  # would copy
+    monkeypatch.setattr(Column, "_copied_map", None)  # would copy
     for _ in range(20):
         column.append(np.ones((300, 64)))
     assert len(column) == 6300 and (column.rows == 1).all()
@@ -65,20 +65,20 @@ def test_no_memory_leaves_the_column_as_it_was() -> None:
 
 
 def test_names_come_back_and_unborne_ones_are_forgotten() -> None:
-    names = Names()
+    names = TextColumn()
     names.append(["b", "a", "", "b"])
     assert names.of(np.array([3, 2, 0])) == ["b", "", "b"] and names.code("a") == 1 and names.code("z") == -1
     names.keep(np.array([0, 2]))
-    assert names.of(np.arange(2)) == ["b", ""] and names.code("a") == -1 and "a" not in names._names
+    assert names.of(np.arange(2)) == ["b", ""] and names.code("a") == -1 and "a" not in names._texts
     names.append(["c"])
     assert names.codes[names.code("c") == names.codes].size == 1 and names.of(np.array([2])) == ["c"]
     names.keep(np.zeros(0, np.int64))
-    assert len(names.codes) == 0 and names._names == []
+    assert len(names.codes) == 0 and names._texts == []
 
 
 def test_pieces_do_not_show() -> None:
     column = Column((), np.int32)
-    column.append(np.arange(5 * columns.PIECE + 3))
-    odd = np.arange(1, 5 * columns.PIECE + 3, 2)
+    column.append(np.arange(5 * memory.PIECE + 3))
+    odd = np.arange(1, 5 * memory.PIECE + 3, 2)
     column.keep(odd)
     np.testing.assert_array_equal(column.rows, odd)

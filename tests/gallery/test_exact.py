@@ -9,6 +9,7 @@ import pytest
 from oracle import scores
 
 from dpm_edge.gallery.search import exact
+from dpm_edge.metrics import normalise
 
 PATHS = ("loops", "products, compiled", "products, numpy")
 
@@ -38,7 +39,7 @@ def stored(t: np.ndarray, masks: np.ndarray, dtype: str) -> tuple[np.ndarray, np
 def test_rows_are_those_of_the_full_sort(path: str, dtype: str, queries: int, n: int, d: int) -> None:
     rng = np.random.default_rng(n)
     values, masks, meant = stored(rng.standard_normal((n, d)), rng.random((n, d)), dtype)
-    q, m = rng.standard_normal((queries, d)), rng.random((queries, d)).astype(np.float32)
+    q, m = exact.unit(rng.standard_normal((queries, d))), rng.random((queries, d)).astype(np.float32)
     hidden, group = rng.random(n) < 0.5, rng.integers(0, 3, n).astype(np.int32)
     own = rng.integers(0, 3, queries).astype(np.int32)
     vectors = exact.Vectors(values, masks)
@@ -70,27 +71,40 @@ def test_rows_that_float32_cannot_tell_apart_come_in_float64s_order(path: str) -
     rng = np.random.default_rng(0)
     base = rng.standard_normal(64)
     t = (base + 1e-5 * rng.standard_normal((500, 64))).astype(np.float32)
-    q, m = rng.standard_normal((2, 64)), rng.random((2, 64))
+    q, m = normalise(rng.standard_normal((2, 64))), rng.random((2, 64))
     got, _ = exact.top_k(q, exact.Vectors(t), 20, query_masks=m)
     np.testing.assert_array_equal(got, np.argsort(-scores(q, m, t, None, "masked"), axis=1, kind="stable")[:, :20])
 
 
-def test_ties_go_to_the_lower_name(path: str) -> None:
+def test_ties_go_to_the_lower_id(path: str) -> None:
     t = np.repeat(np.eye(3, dtype=np.float32), 100, axis=0)
-    names = np.random.default_rng(1).permutation(300)
-    got, _ = exact.top_k(np.eye(3), exact.Vectors(t), 5, metric="plain", names=names)
+    ids = np.random.default_rng(1).permutation(300)
+    got, _ = exact.top_k(np.eye(3), exact.Vectors(t), 5, metric="plain", ids=ids)
     for axis in range(3):
-        assert names[got[axis]].tolist() == sorted(names[axis * 100 : axis * 100 + 100])[:5]
+        assert ids[got[axis]].tolist() == sorted(ids[axis * 100 : axis * 100 + 100])[:5]
 
 
-def test_zero_masks_zero_features_and_hidden_everything(path: str) -> None:
+ONES = np.full((1, 8), 8**-0.5)
+
+
+def with_a_zero_row() -> exact.Vectors:
     t = np.random.default_rng(2).standard_normal((40, 8)).astype(np.float32)
     t[7] = 0
-    got, s = exact.top_k(np.ones((1, 8)), exact.Vectors(t), 40, query_masks=np.zeros((1, 8)))
+    return exact.Vectors(t)
+
+
+def test_a_zero_mask_is_similar_to_nothing_and_keeps_the_order_of_the_rows(path: str) -> None:
+    got, s = exact.top_k(ONES, with_a_zero_row(), 40, query_masks=np.zeros((1, 8)))
     assert got[0].tolist() == list(range(40)) and (s == 0).all()
-    _, s = exact.top_k(np.ones((1, 8)), exact.Vectors(t), 40, metric="plain")
+
+
+def test_a_zero_row_is_similar_to_nothing(path: str) -> None:
+    _, s = exact.top_k(ONES, with_a_zero_row(), 40, metric="plain")
     assert np.isfinite(s).all() and (s == 0).sum() == 1
-    got, s = exact.top_k(np.ones((1, 8)), exact.Vectors(t), 3, metric="plain", hidden=np.ones(40, bool))
+
+
+def test_no_place_is_filled_where_every_row_is_hidden(path: str) -> None:
+    got, s = exact.top_k(ONES, with_a_zero_row(), 3, metric="plain", hidden=np.ones(40, bool))
     assert (got == -1).all() and np.isneginf(s).all()
 
 

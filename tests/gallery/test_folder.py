@@ -93,7 +93,7 @@ def test_a_second_process_is_refused_by_the_firsts_number(tmp_path: Path) -> Non
     with Gallery.create(tmp_path / "g", "f", 12):
         second = run("from dpm_edge import Gallery\nGallery.open(sys.argv[1])", tmp_path / "g")
         _, said = second.communicate(timeout=60)
-        assert second.returncode == 1 and f"open in process {os.getpid()}" in said and "GalleryError" in said
+        assert second.returncode == 1 and f"open in process {os.getpid()}" in said and "GalleryInUse" in said
     Gallery.open(tmp_path / "g").close()
 
 

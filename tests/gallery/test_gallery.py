@@ -155,7 +155,7 @@ def test_truncated_gallery_and_embeddings_file_are_refused(tmp_path: Path) -> No
     with pytest.raises(GalleryError, match="damaged"):
         Gallery.load(path)
     rows(3).save(path)
-    with pytest.raises(GalleryError, match=r"expected .*gallery.*, got .* which holds"):
+    with pytest.raises(GalleryError, match="which holds embeddings"):
         Gallery.load(path)
 
 

@@ -68,8 +68,8 @@ def test_from_embeddings_to_who_is_this(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, says in (
         (["stats", tmp_path / "nothing"], "no gallery"),
-        (["stats", "redis://x/y"], "is not understood"),
-        (["stats", "milvus://localhost:1"], "is not understood"),
+        (["stats", "redis://x/y"], "expected a folder, milvus"),
+        (["stats", "milvus://localhost:1"], "expected a folder, milvus"),
         (["search", tmp_path, tmp_path / "none.safetensors"], "expected an embeddings file"),
     ):
         result = call(*arguments)

@@ -20,8 +20,13 @@ def test_from_embeddings_to_who_is_this(
     tiny_engine.write_engine(tmp_path / "demo-out" / "engine")
     monkeypatch.chdir(tmp_path)
     crops = tiny_engine.people(2)
-    exec(compile(example[1], str(PAGE), "exec"), {"crops": crops, "unknown": crops[1]})
-    first = capsys.readouterr().out.splitlines()[0].split()
+    printed = []
+    for _ in range(2):  # the second run opens what the first one made
+        exec(compile(example[1], str(PAGE), "exec"), {"crops": crops, "unknown": crops[1]})
+        printed.append(capsys.readouterr().out)
+    assert [len(text.splitlines()) for text in printed] == [2, 4], "a line for each row that is there"
+    assert "inf" not in "".join(printed)
+    first = printed[0].splitlines()[0].split()
     feature, mask = tiny_engine.expected([crops[1]])
     wanted = scores(feature, mask, feature, None, "masked")[0, 0]
     assert first[:2] == ["ben", "gate-2"] and float(first[2]) == pytest.approx(wanted, abs=2e-3)

@@ -30,6 +30,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(q: np.ndarray, vectors: exact.Vectors, k: int, **more: Any) -> tuple[np.ndarray, np.ndarray]:
     """Over rows that came to the device in two steps."""
+    q = q / np.linalg.norm(q, axis=1, keepdims=True)  # as a gallery's queries are
     there, half = resident.Resident("cpu"), len(vectors) // 2
     there.follow(vectors.values[:half], None if vectors.masks is None else vectors.masks[:half])
     there.follow(vectors.values, vectors.masks)
@@ -75,12 +76,12 @@ def test_rows_nearer_than_the_kernel_rounds_come_in_float64s_order(spare: int, m
 
 
 def test_ties_zero_masks_and_more_places_than_the_kernel_has() -> None:
-    t, names = np.repeat(np.eye(3, 8, dtype=np.float32), 60, axis=0), np.random.default_rng(1).permutation(180)
-    got, s = search(np.eye(3, 8), exact.Vectors(t), 5, query_masks=np.ones((3, 8)), names=names)
+    t, ids = np.repeat(np.eye(3, 8, dtype=np.float32), 60, axis=0), np.random.default_rng(1).permutation(180)
+    got, s = search(np.eye(3, 8), exact.Vectors(t), 5, query_masks=np.ones((3, 8)), ids=ids)
     for axis in range(3):
-        assert names[got[axis]].tolist() == sorted(names[axis * 60 : axis * 60 + 60])[:5] and (s[axis] == 1).all()
-    got, s = search(np.ones((1, 8)), exact.Vectors(t), 170, query_masks=np.zeros((1, 8)), names=names)
-    assert names[got[0]].tolist() == list(range(170)) and (s == 0).all()
+        assert ids[got[axis]].tolist() == sorted(ids[axis * 60 : axis * 60 + 60])[:5] and (s[axis] == 1).all()
+    got, s = search(np.ones((1, 8)), exact.Vectors(t), 170, query_masks=np.zeros((1, 8)), ids=ids)
+    assert ids[got[0]].tolist() == list(range(170)) and (s == 0).all()
     got, _ = search(np.ones((1, 8)), exact.Vectors(t), 3, metric="plain", hidden=np.ones(180, bool))
     assert (got == -1).all()
 

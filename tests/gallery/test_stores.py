@@ -148,7 +148,7 @@ def test_bad_input_changes_nothing(make: Make) -> None:
             gallery.add(embeddings, **{"people": ["x"], **more})
     with pytest.raises(DpmError, match="NaN"):
         Embeddings(features=[[np.nan]], masks=[[1]], visibility=[1], rows=[0], fingerprint="f")
-    with pytest.raises(GalleryError, match="k is 0"):
+    with pytest.raises(GalleryError, match="k of 1 or more"):
         gallery.search(rows(1), 0)
     assert len(gallery) == 30
 

@@ -15,7 +15,7 @@ import tiny_engine
 from gpu_machine import Machine
 
 from dpm_edge import Embeddings, Engine, Gallery, Matches
-from dpm_edge.errors import EngineError, GalleryError, ImageError
+from dpm_edge.errors import EngineError, GalleryError, ImageError, MissingLibrary
 from dpm_edge.runtime.gpu import gallery_rows
 
 FRAME = np.random.default_rng(3).integers(0, 256, (120, 160, 3), np.uint8)
@@ -253,6 +253,16 @@ def test_a_gallery_outlives_its_engine_and_the_engine_its_gallery(machine: Machi
     gallery.close()
     with machine.open() as engine:
         assert len(engine.embed(FRAME, BOXES)) == 4
+
+
+def test_without_kernels_of_the_gallery_the_other_way_is_taken_or_both_are_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (machine.folder / "kernels").glob("masked_*"):
+        path.unlink()
+    monkeypatch.setattr("dpm_edge.gallery.search.on_gpu.installed", lambda name: False)
+    with pytest.raises(MissingLibrary, match=r"pip install torch .*python -m dpm_edge\.kernels --arch 87"):
+        gallery_of(0, "cuda")
 
 
 def test_a_gallery_that_does_not_fit_the_gpu_says_so(machine: Machine) -> None:

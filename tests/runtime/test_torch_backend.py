@@ -115,10 +115,7 @@ def test_what_the_cpu_has_not_is_said(tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(EngineError, match=r"expected GPU, got 0 GPUs.*device='CPU'"):
         Engine.load(folder, device="GPU")
-    with (
-        Engine.load(folder, device="CPU") as engine,
-        pytest.raises(EngineError, match="expected no stream for an engine on the CPU"),
-    ):
+    with Engine.load(folder, device="CPU") as engine, pytest.raises(EngineError, match="expected no stream"):
         engine.embed(FRAME, BOXES, stream=0)
 
 

@@ -5,10 +5,7 @@ N rows · D feature dimensions
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpm_edge.errors import DpmError, GalleryError, MissingLibrary
+from dpm_edge.files import DISK_FULL, whole_file
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.stores.store import BATCH, check_meta
 
@@ -49,22 +47,14 @@ def write(path: Path, parts: Iterator[Rows], meta: dict[str, Any]) -> int:
         metadata={"gallery": json.dumps(meta)},
     )
     written = 0
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(descriptor)
     try:
-        with pq.ParquetWriter(beside, schema) as file:
+        with whole_file(path) as place, pq.ParquetWriter(place, schema, write_page_checksum=True) as file:
             for rows in parts:
                 file.write_table(_table(pa, rows, schema))
                 written += len(rows)
-        with open(beside, "rb") as done:
-            os.fsync(done.fileno())
-        os.replace(beside, path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "Free some space and export again" if full else "Check the folder and its rights"
-        raise DpmError(f"{path} could not be written ({error}); an old file is as it was. {remedy}") from error
-    finally:
-        Path(beside).unlink(missing_ok=True)
+        remedy = "Free some space and export again" if error.errno in DISK_FULL else "Check the folder and its rights"
+        raise DpmError(f"expected to write {path}, got {error}; an old file is as it was. {remedy}") from error
     return written
 
 
@@ -77,11 +67,39 @@ def read(path: Path) -> tuple[dict[str, Any], Iterator[Rows]]:
     """
     pa, pq = _libraries()
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         meta = json.loads((file.schema_arrow.metadata or {}).get(b"gallery", b"{}"))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise GalleryError(f"{path} is no parquet file, or is damaged ({error}). Export it again") from error
-    return check_meta(meta, str(path)), (_rows(batch, meta["dimension"]) for batch in file.iter_batches(BATCH))
+        raise _damaged(path, error) from error
+    return check_meta(meta, str(path)), _parts(pa, path, file, meta["dimension"])
+
+
+def _parts(pa: ModuleType, path: Path, file: Any, dimension: int) -> Iterator[Rows]:
+    """The rows of a file, some at a time.
+
+    Raises:
+        GalleryError: a page is damaged, or a column is missing.
+    """
+    batches = file.iter_batches(BATCH)
+    while True:
+        try:
+            batch = next(batches, None)
+            rows = None if batch is None else _rows(batch, dimension)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise _damaged(path, error) from error
+        if rows is None:
+            return
+        if rows.features is None or not np.isfinite(rows.features).all() or not np.isfinite(rows.visibility).all():
+            raise _damaged(path, ValueError("features or visibility hold NaN or infinity"))
+        yield rows
+
+
+def _damaged(path: Path, error: Exception) -> GalleryError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return GalleryError(
+        f"expected a parquet file that `gallery.export` wrote, got {path}, which is damaged or something else "
+        f"({first}). Export it again"
+    )
 
 
 def _table(pa: ModuleType, rows: Rows, schema: Any) -> Any:

@@ -26,7 +26,9 @@ def save(store: Store, path: Path) -> None:
         DpmError: the disk is full or the folder cannot be written; an old file is left as it was.
     """
     if not isinstance(store, MemoryStore):
-        raise GalleryError("only a gallery in memory is saved as one file; take a snapshot, or export to parquet")
+        raise GalleryError(
+            "expected a gallery in memory to save as one file, got another. Take a snapshot, or export to parquet"
+        )
     arrays = {name: store.column(name) for name in ARRAYS}
     labels: dict[str, Sequence[Any]] = {name: store.texts(name) for name in TEXTS}
     tensorfile.save(path, "gallery", arrays, labels, {"gallery": json.dumps(store.meta)})

@@ -79,7 +79,10 @@ def migrate(
     """
     with Gallery.open(place) as old:
         if old.fingerprint == engine.fingerprint:
-            raise GalleryError(f"{place} is of model {old.fingerprint[:12]} already: there is nothing to migrate")
+            raise GalleryError(
+                f"expected a gallery of another model, got {place} of model {old.fingerprint[:12]} already: "
+                f"nothing to migrate"
+            )
         if to is not None:
             with _opened(to, old, engine) as new:
                 embedded, lost = re_embed(old, new, engine, pictures=pictures, quiet=quiet)
@@ -87,7 +90,9 @@ def migrate(
         if isinstance(old.store, MemoryStore):
             return _file(Path(place), old, engine, pictures, keep_lost, quiet)
         if not isinstance(old.store, EdgeStore):
-            raise GalleryError(f"{place} is on a server: say with `to` (--to) where the new gallery will be")
+            raise GalleryError(
+                f"expected `to` (--to), the place of the new gallery, for one on a server, got none for {place}"
+            )
         return _folder(Path(place), old, engine, pictures, keep_lost, quiet)
 
 
@@ -174,14 +179,17 @@ def _opened(to: str | Path, old: Gallery, engine: Engine) -> Gallery:
     new = Gallery.open(to)
     if new.fingerprint != engine.fingerprint:
         new.close()
-        raise GalleryError(f"{to} is of model {new.fingerprint[:12]}; the engine's is {engine.fingerprint[:12]}")
+        raise GalleryError(
+            f"expected a gallery of the engine's model {engine.fingerprint[:12]} at {to}, got one of "
+            f"{new.fingerprint[:12]}. Give another place"
+        )
     return new
 
 
 def _folder(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep_lost: bool, quiet: bool) -> Migrated:
     """In the folder itself."""
     beside, store = place / PENDING, old.store
-    assert isinstance(store, EdgeStore), "the caller asked"
+    assert isinstance(store, EdgeStore), "the caller checks"
     try:
         new = _opened(beside, old, engine)
     except GalleryError as error:
@@ -200,7 +208,7 @@ def _folder(place: Path, old: Gallery, engine: Engine, pictures: Path | None, ke
 
 def _file(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep_lost: bool, quiet: bool) -> Migrated:
     """A saved file: all of it in memory, then replaced."""
-    assert isinstance(old.store, MemoryStore), "the caller asked"
+    assert isinstance(old.store, MemoryStore), "the caller checks"
     meta = new_meta(engine.fingerprint, engine.dimension, old.describe()["masks"])
     new = Gallery("", 0, store=MemoryStore(meta, str(old.store.dtype)))
     embedded, lost = re_embed(old, new, engine, pictures=pictures, quiet=quiet)

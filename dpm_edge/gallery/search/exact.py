@@ -44,7 +44,7 @@ class Vectors:
     values: NDArray
     """(N, D) float32, float16, or int8 codes, whose scale per row cancels out of the metric."""
     masks: NDArray | None = None
-    """(N, D) of the same dtype: wanted by the mutual metric. Codes are scaled by 127."""
+    """(N, D) of the same dtype: for the mutual metric. Codes are scaled by 127."""
     squares: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     """(N,) float32: squared norms; computed where none are given."""
 
@@ -80,7 +80,7 @@ def quantise(values: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Operands:
     """Queries as the kernels take them."""
 
     qm: NDArray[np.float32]
@@ -99,26 +99,26 @@ def top_k(
     hidden: NDArray[np.bool_] | None = None,
     group: NDArray[np.int32] | None = None,
     own: NDArray[np.int32] | None = None,
-    names: NDArray[np.int64] | None = None,
+    ids: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k nearest rows of each query, best first: rows (Q, k) int64 and similarities (Q, k) float32.
 
     Args:
-        q_QD: (Q, D) float queries; need not be normalised.
+        q_QD: (Q, D) float queries, L2-normalised.
         vectors: N rows.
         k: places; those without a candidate hold −1 and −inf.
         metric: "plain", "masked" or "mutual", as in `dpm_edge.metrics`.
-        query_masks: (Q, D) in 0..1; not wanted by "plain".
+        query_masks: (Q, D) in 0..1; not for "plain".
         hidden: (N,) bool, True where no query may find the row.
         group: (N,) int32 with `own` (Q,) int32: a query does not find rows of its own group, such as its camera.
-        names: (N,) int64: among equal similarities the lower name comes first; the lower row without.
+        ids: (N,) int64: among equal similarities the lower id comes first; the lower row without.
     """
     count, places = len(q_QD), min(k, len(vectors))
     rows = np.full((count, k), -1, np.int64)
     best = np.full((count, k), -np.inf, np.float32)
     if not count or not places:
         return rows, best
-    q = normalise(np.asarray(q_QD, np.float64))
+    q = np.asarray(q_QD, np.float64)
     m = np.ones_like(q) if metric == "plain" else np.asarray(query_masks, np.float64)
     no_groups = np.zeros(0, np.int32)
     hide = np.zeros(0, np.bool_) if hidden is None else hidden
@@ -126,31 +126,32 @@ def top_k(
     waiting, wide = np.arange(count), places + SPARE
     while len(waiting):
         wide = min(wide, len(vectors))
-        asked = _Asked(
+        operands = _Operands(
             qm=(q[waiting] * m[waiting]).astype(np.float32),
             mm=(m[waiting] ** 2).astype(np.float32),
             group=no_groups if group is None else group,
             own=no_groups if own is None else own[waiting],
         )
-        found, scores = _candidates(asked, vectors, wide, metric == "mutual", hide)
+        candidates, scores = _candidates(operands, vectors, wide, metric == "mutual", hide)
         unclear = []
         for at, i in enumerate(waiting):
-            here, s = found[at][found[at] >= 0], scores[at][found[at] >= 0]
+            is_row = candidates[at] >= 0
+            here, s = candidates[at][is_row], scores[at][is_row]
             if len(here) == wide < len(vectors) and np.sort(s)[-places] - s.min() <= 2 * margin:
                 unclear.append(i)
                 continue
             here = here[s >= np.sort(s)[-min(places, len(s))] - 2 * margin] if len(s) else here
-            settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
+            order_in_float64(q[i], m[i], vectors, here, ids, metric, rows[i], best[i])
         waiting, wide = np.array(unclear, np.int64), 4 * wide
     return rows, best
 
 
-def settle(
+def order_in_float64(
     q: NDArray,
     m: NDArray,
     vectors: Vectors,
     here: NDArray,
-    names: NDArray | None,
+    ids: NDArray | None,
     metric: str,
     rows: NDArray,
     best: NDArray,
@@ -159,7 +160,7 @@ def settle(
     if not len(here):
         return
     s = exact_similarity(q, m, vectors, here, metric)
-    order = np.lexsort([here if names is None else names[here], -s])[: len(rows)]
+    order = np.lexsort([here if ids is None else ids[here], -s])[: len(rows)]
     rows[: len(order)], best[: len(order)] = here[order], s[order]
 
 
@@ -176,7 +177,7 @@ def _as_float64(masks: NDArray | None, here: NDArray) -> NDArray[np.float64]:
 
 
 def _candidates(
-    asked: _Asked, vectors: Vectors, wide: int, mutual: bool, hidden: NDArray[np.bool_]
+    operands: _Operands, vectors: Vectors, wide: int, mutual: bool, hidden: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """`wide` rows of each query with the highest float32 scores, in no order: (Q, wide) rows and scores."""
     masks = vectors.masks if mutual else None
@@ -184,10 +185,10 @@ def _candidates(
     if masks is not None and masks.dtype == np.int8:
         floor = floor * np.float32(127**2)
     loaded = "dpm_edge.gallery.search.exact_numba" in sys.modules
-    fast = compiled() and (loaded or len(asked.qm) * len(vectors) >= COMPILE_FROM)
-    if fast and len(asked.qm) <= FEW:
-        return _by_loops(asked, vectors.values, masks, floor, wide, hidden)
-    return _by_products(asked, vectors.values, masks, floor, wide, hidden, fast)
+    fast = compiled() and (loaded or len(operands.qm) * len(vectors) >= COMPILE_FROM)
+    if fast and len(operands.qm) <= FEW:
+        return _by_loops(operands, vectors.values, masks, floor, wide, hidden)
+    return _by_products(operands, vectors.values, masks, floor, wide, hidden, fast)
 
 
 @cache
@@ -222,22 +223,22 @@ def _aligned(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _by_loops(
-    asked: _Asked, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray
+    operands: _Operands, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     from dpm_edge.gallery.search import exact_numba
 
     t, tm = _bits(values, values), _bits(masks, values)
-    count = len(asked.qm)
+    count = len(operands.qm)
     four = np.arange(-(-count // 4) * 4) % count  # the loops take queries by fours
-    qm, mm = _aligned(asked.qm[four]), _aligned(asked.mm[four])
-    own = asked.own[four] if len(asked.own) else asked.own
+    qm, mm = _aligned(operands.qm[four]), _aligned(operands.mm[four])
+    own = operands.own[four] if len(operands.own) else operands.own
 
     def work(part: slice) -> Any:
         rows, s = _heaps(len(four), wide)
-        if count == 1 and not len(asked.group):
+        if count == 1 and not len(operands.group):
             exact_numba.scan_one(t, tm, floor, qm[0], mm[0], hidden, part.start, part.stop, s[0], rows[0])
         else:
-            exact_numba.scan_few(t, tm, floor, qm, mm, hidden, asked.group, own, part.start, part.stop, s, rows)
+            exact_numba.scan_few(t, tm, floor, qm, mm, hidden, operands.group, own, part.start, part.stop, s, rows)
         return rows[:count], s[:count]
 
     parts = list(chunks(len(t), max(1024, -(-len(t) // (PARTS * cores())))))
@@ -246,20 +247,20 @@ def _by_loops(
 
 
 def _by_products(
-    asked: _Asked, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray, fast: bool
+    operands: _Operands, values: NDArray, masks: NDArray | None, floor: NDArray, wide: int, hidden: NDArray, fast: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     allowed = np.flatnonzero(~hidden) if len(hidden) else None
-    rows, s = _heaps(len(asked.qm), wide)
+    rows, s = _heaps(len(operands.qm), wide)
     room = np.empty((2, min(GALLERY_TILE, len(values)), values.shape[1]), np.float32)
     for part in chunks(len(values) if allowed is None else len(allowed), GALLERY_TILE):
         here = np.arange(part.start, part.stop) if allowed is None else allowed[part]
         which = part if allowed is None else here
         mask = None if masks is None else masks[which]
         t, tt = _widen(values[which], mask, room, fast)
-        group = asked.group[which] if len(asked.group) else asked.group
-        for some in chunks(len(asked.qm), QUERY_TILE):
-            tile = asked.qm[some] @ t.T, asked.mm[some] @ tt.T, floor[which], here, group
-            own = asked.own[some] if len(asked.own) else asked.own
+        group = operands.group[which] if len(operands.group) else operands.group
+        for some in chunks(len(operands.qm), QUERY_TILE):
+            tile = operands.qm[some] @ t.T, operands.mm[some] @ tt.T, floor[which], here, group
+            own = operands.own[some] if len(operands.own) else operands.own
             (_take_compiled if fast else _take)(*tile, own, rows[some], s[some])
     return rows, s
 
@@ -306,8 +307,8 @@ def _take(
     scores = over / np.sqrt(np.maximum(under, floor))
     if len(group):
         scores[own[:, None] == group] = -np.inf
-    named = np.where(np.isneginf(scores), -1, here)
-    rows[:], s[:] = _best([rows, named], [s, scores], s.shape[1])
+    allowed = np.where(np.isneginf(scores), -1, here)
+    rows[:], s[:] = _best([rows, allowed], [s, scores], s.shape[1])
 
 
 def _best(rows: list[NDArray], s: list[NDArray], wide: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

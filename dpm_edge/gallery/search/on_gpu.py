@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from dpm_edge.env import installed
 from dpm_edge.errors import EngineError, GalleryError, MissingLibrary
-from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, settle
+from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, order_in_float64
 from dpm_edge.gallery.search.exact import top_k as top_k_on_cpu
-from dpm_edge.metrics import normalise
 from dpm_edge.runtime.frame_queries import Nearest, SearchBehind, SearchedRows
 
 K_MAX = 128
@@ -114,7 +113,7 @@ def _candidates(k: int, vectors: Vectors) -> int | None:
 def top_k(
     q_QD: NDArray,
     vectors: Vectors,
-    there: RowsOnGpu,
+    copy: RowsOnGpu,
     k: int,
     *,
     metric: str = "masked",
@@ -122,22 +121,22 @@ def top_k(
     hidden: NDArray[np.bool_] | None = None,
     group: NDArray[np.int32] | None = None,
     own: NDArray[np.int32] | None = None,
-    names: NDArray[np.int64] | None = None,
+    ids: NDArray[np.int64] | None = None,
     nearest: Nearest | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """As `exact.top_k`, and the same answer; `there` holds a copy of `vectors`.
+    """As `exact.top_k`, and the same answer; `copy` is that of `vectors` on a GPU.
 
     nearest: candidates of these queries that an engine has found by `search_behind`.
     """
-    on_cpu: dict[str, Any] = {"metric": metric, "hidden": hidden, "group": group, "names": names}
-    if metric == "mutual" and not there.complete:
+    on_cpu: dict[str, Any] = {"metric": metric, "hidden": hidden, "group": group, "ids": ids}
+    if metric == "mutual" and not copy.complete:
         return top_k_on_cpu(q_QD, vectors, k, query_masks=query_masks, own=own, **on_cpu)
     count, places = len(q_QD), min(k, len(vectors))
     rows = np.full((count, k), -1, np.int64)
     best = np.full((count, k), -np.inf, np.float32)
     if not count or not places:
         return rows, best
-    q = normalise(np.asarray(q_QD, np.float64))
+    q = np.asarray(q_QD, np.float64)  # as `exact.top_k` has it: rows that differ in the last digit keep their order
     m = np.ones_like(q) if metric == "plain" else np.asarray(query_masks, np.float64)
     q32, m32 = q.astype(np.float32), m.astype(np.float32)
     keep = None if hidden is None else ~hidden
@@ -146,7 +145,7 @@ def top_k(
     mutual = metric == "mutual"
     if wide is not None:
         groups = None if group is None or own is None else (own, group)
-        found, scores = nearest or there.topk(q32, m32, wide, mutual=mutual, keep=keep, groups=groups)
+        found, scores = nearest or copy.topk(q32, m32, wide, mutual=mutual, keep=keep, groups=groups)
         unclear = []
         for i in range(count):
             here, s = found[i][found[i] >= 0], scores[i][found[i] >= 0]
@@ -156,14 +155,14 @@ def top_k(
             if len(here) == wide < len(vectors) and s[places - 1] - s[-1] <= reach[i]:
                 unclear.append(i)
             else:
-                settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
-    if unclear and not there.complete:
+                order_in_float64(q[i], m[i], vectors, here, ids, metric, rows[i], best[i])
+    if unclear and not copy.complete:
         on_cpu["own"], some = None if own is None else own[unclear], m[unclear]
         rows[unclear], best[unclear] = top_k_on_cpu(q[unclear], vectors, k, query_masks=some, **on_cpu)
         return rows, best
     for i in unclear:
         groups = None if group is None or own is None else (own[i : i + 1], group)
         one = slice(i, i + 1)
-        here = next(there.within(q32[one], m32[one], places, reach[i], mutual=mutual, keep=keep, groups=groups))
-        settle(q[i], m[i], vectors, here, names, metric, rows[i], best[i])
+        here = next(copy.within(q32[one], m32[one], places, reach[i], mutual=mutual, keep=keep, groups=groups))
+        order_in_float64(q[i], m[i], vectors, here, ids, metric, rows[i], best[i])
     return rows, best

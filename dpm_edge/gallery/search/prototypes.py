@@ -25,7 +25,7 @@ def prototypes(
     Each picture weighs by its visibility (times a quality, if the caller has one) and, dimension by dimension, by its
     mask; the prototype's mask is the mean mask. Of each person and camera the `cap` of the highest weight count, so
     that a camera where somebody stood for an hour does not drown the others. Pictures of nobody known ("", None, NaN)
-    are nobody's: they are left out.
+    are left out.
 
     Returns:
         C rows, whose `rows` count the pictures that each one holds, and their names, sorted.

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, nearest
-from dpm_edge.gallery.labels import label_column, names_to_find
+from dpm_edge.gallery.labels import label_column, make_filter
 from dpm_edge.gallery.rows import Where
-from dpm_edge.gallery.times import moment
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries, Nearest
+from dpm_edge.runtime.frame_queries import FrameQueries, Nearest, SearchBehind
 
 CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
 """K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""
@@ -79,7 +78,7 @@ def make_query(
         GalleryError: one of them cannot be.
     """
     if metric not in METRICS:
-        raise GalleryError(f"metric {metric!r} is unknown.{nearest(metric, METRICS)}")
+        raise GalleryError(f"expected a metric, got {metric!r}.{nearest(metric, METRICS)}")
     if metric == "mutual" and not meta["masks"]:
         raise GalleryError(
             "expected a gallery with masks for metric 'mutual', got one that was created without (masks=False). "
@@ -88,7 +87,10 @@ def make_query(
     if k < 1:
         raise GalleryError(f"expected k of 1 or more, got {k}")
     if exclude_same_camera and query_cameras is None:
-        raise GalleryError(f"expected {len(queries)} query_cameras for exclude_same_camera, got none")
+        raise GalleryError(
+            f"expected {len(queries)} query_cameras for exclude_same_camera, one a query, got none. "
+            f"Pass query_cameras=[…]"
+        )
     if by not in BY or (by == "person" and neighbours):
         raise GalleryError(
             f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
@@ -99,12 +101,7 @@ def make_query(
         masks=np.zeros((0, queries.dimension), np.float32),
         k=k,
         metric=metric,
-        where=Where(
-            cameras=names_to_find(camera, "camera"),
-            since=moment(since, "since"),
-            until=moment(until, "until"),
-            min_visibility=min_visibility,
-        ),
+        where=make_filter(camera=camera, since=since, until=until, min_visibility=min_visibility),
         own_cameras=label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera else None,
         candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
         expand=expand,
@@ -113,6 +110,12 @@ def make_query(
         cap=cap,
     )
     return query if isinstance(queries, FrameQueries) else with_vectors(query, queries)
+
+
+def embedded(queries: FrameQueries, query: Query, search: SearchBehind | None = None) -> tuple[Embeddings, Query]:
+    """Let an engine embed its frame now, with a search of the store's behind its network."""
+    embeddings = queries.embed(search)
+    return embeddings, with_vectors(query, embeddings, None if search is None else search.nearest)
 
 
 def with_vectors(query: Query, embeddings: Embeddings, nearest: Nearest | None = None) -> Query:

@@ -32,9 +32,9 @@ def check_recall(
         gallery: with masks, unless queries are given.
         queries: Q rows to ask with; `sample` of the gallery's own rows without, which then do not count as found.
         k: places.
-        target: recall that is wanted, in 0..1.
+        target: the recall to reach, in 0..1.
         sample: own rows to ask with.
-        keep: use the found factor in every later search of this gallery.
+        keep: use the least factor that reaches the target in every later search of this gallery.
 
     Returns:
         rows, k, target, the measured list (candidates, recall, ms per query), and candidates: the least K that reaches
@@ -44,19 +44,24 @@ def check_recall(
         GalleryError: the gallery is empty, or keeps no masks and no queries were given.
     """
     own = queries is None
-    asked, names = (queries, None) if queries is not None else _own_rows(gallery, sample)
-    truth = brute_force(gallery, asked, k + own)
+    queries, own_ids = (queries, None) if queries is not None else _own_rows(gallery, sample)
+    truth = brute_force(gallery, queries, k + own)
     measured: list[dict[str, float]] = []
     chosen = None
     for factor in FACTORS:
         start = time.perf_counter()
-        found = gallery.search(asked, k + own, candidates=factor * k + own).rows
+        ids = gallery.search(queries, k + own, candidates=factor * k + own).rows
         spent = time.perf_counter() - start
         recall = float(
-            np.mean([_share(f, t, None if names is None else names[i]) for i, (f, t) in enumerate(zip(found, truth))])
+            np.mean(
+                [
+                    _share(got, true, None if own_ids is None else own_ids[i])
+                    for i, (got, true) in enumerate(zip(ids, truth))
+                ]
+            )
         )
         measured.append(
-            {"candidates": factor * k, "recall": round(recall, 5), "ms": round(1e3 * spent / len(asked), 3)}
+            {"candidates": factor * k, "recall": round(recall, 5), "ms": round(1e3 * spent / len(queries), 3)}
         )
         if recall >= target:
             chosen = factor
@@ -67,7 +72,7 @@ def check_recall(
         gallery.describe(candidates_per_place=chosen, candidates_checked={"target": target, "rows": len(gallery)})
     return {
         "rows": len(gallery),
-        "queries": len(asked),
+        "queries": len(queries),
         "k": k,
         "target": target,
         "measured": measured,
@@ -80,11 +85,10 @@ def brute_force(gallery: Gallery, queries: Embeddings, k: int) -> NDArray[np.int
     """The exact answer of any store under the masked metric, by reading all of it: ids (Q, k), −1 for no row."""
     ids = np.full((len(queries), k), -1, np.int64)
     best = np.full((len(queries), k), -np.inf, np.float32)
+    q = exact.unit(queries.features)
     for part in gallery.store.scan(Where(), vectors=True):
-        assert part.features is not None, "whole rows were asked for"
-        rows, s = exact.top_k(
-            queries.features, exact.Vectors(part.features), k, query_masks=queries.masks, names=part.ids
-        )
+        assert part.features is not None, "whole rows were read"
+        rows, s = exact.top_k(q, exact.Vectors(part.features), k, query_masks=queries.masks, ids=part.ids)
         both = np.concatenate([ids, np.where(rows >= 0, part.ids[rows], -1)], axis=1)
         scores = np.concatenate([best, s], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -96,22 +100,22 @@ def _own_rows(gallery: Gallery, sample: int) -> tuple[Embeddings, NDArray[np.int
     """Rows of the gallery as queries, evenly spread, and their ids."""
     ids = np.concatenate([np.zeros(0, np.int64), *(part.ids for part in gallery.store.scan(Where(), vectors=False))])
     if not len(ids):
-        raise GalleryError("the gallery is empty: there is nothing to check recall on")
+        raise GalleryError("expected rows to check recall on, got an empty gallery. Add rows first")
     chosen = ids[:: max(1, math.ceil(len(ids) / sample))]
-    held = gallery.rows(chosen)
-    if held.masks is None or held.features is None:
-        raise GalleryError("the gallery keeps no masks: give queries to check recall with")
+    rows = gallery.rows(chosen)
+    if rows.masks is None or rows.features is None:
+        raise GalleryError("expected a gallery with masks, or queries to check recall with, got neither. Pass queries=")
     queries = Embeddings(
-        features=held.features,
-        masks=held.masks,
-        visibility=held.visibility,
-        rows=np.arange(len(held)),
+        features=rows.features,
+        masks=rows.masks,
+        visibility=rows.visibility,
+        rows=np.arange(len(rows)),
         fingerprint=gallery.fingerprint,
     )
-    return queries, held.ids
+    return queries, rows.ids
 
 
-def _share(found: NDArray[np.int64], truth: NDArray[np.int64], own: int | None) -> float:
+def _share(ids: NDArray[np.int64], truth: NDArray[np.int64], own: int | None) -> float:
     """Share of the true places that were found; the query's own row aside."""
-    wanted = set(truth[truth >= 0].tolist()) - {own}
-    return len(wanted & set(found.tolist())) / len(wanted) if wanted else 1.0
+    places = set(truth[truth >= 0].tolist()) - {own}
+    return len(places & set(ids.tolist())) / len(places) if places else 1.0

@@ -6,26 +6,47 @@ Q queries · k places · K candidates · D feature dimensions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.search.prototypes import prototypes_of
-from dpm_edge.gallery.search.query import Query
+from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise, similarity
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 Places = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids and what orders them, falling; each (Q, k), −1 and −inf where nothing is left."""
 
 
-def search(store: Store, query: Query) -> tuple[Places, NDArray[np.float32]]:
-    """Places, and the similarity (Q, k) of each query itself with each row found, whatever orders them."""
-    if not query.reranked:
-        ids, s = store.search(query)
-        return (ids, s), s
+def answer(
+    store: Store, lock: AbstractContextManager[Any], queries: Embeddings | FrameQueries, query: Query
+) -> tuple[Embeddings, Matches]:
+    """Search the store under its lock; a frame's people are embedded before, or on the GPU of the rows meanwhile."""
+    if isinstance(queries, FrameQueries) and (query.reranked or not queries.lies_with(store.place)):
+        queries, query = embedded(queries, query)
+    with lock:
+        if isinstance(queries, FrameQueries):
+            queries, query = store.embed(queries, query)
+        return queries, search(store, query)
+
+
+def search(store: Store, query: Query) -> Matches:
+    """Answer a query: the places in their order, each with the similarity of the query itself with the row found."""
+    ids, score = _places(store, query)
+    similarity = _similarities(store, query, ids) if query.reranked else score
+    return Matches.of(ids, similarity, store.get(np.unique(ids[ids >= 0]), vectors=False), score)
+
+
+def _places(store: Store, query: Query) -> Places:
+    """Ids (Q, k) and what orders them."""
     moved = query
     if query.expand:
         ids, s = store.search(replace(query, k=query.expand, candidates=max(query.candidates, query.expand)))
@@ -36,8 +57,7 @@ def search(store: Store, query: Query) -> tuple[Places, NDArray[np.float32]]:
         ids, score = _by_neighbourhoods(store, query.metric, ids, score, query.neighbours)
     if query.by_person:
         ids, score = _by_person(store, moved, ids, query.cap)
-    ids, score = ids[:, : query.k], score[:, : query.k]
-    return (ids, score), _similarities(store, query, ids)
+    return ids[:, : query.k], score[:, : query.k]
 
 
 def _whole_rows(store: Store, ids: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,7 +25,7 @@ def create_store(place: str | Path, meta: dict[str, Any]) -> Store:
 
         return EdgeStore.create(Path(place), meta)
     kind, url, collection, asked = _server(str(place))
-    settings = {name: int(asked[name]) for name in ("shards", "replicas") if name in asked}
+    settings = {name: _count(str(place), name, asked[name]) for name in ("shards", "replicas") if name in asked}
     if kind == "milvus":
         from dpm_edge.gallery.stores import milvus
 
@@ -34,25 +35,30 @@ def create_store(place: str | Path, meta: dict[str, Any]) -> Store:
     return qdrant.QdrantStore.create(qdrant.connect(url, asked.get("token")), collection, meta, **settings)
 
 
-def open_store(place: str | Path) -> Store:
-    """An existing store.
+def open_store(place: str | Path, *, read_only: bool = False) -> Store:
+    """An existing store; read_only: changes are refused, and of a folder a copy of this moment is opened.
 
     Raises:
-        GalleryError: it is not there, is held by another process, is damaged, or does not answer.
+        GalleryInUse: another process holds the folder.
+        GalleryError: it is not there, is damaged, or does not answer.
         MissingLibrary: its client is not installed.
     """
     if "://" not in str(place):
         from dpm_edge.gallery.stores.qdrant_edge import EdgeStore
 
-        return EdgeStore.open(Path(place))
+        return EdgeStore.open(Path(place), read_only=read_only)
     kind, url, collection, asked = _server(str(place))
+    store: Store
     if kind == "milvus":
         from dpm_edge.gallery.stores import milvus
 
-        return milvus.MilvusStore.open(milvus.connect(url, asked.get("token")), collection)
-    from dpm_edge.gallery.stores import qdrant
+        store = milvus.MilvusStore.open(milvus.connect(url, asked.get("token")), collection)
+    else:
+        from dpm_edge.gallery.stores import qdrant
 
-    return qdrant.QdrantStore.open(qdrant.connect(url, asked.get("token")), collection)
+        store = qdrant.QdrantStore.open(qdrant.connect(url, asked.get("token")), collection)
+    store.read_only = "it was opened with read_only=True" if read_only else None
+    return store
 
 
 def is_there(place: str | Path) -> bool:
@@ -77,14 +83,30 @@ def is_there(place: str | Path) -> bool:
 
 def _server(place: str) -> tuple[str, str, str, dict[str, str]]:
     """Kind, address, collection and settings of a server's place."""
-    parts = urlsplit(place)
-    asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    try:
+        parts = urlsplit(place)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
+        raise _not_understood(place, f": {error}") from error
+    asked = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     unknown = set(asked) - {"shards", "replicas", "token", "tls"}
     collection = parts.path.strip("/")
-    if parts.scheme not in PORTS or not parts.hostname or not collection or "/" in collection or unknown:
-        raise GalleryError(
-            f"{place!r} is not understood; a folder, milvus://HOST:PORT/COLLECTION or qdrant://HOST:PORT/COLLECTION "
-            f"is wanted, with ?shards=, ?replicas=, ?token= or ?tls=1"
-        )
+    if parts.scheme not in PORTS or not host or not collection or "/" in collection or unknown:
+        raise _not_understood(place, f", where {', '.join(sorted(unknown))} is unknown" if unknown else "")
     scheme = "https" if asked.get("tls") == "1" else "http"
-    return parts.scheme, f"{scheme}://{parts.hostname}:{parts.port or PORTS[parts.scheme]}", collection, asked
+    host = f"[{host}]" if ":" in host else host
+    return parts.scheme, f"{scheme}://{host}:{port or PORTS[parts.scheme]}", collection, asked
+
+
+def _count(place: str, name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise _not_understood(place, f", where {name} is {text!r}, not a whole number of 1 or more")
+    return int(text)
+
+
+def _not_understood(place: str, why: str) -> GalleryError:
+    shown = re.sub(r"token=[^&]*", "token=…", place)
+    return GalleryError(
+        f"expected a folder, milvus://HOST:PORT/COLLECTION or qdrant://HOST:PORT/COLLECTION, with ?shards=, "
+        f"?replicas=, ?token= or ?tls=1, got {shown!r}{why}"
+    )

@@ -5,7 +5,9 @@ N rows · D feature dimensions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -15,15 +17,19 @@ from numpy.typing import NDArray
 
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact, on_gpu
-from dpm_edge.gallery.search.query import Query, with_vectors
-from dpm_edge.gallery.stores.columns import Column, Names
+from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.gallery.stores.positions import Positions
 from dpm_edge.gallery.stores.store import BATCH, Store
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frame_queries import FrameQueries
 
-NAMES = ("people", "tracks", "cameras")
-TEXTS = (*NAMES, "sources", "payloads")
+RECURRING = ("people", "tracks", "cameras")
+TEXTS = (*RECURRING, "sources", "payloads")
+
+PIECE = 256
+"""Rows that are moved at a time, so that what that needs beside them stays small."""
+HUGE = 32 << 20
+"""Bytes from which a column asks for huge pages: a scan then waits less for address translation."""
 
 
 class MemoryStore(Store):
@@ -50,7 +56,7 @@ class MemoryStore(Store):
             "visibility": Column((), np.float32),
             "boxes": Column((4,), np.float32),
         }
-        self._names = {name: Names() for name in NAMES}
+        self._texts = {name: TextColumn() for name in RECURRING}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
         self._positions = Positions()
         self._on_gpu = None if device == "cpu" else on_gpu.rows_on_gpu(device)
@@ -79,8 +85,8 @@ class MemoryStore(Store):
             self._columns["masks"].append(self._stored(masks, unit=True))
         for name in ("ids", "timestamps", "visibility", "boxes"):
             self._columns[name].append(getattr(rows, name))
-        for name, names in self._names.items():
-            names.append(getattr(rows, name))
+        for name, texts in self._texts.items():
+            texts.append(getattr(rows, name))
         for name, kept in self._lists.items():  # most rows have no payload: None
             kept += [one or None for one in getattr(rows, name)]
 
@@ -89,12 +95,12 @@ class MemoryStore(Store):
         ids = self.column("ids")
         own = None
         if query.own_cameras is not None:
-            own = np.array([self._names["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
+            own = np.array([self._texts["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
         vectors = self._vectors()
         search = exact.top_k
         if self._on_gpu is not None:
             self._on_gpu.follow(vectors.values, vectors.masks)
-            search = partial(on_gpu.top_k, there=self._on_gpu, nearest=query.nearest)
+            search = partial(on_gpu.top_k, copy=self._on_gpu, nearest=query.nearest)
         rows, s = search(
             query.features,
             vectors,
@@ -102,9 +108,9 @@ class MemoryStore(Store):
             metric=query.metric,
             query_masks=query.masks,
             hidden=None if query.where.everything else ~self._fits(query.where),
-            group=None if own is None else self._names["cameras"].codes,
+            group=None if own is None else self._texts["cameras"].codes,
             own=own,
-            names=ids,
+            ids=ids,
         )
         return np.where(rows >= 0, ids[rows] if len(ids) else -1, -1), s
 
@@ -116,8 +122,7 @@ class MemoryStore(Store):
             where = replace(query.where, not_camera=own.pop())
             keep = None if where.everything else self._fits(where)
             behind = on_gpu.search_behind(self._on_gpu, self._vectors(), query.k, query.metric, keep)
-        embeddings = queries.embed(behind)
-        return embeddings, with_vectors(query, embeddings, None if behind is None else behind.nearest)
+        return embedded(queries, query, behind)
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By position."""
@@ -137,8 +142,8 @@ class MemoryStore(Store):
             return
         for column in self._columns.values():
             column.keep(keep)
-        for names in self._names.values():
-            names.keep(keep)
+        for texts in self._texts.values():
+            texts.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
         self._positions = Positions()
         if self._on_gpu is not None:
@@ -181,7 +186,7 @@ class MemoryStore(Store):
         return whole / 127 if unit else whole / np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-12)
 
     def _fits(self, where: Where) -> NDArray[np.bool_]:
-        camera, person = self._names["cameras"], self._names["people"]
+        camera, person = self._texts["cameras"], self._texts["people"]
         coded = Where(
             cameras=None if where.cameras is None else tuple(camera.code(c) for c in where.cameras),  # type: ignore[misc]
             not_camera=None if where.not_camera is None else camera.code(where.not_camera),  # type: ignore[arg-type]
@@ -198,7 +203,7 @@ class MemoryStore(Store):
         )
 
     def _texts_at(self, name: str, at: NDArray[np.int64]) -> list[Any]:
-        return self._names[name].of(at) if name in self._names else [self._lists[name][i] for i in at]
+        return self._texts[name].of(at) if name in self._texts else [self._lists[name][i] for i in at]
 
     def _rows(self, at: NDArray[np.int64], vectors: bool) -> Rows:
         picked: dict[str, Any] = {name: self._texts_at(name, at) for name in TEXTS}
@@ -211,3 +216,127 @@ class MemoryStore(Store):
         masks = vectors and self.meta["masks"]
         picked["masks"] = self._read(self.column("masks")[at], unit=True) if masks else None
         return Rows(**picked)
+
+
+class Column:
+    """N rows of one shape and dtype, one after another in pages of their own.
+
+    The system hands out pages at their first touch and takes them back when the column shrinks. On Linux growing moves
+    no byte (mremap); elsewhere, or while someone holds a view, it copies.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+        """Empty, for rows of `shape` and `dtype`."""
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._row = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        self._count = self._capacity = 0
+        self._map: mmap.mmap | None = None
+        self._view = np.empty((0, *shape), self._dtype)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def rows(self) -> NDArray:
+        """(N, *shape): a view, valid until the next change."""
+        return self._view[: self._count]
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` rows in all.
+
+        Raises:
+            MemoryError: there is not so much; the column is as it was.
+        """
+        if count > self._capacity:
+            self._resize(max(count, self._capacity + self._capacity // 4, PIECE))
+
+    def append(self, values: NDArray) -> None:
+        """Copy rows to the end, as this column's dtype."""
+        self.reserve(self._count + len(values))
+        self._view[self._count : self._count + len(values)] = values
+        self._count += len(values)
+
+    def keep(self, at: NDArray[np.int64]) -> None:
+        """Only the rows at these rising positions stay; they move up, and the pages behind them go back."""
+        for start in range(0, len(at), PIECE):
+            piece = at[start : start + PIECE]
+            self._view[start : start + len(piece)] = self._view[piece]
+        self._view[len(at) : self._count] = 0  # where the last page is kept, or a view is held
+        self._count = len(at)
+        self._resize(max(self._count, PIECE))
+
+    def _resize(self, capacity: int) -> None:
+        size = max(capacity * self._row, 1)
+        self._view = np.empty((0, *self._shape), self._dtype)  # lets go of the map
+        try:
+            if self._map is None:
+                raise BufferError
+            self._map.resize(size)
+        except (BufferError, SystemError, ValueError):  # nothing yet, a view held outside, or a system without mremap
+            self._map = self._copied_map(size)
+        except OSError as error:
+            self._map_rows(self._capacity)
+            raise MemoryError(f"no memory for {size} bytes of a gallery's column") from error
+        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._map_rows(capacity)
+
+    def _map_rows(self, capacity: int) -> None:
+        assert self._map is not None, "made before it is looked at"
+        self._capacity = capacity
+        self._view = np.frombuffer(self._map, self._dtype, capacity * self._row // self._dtype.itemsize).reshape(
+            (capacity, *self._shape)
+        )
+
+    def _copied_map(self, size: int) -> mmap.mmap:
+        """A new map with the rows of the old one."""
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        try:
+            fresh = mmap.mmap(-1, size, **private)
+        except OSError as error:
+            if self._map is not None:
+                self._map_rows(self._capacity)
+            raise MemoryError(f"no memory for {size} bytes of a gallery's column") from error
+        if self._map is not None:
+            used = self._count * self._row
+            np.frombuffer(fresh, np.uint8)[:used] = np.frombuffer(self._map, np.uint8)[:used]
+        return fresh
+
+
+class TextColumn:
+    """A text of each row, kept as a number: people, cameras and tracks recur."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._column = Column((), np.int32)
+        self._texts: list[str] = []
+        self._codes: dict[str, int] = {}
+
+    @property
+    def codes(self) -> NDArray[np.int32]:
+        """(N,): a view, valid until the next change."""
+        return self._column.rows
+
+    def code(self, name: str) -> int:
+        """The number of a text; −1 where no row has it."""
+        return self._codes.get(name, -1)
+
+    def of(self, at: NDArray[np.int64]) -> list[str]:
+        """The texts of these rows."""
+        return [self._texts[code] for code in self.codes[at].tolist()]
+
+    def append(self, names: Sequence[str]) -> None:
+        """The texts of new rows."""
+        for name in names:
+            if name not in self._codes:
+                self._codes[name] = len(self._texts)
+                self._texts.append(name)
+        self._column.append(np.array([self._codes[name] for name in names], np.int32))
+
+    def keep(self, at: NDArray[np.int64]) -> None:
+        """Only these rows stay, and only the texts that they have."""
+        self._column.keep(at)
+        used, self.codes[:] = np.unique(self.codes, return_inverse=True)
+        self._texts = [self._texts[code] for code in used.tolist()]
+        self._codes = {name: code for code, name in enumerate(self._texts)}

@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import NAME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES, Rows, Where
-from dpm_edge.gallery.stores import points
-from dpm_edge.gallery.stores.store import BATCH, CandidateStore, add_in_steps, check_meta
+from dpm_edge.gallery.stores.store import (
+    BATCH,
+    CandidateStore,
+    ServerClient,
+    add_all_or_none,
+    check_meta,
+    payloads_of,
+    rows_of,
+    vectors_of,
+)
 
 UNKNOWN = -1e300
 """A time or box edge that nobody knows: Milvus has no empty fields in 2.3."""
@@ -42,9 +50,10 @@ def connect(url: str, token: str | None) -> Any:
     except ImportError as error:
         raise MissingLibrary("pymilvus", "a gallery at milvus://", "pip install 'dpm-edge[milvus]'") from error
     try:
-        return pymilvus.MilvusClient(uri=url, token=token or "", timeout=30)
-    except pymilvus.MilvusException as error:
-        raise GalleryError(f"no Milvus server answers at {url} ({error}). Start it, or check the address") from error
+        client = pymilvus.MilvusClient(uri=url, token=token or "", timeout=30)
+    except Exception as error:  # of the transport, the name service and the library itself
+        raise GalleryError(f"expected a Milvus server at {url}, got {error}. Start it, or check the address") from error
+    return ServerClient(client, f"the Milvus server at {url}")
 
 
 class MilvusStore(CandidateStore):
@@ -74,7 +83,9 @@ class MilvusStore(CandidateStore):
         from pymilvus import DataType
 
         if client.has_collection(collection):
-            raise GalleryError(f"a collection {collection!r} is there already; open it, or take another name")
+            raise GalleryError(
+                f"expected a new collection, got {collection!r}, which is there already. Open it, or take another name"
+            )
         schema = client.create_schema(auto_id=False)
         schema.add_field("id", DataType.INT64, is_primary=True)
         schema.add_field("feature", DataType.FLOAT_VECTOR, dim=meta["dimension"])
@@ -102,7 +113,9 @@ class MilvusStore(CandidateStore):
             GalleryError: it is not there, or is no gallery.
         """
         if not client.has_collection(collection):
-            raise GalleryError(f"no collection {collection!r} there. Create it: dpm-edge gallery create")
+            raise GalleryError(
+                f"expected a collection {collection!r}, got none of that name. Create it: dpm-edge gallery create"
+            )
         properties = client.describe_collection(collection).get("properties") or {}
         meta = json.loads(properties.get(META, "{}"))
         client.load_collection(collection)
@@ -110,13 +123,13 @@ class MilvusStore(CandidateStore):
 
     def add(self, rows: Rows) -> None:
         """In steps of BATCH; when a step fails, those before it are taken back."""
-        add_in_steps(rows, self._insert, self.delete)
+        add_all_or_none(rows, self._insert, self.delete)
 
     def _insert(self, rows: Rows) -> None:
         assert rows.features is not None, "the gallery adds whole rows"
         features = rows.features.astype(np.float16).astype(np.float32)
         made = []
-        for i, labels in enumerate(points.payloads(rows)):
+        for i, labels in enumerate(payloads_of(rows)):
             if "box" in labels:
                 labels["box"] = json.dumps(labels["box"])
             one = {**EMPTY, **labels, "id": int(rows.ids[i]), "feature": features[i].tolist()}
@@ -144,8 +157,8 @@ class MilvusStore(CandidateStore):
         return [
             (
                 np.array([point.id for point in some], np.int64),
-                points.vectors_of(some, "feature", d),
-                points.vectors_of(some, "mask", d) if masks else None,
+                vectors_of(some, "feature", d),
+                vectors_of(some, "mask", d) if masks else None,
             )
             for some in found
         ]
@@ -159,8 +172,11 @@ class MilvusStore(CandidateStore):
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """By rising id."""
-        pages = self._client.query_iterator(
-            self._collection, filter=_expression(where), batch_size=BATCH, output_fields=self._fields(vectors)
+        pages = ServerClient(
+            self._client.query_iterator(
+                self._collection, filter=_expression(where), batch_size=BATCH, output_fields=self._fields(vectors)
+            ),
+            "the Milvus server",
         )
         try:
             while found := pages.next():
@@ -203,7 +219,7 @@ class MilvusStore(CandidateStore):
 
     def _rows(self, found: list[dict[str, Any]], vectors: bool) -> Rows:
         made = [_point(one) for one in found]
-        return points.rows_of(made, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
+        return rows_of(made, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
 
 
 def _point(one: dict[str, Any]) -> SimpleNamespace:

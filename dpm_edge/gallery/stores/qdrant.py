@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.stores import points
-from dpm_edge.gallery.stores.store import BATCH, CandidateStore, add_in_steps, check_meta
+from dpm_edge.gallery.stores.store import (
+    BATCH,
+    INDEXED_NUMBERS,
+    INDEXED_TEXTS,
+    CandidateStore,
+    ServerClient,
+    add_all_or_none,
+    check_meta,
+    payloads_of,
+    point_filter,
+    rows_of,
+    vectors_of,
+)
 
 
 def connect(url: str, token: str | None) -> Any:
@@ -29,12 +40,12 @@ def connect(url: str, token: str | None) -> Any:
         import qdrant_client
     except ImportError as error:
         raise MissingLibrary("qdrant-client", "a gallery at qdrant://", "pip install 'dpm-edge[qdrant]'") from error
-    client = qdrant_client.QdrantClient(url=url, api_key=token, timeout=30, check_compatibility=False)
     try:
+        client = qdrant_client.QdrantClient(url=url, api_key=token, timeout=30, check_compatibility=False)
         client.get_collections()
     except Exception as error:  # the transports raise many kinds
-        raise GalleryError(f"no Qdrant server answers at {url} ({error}). Start it, or check the address") from error
-    return client
+        raise GalleryError(f"expected a Qdrant server at {url}, got {error}. Start it, or check the address") from error
+    return ServerClient(client, f"the Qdrant server at {url}")
 
 
 class QdrantStore(CandidateStore):
@@ -63,7 +74,9 @@ class QdrantStore(CandidateStore):
         """
         models = _models()
         if client.collection_exists(collection):
-            raise GalleryError(f"a collection {collection!r} is there already; open it, or take another name")
+            raise GalleryError(
+                f"expected a new collection, got {collection!r}, which is there already. Open it, or take another name"
+            )
         vector = models.VectorParams(
             size=meta["dimension"], distance=models.Distance.DOT, datatype=models.Datatype.FLOAT16
         )
@@ -74,9 +87,9 @@ class QdrantStore(CandidateStore):
             replication_factor=replicas,
             metadata=meta,
         )
-        for field in points.KEYWORDS:
+        for field in INDEXED_TEXTS:
             client.create_payload_index(collection, field, models.PayloadSchemaType.KEYWORD)
-        for field in points.FLOATS:
+        for field in INDEXED_NUMBERS:
             client.create_payload_index(collection, field, models.PayloadSchemaType.FLOAT)
         return cls(client, collection, meta)
 
@@ -88,17 +101,19 @@ class QdrantStore(CandidateStore):
             GalleryError: it is not there, or is no gallery.
         """
         if not client.collection_exists(collection):
-            raise GalleryError(f"no collection {collection!r} there. Create it: dpm-edge gallery create")
+            raise GalleryError(
+                f"expected a collection {collection!r}, got none of that name. Create it: dpm-edge gallery create"
+            )
         meta = client.get_collection(collection).config.metadata or {}
         return cls(client, collection, check_meta(dict(meta), f"collection {collection!r}"))
 
     def add(self, rows: Rows) -> None:
         """In steps of BATCH; when a step fails, those before it are taken back."""
-        add_in_steps(rows, self._upsert, self.delete)
+        add_all_or_none(rows, self._upsert, self.delete)
 
     def _upsert(self, rows: Rows) -> None:
         assert rows.features is not None, "the gallery adds whole rows"
-        models, labels = _models(), points.payloads(rows)
+        models, labels = _models(), payloads_of(rows)
         features, masks = _halves(rows.features), None if rows.masks is None else _halves(rows.masks)
         made = []
         for i in range(len(rows)):
@@ -113,7 +128,7 @@ class QdrantStore(CandidateStore):
     ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
         """One call for all vectors."""
         models, d = _models(), self.meta["dimension"]
-        fits = points.filter_of(where, models)
+        fits = point_filter(where, models)
         answers = self._client.query_batch_points(
             self._collection,
             [
@@ -131,8 +146,8 @@ class QdrantStore(CandidateStore):
         return [
             (
                 np.array([point.id for point in answer.points], np.int64),
-                points.vectors_of(answer.points, "feature", d),
-                points.vectors_of(answer.points, "mask", d) if masks else None,
+                vectors_of(answer.points, "feature", d),
+                vectors_of(answer.points, "mask", d) if masks else None,
             )
             for answer in answers
         ]
@@ -140,17 +155,17 @@ class QdrantStore(CandidateStore):
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By id."""
         found = self._client.retrieve(self._collection, [int(i) for i in ids], with_payload=True, with_vectors=vectors)
-        return points.rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
+        return rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """By rising id."""
-        fits, offset = points.filter_of(where, _models()), None
+        fits, offset = point_filter(where, _models()), None
         while True:
             found, offset = self._client.scroll(
                 self._collection, fits, limit=BATCH, offset=offset, with_payload=True, with_vectors=vectors
             )
             if found:
-                yield points.rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
+                yield rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
             if offset is None:
                 return
 
@@ -162,7 +177,7 @@ class QdrantStore(CandidateStore):
 
     def count(self, where: Where) -> int:
         """Exactly."""
-        return self._client.count(self._collection, points.filter_of(where, _models()), exact=True).count
+        return self._client.count(self._collection, point_filter(where, _models()), exact=True).count
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """The collection's own metadata."""

@@ -1,220 +1,255 @@
 """Rows in a folder on this machine's disk, by the embedded engine Qdrant Edge.
 
-    FOLDER/
-        gallery.json    what the gallery is, and the name of its shard
-        shard-1/        Qdrant Edge's own files
-        migrating/      rows of the next model, while a migration is under way
-        writer          the process that holds the folder
-        sizes.json      how long the shard's files were at the last flush
-        audit.jsonl     a line for each deletion
-
-One process holds a folder at a time. An acknowledged row survives a killed process; a flushed one, power loss.
+One process holds a folder at a time; others read copies of it. An acknowledged row survives a killed process; a flushed
+one, power loss.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import DpmError, GalleryError, MissingLibrary
-from dpm_edge.files import whole_folder, write_whole
+from dpm_edge.errors import DpmError, GalleryError
+from dpm_edge.files import whole_folder
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.stores import file_sizes, points
-from dpm_edge.gallery.stores.store import BATCH, CandidateStore, check_meta
+from dpm_edge.gallery.stores import folder as files
+from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
+from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, room_for, sign, text_bytes
+from dpm_edge.gallery.stores.store import BATCH, CandidateStore, payloads_of, point_filter, rows_of, vectors_of
 
-NAME, WRITER, PENDING = "gallery.json", "writer", "migrating"
-
-
-def _library() -> ModuleType:
-    try:
-        import qdrant_edge
-    except ImportError as error:
-        raise MissingLibrary("qdrant-edge-py", "a gallery in a folder", "pip install 'dpm-edge[qdrant]'") from error
-    return qdrant_edge
+Answer = TypeVar("Answer")
 
 
 class EdgeStore(CandidateStore):
     """A shard of Qdrant Edge, searched without an index: every row's inner product, then the exact metric for K."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], shard: Any) -> None:
+    def __init__(self, folder: Path, meta: dict[str, Any], shard: Any, read_only: str | None = None) -> None:
         """See `create` and `open`."""
-        self.folder, self.meta, self._shard, self._edge = folder, meta, shard, _library()
+        self.folder, self.meta, self._shard, self._edge = folder, meta, shard, library()
+        self.read_only = read_only
+        self._lock = None if read_only else files.FolderLock(folder)
+        self._unflushed = 0  # bytes that the next flush may write
 
     @classmethod
     def create(cls, folder: Path, meta: dict[str, Any]) -> EdgeStore:
         """A new, empty store.
 
         Raises:
-            GalleryError: the folder holds something already.
+            GalleryError: the folder holds something already, is a file, may not be written, or its disk is full.
             MissingLibrary: Qdrant Edge is not installed.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise GalleryError(f"{folder} holds something already; a new folder is wanted, or open this one")
+        library()
         meta = {**meta, "shard": "shard-1"}
-        store = cls(folder, meta, _new_shard(folder / meta["shard"], meta))
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                what = "a file" if folder.is_file() else "one that holds something already"
+                raise GalleryError(f"expected a new folder at {folder}, got {what}. Choose another, or open this one")
+            folder.mkdir(parents=True, exist_ok=True)
+            files.require_room(folder, MARGIN, "a new gallery")
+            store = cls(folder, meta, new_shard(folder / meta["shard"], meta))
+        except OSError as error:
+            raise GalleryError(
+                f"expected a folder that this user may write at {folder}, got {error.strerror or error}. Choose "
+                f"another, or change its rights"
+            ) from error
         store.write_meta(meta)
-        store._sign()
+        sign(folder)
         store.flush()
         return store
 
     @classmethod
-    def open(cls, folder: Path) -> EdgeStore:
+    def open(cls, folder: Path, *, read_only: bool = False) -> EdgeStore:
         """What `create` made.
 
+        Read-only, and where the folder may only be read or its disk is full, a copy of this moment is opened.
+
         Raises:
-            GalleryError: it is no gallery, another process holds it, or its files are damaged.
+            GalleryInUse: another process holds it.
+            GalleryError: it is no gallery, or its files are damaged.
             MissingLibrary: Qdrant Edge is not installed.
         """
+        library()
+        meta = files.read_description(folder)
+        reason = "it was opened with read_only=True" if read_only else None
+        if not reason and not files.may_write(folder, meta["shard"]):
+            reason = f"this user may only read {folder}. Ask its owner for the right to write"
+        if not reason and not files.has_room_to_open(folder, meta["shard"]):
+            reason = f"the disk of {folder} is full. Free some space and open it again"
+        if reason:
+            with files.temporary_copy(folder) as copy:  # loaded files stay readable after they are removed
+                meta = files.read_description(copy)
+                return cls(folder, meta, load_shard(copy, folder, meta["shard"]), reason)
+        files.check_sizes(folder, meta["shard"])
+        store = cls(folder, meta, load_shard(folder, folder, meta["shard"]))
+        sign(folder)
         try:
-            meta = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise GalleryError(
-                f"{folder} is no gallery: its {NAME} cannot be read ({error}). Create one: dpm-edge gallery create"
-            ) from error
-        meta = check_meta(meta, str(folder))
-        place = folder / str(meta.get("shard", "shard-1"))
-        if not place.is_dir():
-            raise GalleryError(f"{folder} is damaged: no folder {place.name}. Restore a snapshot: copy its folder here")
-        file_sizes.check(folder, place.name)
-        try:
-            shard = _library().EdgeShard.load(str(place))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
-            if "WouldBlock" in str(error):
-                raise GalleryError(
-                    f"{folder} is open in {_signed(folder)}; one process at a time is wanted. Close it there, or use "
-                    f"a server (qdrant://, milvus://)"
-                ) from error
-            raise GalleryError(
-                f"{folder} is damaged ({str(error).splitlines()[0]}). Restore a snapshot: copy its folder here"
-            ) from error
-        store = cls(folder, meta, shard)
-        store._sign()
-        store._sweep()
+            store._erase_old_shards()
+        except GalleryError as error:  # what is left is in no answer; `compact` tries again, and fails aloud
+            warnings.warn(str(error), stacklevel=2)
         return store
 
     def add(self, rows: Rows) -> None:
         """In steps of BATCH; when a step fails, those before it are taken back."""
         assert rows.features is not None, "the gallery adds whole rows"
-        labels, names = points.payloads(rows), rows.ids.tolist()
-        try:
+        labels, ids = payloads_of(rows), rows.ids.tolist()
+        with self._changing():
             for start in range(0, len(rows), BATCH):
                 part = slice(start, start + BATCH)
-                made = [
-                    self._edge.Point(id=name, vector=vector, payload=label)
-                    for name, vector, label in zip(names[part], self._vectors(rows, part), labels[part])
-                ]
-                self._update(self._edge.UpdateOperation.upsert_points(made))
-        except GalleryError:
-            self._shard.update(self._edge.UpdateOperation.delete_points([int(i) for i in rows.ids]))
-            raise
+                try:
+                    files.require_room(self.folder, MARGIN + room_for(labels[part], self.meta), "adding rows")
+                    made = [
+                        self._edge.Point(id=one, vector=vector, payload=label)
+                        for one, vector, label in zip(ids[part], self._vectors(rows, part), labels[part])
+                    ]
+                    self._update(self._edge.UpdateOperation.upsert_points(made))
+                    self._unflushed += len(made) * 1024 + text_bytes(labels[part])
+                except GalleryError as error:
+                    self._take_back(ids[: start + BATCH], error)
+                    raise
+
+    def _take_back(self, ids: list[int], error: GalleryError) -> None:
+        """Remove what a failed `add` may have added."""
+        try:
+            if len(self.get(np.array(ids, np.int64), vectors=False)):
+                self._update(self._edge.UpdateOperation.delete_points(ids))
+        except GalleryError as second:
+            raise GalleryError(f"some of {len(ids)} rows may have been added: {error}; then {second}") from error
 
     def candidates(
         self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
     ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
         """One planned batch of exact inner products."""
         edge, d = self._edge, self.meta["dimension"]
-        names = ["feature", "mask"] if masks else ["feature"]
-        fits = points.filter_of(where, edge)
-        found = self._shard.query_batch(
+        vectors = ["feature", "mask"] if masks else ["feature"]
+        fits = point_filter(where, edge)
+        found = self._call(
+            "search",
+            self._shard.query_batch,
             edge.QueryBatchRequest(
                 [
                     edge.QueryRequest(
                         limit=count,
                         query=edge.Query.Nearest(vector.tolist(), using="feature"),
                         filter=fits,
-                        with_vector=names,
+                        with_vector=vectors,
                         with_payload=False,
                         params=edge.SearchParams(exact=True),
                     )
                     for vector in vectors_QD
                 ]
-            )
+            ),
         )
         return [
             (
                 np.array([point.id for point in some], np.int64),
-                points.vectors_of(some, "feature", d),
-                points.vectors_of(some, "mask", d) if masks else None,
+                vectors_of(some, "feature", d),
+                vectors_of(some, "mask", d) if masks else None,
             )
             for some in found
         ]
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By id."""
-        found = self._shard.retrieve([int(i) for i in ids], True, vectors)
-        return points.rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
+        found = self._call("read", self._shard.retrieve, [int(i) for i in ids], True, vectors)
+        return rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """By rising id."""
-        fits, offset = points.filter_of(where, self._edge), None
+        fits, offset = point_filter(where, self._edge), None
         while True:
-            found, offset = self._shard.scroll(
+            found, offset = self._call(
+                "read",
+                self._shard.scroll,
                 self._edge.ScrollRequest(
                     offset=offset, limit=BATCH, filter=fits, with_payload=True, with_vector=vectors
-                )
+                ),
             )
             if found:
-                yield points.rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
+                yield rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
             if offset is None:
                 return
 
     def delete(self, ids: NDArray[np.int64]) -> None:
         """By id, in steps."""
-        for start in range(0, len(ids), 10 * BATCH):
-            some = [int(i) for i in ids[start : start + 10 * BATCH]]
-            self._update(self._edge.UpdateOperation.delete_points(some))
+        with self._changing():
+            files.require_room(self.folder, SMALL_MARGIN + 64 * len(ids), "deleting rows")
+            for start in range(0, len(ids), 10 * BATCH):
+                some = [int(i) for i in ids[start : start + 10 * BATCH]]
+                self._update(self._edge.UpdateOperation.delete_points(some))
 
     def count(self, where: Where) -> int:
         """Exactly."""
-        return self._shard.count(self._edge.CountRequest(exact=True, filter=points.filter_of(where, self._edge)))
+        request = self._edge.CountRequest(exact=True, filter=point_filter(where, self._edge))
+        return self._call("count", self._shard.count, request)
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Replace gallery.json, whole."""
-        try:
-            write_whole(self.folder / NAME, (json.dumps(meta, indent=2) + "\n").encode())
-        except OSError as error:
-            raise DpmError(f"{self.folder / NAME} could not be written ({error.strerror}); it is as it was") from error
+        with self._changing():
+            files.write_description(self.folder, meta)
         self.meta = meta
 
     def flush(self) -> None:
         """The library's flush: its files are synced.
 
         Raises:
-            DpmError: the disk is full.
+            DpmError: the disk is full. What was added stays in the log, and the next flush takes it.
         """
-        self._shard.flush()
-        try:
-            file_sizes.record(self.folder, self.meta["shard"])
-        except OSError as error:
-            raise DpmError(f"{self.folder} could not be flushed whole ({error.strerror}). Free some space") from error
+        if self.read_only:
+            return
+        with self._changing():
+            files.require_room(self.folder, SMALL_MARGIN + self._unflushed, "flushing")
+            try:
+                self._call("flush", self._shard.flush)
+                files.record_sizes(self.folder, self.meta["shard"])
+            except OSError as error:
+                raise DpmError(
+                    f"expected to flush {self.folder}, got {error.strerror}. Free some space and flush again"
+                ) from error
+            self._unflushed = 0
 
     def compact(self) -> None:
-        """Write the rows that are left into a new shard and remove the old one.
+        """Write the rows that are left into a new shard and erase the old one.
 
         The engine's own compaction leaves deleted rows in its write-ahead log. A migration that waits to go on holds
-        copies of rows: what it has done so far is removed, too.
+        copies of rows: what it has done so far is erased, too.
 
         Raises:
-            GalleryError: the disk is full; the old shard stays.
+            GalleryError: the disk is full, and the old shard stays; or bytes could not be erased. Call it again then.
         """
-        name = self._next_shard()
-        place, offset = self.folder / name, None
-        fresh = _new_shard(place, self.meta)
+        with self._changing():
+            name = self._next_shard()
+            fresh = self._written_anew(self.folder / name)
+            self.write_meta({**self.meta, "shard": name})
+            self._shard.close()
+            self._shard = fresh
+            try:
+                self._erase_old_shards()
+            finally:
+                files.erase(self.folder / PENDING)
+            self.flush()
+
+    def _written_anew(self, place: Path) -> Any:
+        """A new shard with the rows of this one."""
+        offset = None
+        try:
+            files.require_room(self.folder, MARGIN, "compacting")
+            fresh = new_shard(place, self.meta)
+        except (OSError, GalleryError) as error:
+            raise self._not_compacted(place, error) from error
         try:
             while True:
                 request = self._edge.ScrollRequest(offset=offset, limit=BATCH, with_payload=True, with_vector=True)
                 found, offset = self._shard.scroll(request)
+                room = room_for([one.payload or {} for one in found], self.meta)
+                files.require_room(self.folder, MARGIN + room, "compacting")
                 made = [self._edge.Point(id=one.id, vector=one.vector, payload=one.payload) for one in found]
                 fresh.update(self._edge.UpdateOperation.upsert_points(made))
                 if offset is None:
@@ -222,43 +257,54 @@ class EdgeStore(CandidateStore):
             fresh.flush()
         except Exception as error:  # the library raises nothing narrower
             fresh.close()
-            shutil.rmtree(place, ignore_errors=True)
-            raise GalleryError(
-                f"{self.folder} could not be compacted ({str(error).splitlines()[0]}); deleted rows are in no "
-                f"answer any more, their bytes still on the disk. Free some space and forget again"
-            ) from error
-        self.write_meta({**self.meta, "shard": name})
-        self._shard.close()
-        self._shard = fresh
-        self.flush()
-        self._sweep()
-        shutil.rmtree(self.folder / PENDING, ignore_errors=True)
+            raise self._not_compacted(place, error) from error
+        return fresh
+
+    def _not_compacted(self, place: Path, error: Exception) -> GalleryError:
+        """The error of a compaction that failed, after its new shard is erased."""
+        files.erase(place)
+        return GalleryError(
+            f"{self.folder} could not be compacted: {str(error).splitlines()[0]}. Deleted rows are in no answer any "
+            f"more, their bytes still on the disk. Free some space and forget again"
+        )
 
     def adopt(self, other: Path) -> None:
-        """Take the rows and the model of a closed gallery inside this folder, in one step; the old rows are removed.
+        """Take the rows and the model of a closed gallery inside this folder, in one step; the old rows are erased.
 
         Until gallery.json is replaced this is the old gallery. What was found out about the old model is dropped.
+
+        Raises:
+            GalleryError: old rows could not be erased; this is the new gallery then, and `compact` erases them.
         """
-        theirs = json.loads((other / NAME).read_text(encoding="utf-8"))
-        name = self._next_shard()
-        os.replace(other / theirs["shard"], self.folder / name)
-        fresh = _library().EdgeShard.load(str(self.folder / name))
-        kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
-        new = {key: theirs[key] for key in ("fingerprint", "dimension")}
-        self.write_meta({**kept, **new, "shard": name})
-        self._shard.close()
-        self._shard = fresh
-        self.flush()
-        self._sweep()
-        shutil.rmtree(other)
+        theirs = files.read_description(other)
+        with self._changing():
+            name = self._next_shard()
+            os.replace(other / theirs["shard"], self.folder / name)
+            fresh = load_shard(self.folder, self.folder, name)
+            kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
+            new = {key: theirs[key] for key in ("fingerprint", "dimension")}
+            self.write_meta({**kept, **new, "shard": name})
+            self._shard.close()
+            self._shard = fresh
+            try:
+                self._erase_old_shards()
+            finally:
+                files.erase(other)
+            self.flush()
 
     def close(self) -> None:
-        """Flush, and release the folder."""
+        """Flush, and release the folder.
+
+        Raises:
+            DpmError: the disk is full. The folder is released all the same; what was added is in the log.
+        """
         try:
             self.flush()
         finally:
             self._shard.close()
-        (self.folder / WRITER).unlink(missing_ok=True)
+            if self._lock is not None:
+                self._lock.close()
+                (self.folder / WRITER).unlink(missing_ok=True)
 
     def snapshot(self, folder: Path) -> None:
         """Flush, then copy the files; the gallery's lock keeps writers waiting meanwhile.
@@ -267,17 +313,24 @@ class EdgeStore(CandidateStore):
             GalleryError: the folder exists, or the disk is full.
         """
         if folder.exists():
-            raise GalleryError(f"{folder} exists; a snapshot wants a new folder")
+            raise GalleryError(f"{folder} exists; expected a new folder for the snapshot. Choose another name")
         self.flush()
         try:
             with whole_folder(folder) as beside:
-                shutil.copytree(self.folder / self.meta["shard"], beside / self.meta["shard"])
-                for name in (NAME, file_sizes.NAME):
-                    shutil.copy2(self.folder / name, beside / name)
-        except OSError as error:
+                files.copy_folder(self.folder, beside)
+        except OSError as error:  # shutil's own errors are among them
             raise GalleryError(
-                f"no snapshot was made of {self.folder}: {error}. Free some space and try again"
+                f"expected to copy {self.folder} to {folder}, got {error}; no snapshot was made. Free some space, or "
+                f"check the rights, and try again"
             ) from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep readers of other processes from copying half of a change."""
+        if self._lock is None:
+            raise GalleryError(f"expected a gallery open for changes, got a read-only one: {self.read_only}")
+        with self._lock:
+            yield
 
     def _vectors(self, rows: Rows, part: slice) -> Iterator[dict[str, Any]]:
         """Vectors by name, as memory: of lists the library reads numbers at half that pace, of arrays at a third."""
@@ -296,42 +349,26 @@ class EdgeStore(CandidateStore):
                 f"{remedy}"
             ) from error
 
-    def _next_shard(self) -> str:
-        return f"shard-{int(self.meta['shard'].removeprefix('shard-')) + 1}"
+    def _call(self, doing: str, call: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Call the library; its errors, and its panics, which are no Exception, become ours."""
+        try:
+            return call(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise GalleryError(
+                f"{self.folder} could not {doing}: {first}. If the disk is full, free some space; restore a snapshot "
+                f"if this persists"
+            ) from error
 
-    def _sweep(self) -> None:
-        """Remove shards that a compaction, ended or killed, has left."""
+    def _next_shard(self) -> str:
+        """A name that no shard bears, not even one that could not be erased."""
+        taken = [place.name.removeprefix("shard-") for place in self.folder.glob("shard-*")]
+        return f"shard-{max([int(number) for number in taken if number.isdigit()], default=0) + 1}"
+
+    def _erase_old_shards(self) -> None:
+        """Erase the shards that a compaction, ended or killed, has left."""
         for place in self.folder.glob("shard-*"):
             if place.name != self.meta["shard"]:
-                shutil.rmtree(place, ignore_errors=True)
-
-    def _sign(self) -> None:
-        """Leave this process's name for whoever finds the folder held."""
-        (self.folder / WRITER).write_text(f"process {os.getpid()}\n")
-
-
-def _new_shard(place: Path, meta: dict[str, Any]) -> Any:
-    """An empty shard for a gallery."""
-    edge = _library()
-    place.mkdir(parents=True)
-    vector = edge.EdgeVectorParams(
-        size=meta["dimension"], distance=edge.Distance.Dot, datatype=edge.VectorStorageDatatype.Float16
-    )
-    never = edge.EdgeOptimizersConfig(indexing_threshold=2**40)  # an HNSW graph costs minutes and hardly helps
-    vectors = {"feature": vector, "mask": vector} if meta["masks"] else {"feature": vector}
-    shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(vectors=vectors, optimizers=never))
-    for names, kind in (
-        (points.KEYWORDS, edge.PayloadSchemaType.Keyword),
-        (points.FLOATS, edge.PayloadSchemaType.Float),
-    ):
-        for field in names:
-            shard.update(edge.UpdateOperation.create_field_index(field, kind))
-    shard.flush()
-    return shard
-
-
-def _signed(folder: Path) -> str:
-    try:
-        return (folder / WRITER).read_text().strip() or "another process"
-    except OSError:
-        return "another process"
+                files.erase(place)

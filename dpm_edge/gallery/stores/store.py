@@ -5,6 +5,7 @@ Q queries · N rows · D feature dimensions · k places · K candidates
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,12 +18,18 @@ from numpy.typing import NDArray
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact
-from dpm_edge.gallery.search.query import Query
+from dpm_edge.gallery.search.query import Query, embedded
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 FORMAT = 1
 """Version of the schema: a store of a newer one is refused."""
 BATCH = 1000
 """Rows that one scan step or one call to a server carries."""
+
+INDEXED_TEXTS = ("person", "camera")
+INDEXED_NUMBERS = ("time", "visibility")
+"""Payload fields that filters use, and which are indexed."""
 
 
 class Store(ABC):
@@ -34,6 +41,8 @@ class Store(ABC):
     """The GPU that the rows lie on, "cuda:0"; "" elsewhere."""
     one_writer = True
     """Nobody else adds rows meanwhile."""
+    read_only: str | None = None
+    """Why rows can only be read, for people; None: they can be changed."""
 
     @abstractmethod
     def add(self, rows: Rows) -> None:
@@ -42,6 +51,10 @@ class Store(ABC):
     @abstractmethod
     def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ids (Q, k) and similarities (Q, k), best first, equal ones by id; −1 and −inf where nothing is left."""
+
+    def embed(self, queries: FrameQueries, query: Query) -> tuple[Embeddings, Query]:
+        """Let the engine that `queries` come from embed them; a store on its GPU lets it search, too."""
+        return embedded(queries, query)
 
     @abstractmethod
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
@@ -109,20 +122,46 @@ class CandidateStore(Store):
             group = np.flatnonzero(own == camera)
             q = query.features[group] * (1 if query.metric == "plain" else query.masks[group])
             found = self.candidates(q, query.candidates, where, masks=query.metric == "mutual")
-            for i, (names, features, masks) in zip(group, found):
+            for i, (ids_K, features, masks) in zip(group, found):
                 rows, s = exact.top_k(
                     query.features[i : i + 1],
                     exact.Vectors(features, masks),
                     query.k,
                     metric=query.metric,
                     query_masks=query.masks[i : i + 1],
-                    names=names,
+                    ids=ids_K,
                 )
-                ids[i], best[i] = np.where(rows[0] >= 0, names[rows[0]] if len(names) else -1, -1), s[0]
+                ids[i], best[i] = np.where(rows[0] >= 0, ids_K[rows[0]] if len(ids_K) else -1, -1), s[0]
         return ids, best
 
 
-def add_in_steps(rows: Rows, put: Callable[[Rows], None], take_back: Callable[[NDArray[np.int64]], None]) -> None:
+class ServerClient:
+    """A server's client whose errors, of whatever kind, are GalleryErrors that name the server."""
+
+    def __init__(self, client: Any, server: str) -> None:
+        """Around the library's client; server: its kind and address, for people."""
+        self._client, self._server = client, server
+
+    def __getattr__(self, name: str) -> Any:
+        """The client's own method, its errors translated."""
+        method = getattr(self._client, name)
+        if not callable(method):
+            return method
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            try:
+                return method(*arguments, **options)
+            except Exception as error:  # the transports raise many kinds
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                raise GalleryError(
+                    f"expected {self._server} to {name.replace('_', ' ')}, got {first}. Check that it runs and may be "
+                    f"reached, then try again"
+                ) from error
+
+        return call
+
+
+def add_all_or_none(rows: Rows, put: Callable[[Rows], None], take_back: Callable[[NDArray[np.int64]], None]) -> None:
     """Give a server BATCH rows at a time; when a step fails, those before it are taken back.
 
     Raises:
@@ -136,7 +175,7 @@ def add_in_steps(rows: Rows, put: Callable[[Rows], None], take_back: Callable[[N
             take_back(rows.ids)
         except Exception as second:
             raise GalleryError(f"some of {len(rows)} rows may have been added ({error}; then {second})") from error
-        raise GalleryError(f"the server refused rows ({error}); none was added") from error
+        raise GalleryError(f"expected the server to take {len(rows)} rows, got {error}; none was added") from error
 
 
 def check_meta(meta: dict[str, Any], place: str) -> dict[str, Any]:
@@ -180,3 +219,67 @@ def new_meta(fingerprint: str, dimension: int, masks: bool) -> dict[str, Any]:
         "dimension": dimension,
         "masks": masks,
     }
+
+
+def payloads_of(rows: Rows) -> list[dict[str, Any]]:
+    """Labels as JSON. What is unknown is left out; the owner's payload is one text, so that it is never parsed."""
+    made: list[dict[str, Any]] = [
+        {"person": person, "camera": camera, "visibility": visibility}
+        for person, camera, visibility in zip(rows.people, rows.cameras, rows.visibility.tolist())
+    ]
+    for name, texts in (("track", rows.tracks), ("source", rows.sources)):
+        for i, text in enumerate(texts):
+            if text:
+                made[i][name] = text
+    for i in np.flatnonzero(~np.isnan(rows.timestamps)).tolist():
+        made[i]["time"] = float(rows.timestamps[i])
+    for i in np.flatnonzero(~np.isnan(rows.boxes).any(axis=1)).tolist():
+        made[i]["box"] = rows.boxes[i].tolist()
+    for i, payload in enumerate(rows.payloads):
+        if payload:
+            made[i]["payload"] = json.dumps(payload, ensure_ascii=False)
+    return made
+
+
+def rows_of(points: list[Any], dimension: int, *, vectors: bool, masks: bool) -> Rows:
+    """Points (id, payload, vector) as rows."""
+    labels = [point.payload or {} for point in points]
+    return Rows(
+        ids=np.array([point.id for point in points], np.int64),
+        features=vectors_of(points, "feature", dimension) if vectors else None,
+        masks=vectors_of(points, "mask", dimension) if vectors and masks else None,
+        people=[one.get("person", "") for one in labels],
+        tracks=[one.get("track", "") for one in labels],
+        cameras=[one.get("camera", "") for one in labels],
+        timestamps=np.array([one.get("time", np.nan) for one in labels], np.float64),
+        visibility=np.array([one.get("visibility", np.nan) for one in labels], np.float32),
+        boxes=np.array([one.get("box", [np.nan] * 4) for one in labels], np.float32).reshape(-1, 4),
+        sources=[one.get("source", "") for one in labels],
+        payloads=[json.loads(one["payload"]) if "payload" in one else {} for one in labels],
+    )
+
+
+def vectors_of(points: list[Any], name: str, dimension: int) -> NDArray[np.float32]:
+    """(N, D) float32 out of points' named vectors."""
+    return np.array([point.vector[name] for point in points], np.float32).reshape(-1, dimension)
+
+
+def point_filter(where: Where, models: Any) -> Any:
+    """A filter in the classes of `models` (qdrant_edge or qdrant_client.models); None where everything fits."""
+    if where.everything:
+        return None
+    ranged = getattr(models, "RangeFloat", None) or models.Range
+    must = []
+    if where.cameras is not None:
+        must.append(models.FieldCondition(key="camera", match=models.MatchAny(any=list(where.cameras))))
+    if where.people is not None:
+        must.append(models.FieldCondition(key="person", match=models.MatchAny(any=list(where.people))))
+    if where.since is not None or where.until is not None:
+        must.append(models.FieldCondition(key="time", range=ranged(gte=where.since, lt=where.until)))
+    if where.min_visibility is not None:
+        least = float(np.float32(where.min_visibility))
+        must.append(models.FieldCondition(key="visibility", range=ranged(gte=least)))
+    hidden = []
+    if where.not_camera is not None:
+        hidden.append(models.FieldCondition(key="camera", match=models.MatchValue(value=where.not_camera)))
+    return models.Filter(must=must or None, must_not=hidden or None)

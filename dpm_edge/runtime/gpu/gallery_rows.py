@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from dpm_edge.errors import EngineError
 from dpm_edge.runtime.gpu.device import NON_BLOCKING, Device, Memory, Staged
-from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder
+from dpm_edge.runtime.gpu.kernels import CompiledKernels, kernels_folder, missing_kernels
 
 ALIGNMENT, QUERY_ROWS, WIDTH_STEP, SMALL_BATCH, GROUP, CHUNK, SMALL_K = 256, 128, 128, 16, 32, 1024, 16
 BLOCK = 1 << 18
@@ -83,7 +83,7 @@ class GalleryRows:
         self._device = Device(index)
         self.place = f"cuda:{index}"
         """The GPU, by the name that torch gives it."""
-        self._kernels: OurKernels | None = None
+        self._kernels: CompiledKernels | None = None
         self._stream: Any = None
         self._blocks: list[_Block] = []
         self._memory: dict[str, Memory] = {}
@@ -93,7 +93,10 @@ class GalleryRows:
         self._found: list[tuple[int, int]] = []
         self._queries = self._k = 0
         try:
-            self._kernels = OurKernels(kernels_folder(self._device.compute_capability), self._device)
+            capability = self._device.compute_capability
+            self._kernels = CompiledKernels(kernels_folder(capability), self._device)
+            if not any(name.startswith("masked_groups") for name in self._kernels.names):
+                raise missing_kernels(capability, "a gallery on a GPU")
             with self._device:
                 self._stream = self._device.call("cuStreamCreate", NON_BLOCKING)
         except BaseException:
@@ -132,15 +135,9 @@ class GalleryRows:
             self._device.call("cuStreamSynchronize", 0)  # a copy from pageable memory may still be under way
 
     def topk(
-        self,
-        q: NDArray[np.float32],
-        m: NDArray[np.float32],
-        k: int,
-        *,
-        mutual: bool = False,
-        keep: NDArray[np.bool_] | None = None,
-        groups: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        self, q: NDArray[np.float32], m: NDArray[np.float32], k: int, *, mutual: bool = False,
+        keep: NDArray[np.bool_] | None = None, groups: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
         """The k best of each query by the kernel: rows (B, k) int64 and scores (B, k) float32, falling.
 
         Args:
@@ -393,13 +390,7 @@ def _layout(batch: int, k: int, count: int, width: int, operand_bytes: int, dime
     half = batch * -(-max(group_count, chosen * GROUP) // CHUNK) * k * 8
     padded = 0 if dimension == width else batch * width * 4
     return _Layout(
-        query=take(padded),
-        mask=take(padded),
-        qm=take(rows * width * operand_bytes),
-        mm=take(rows * width * operand_bytes),
-        gain=take(rows * 4),
-        groups=take(batch * group_count * 8),
-        keys=take(batch * chosen * GROUP * 8),
-        half=(take(half), take(half)),
-        size=end,
-    )
+        query=take(padded), mask=take(padded), qm=take(rows * width * operand_bytes),
+        mm=take(rows * width * operand_bytes), gain=take(rows * 4), groups=take(batch * group_count * 8),
+        keys=take(batch * chosen * GROUP * 8), half=(take(half), take(half)), size=end,
+    )  # fmt: skip

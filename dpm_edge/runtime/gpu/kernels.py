@@ -35,16 +35,21 @@ def kernels_folder(capability: str) -> Path:
     inside = resources.files("dpm_edge") / "kernels" / "compiled"
     if isinstance(inside, Path) and inside.is_dir():
         return inside
+    raise missing_kernels(capability, "work on whole frames on the GPU")
+
+
+def missing_kernels(capability: str, needed_by: str) -> MissingLibrary:
+    """The error that has the command which compiles them for a GPU of that compute capability."""
     arch = capability.replace(".", "")
-    raise MissingLibrary(
+    return MissingLibrary(
         "our compiled kernels",
-        "work on whole frames on the GPU",
+        needed_by,
         f"python -m dpm_edge.kernels --arch {arch} --op crop_resize_normalize masked_distance --out DIR on a machine "
         f"with Triton (pip install 'dpm-edge[gpu]'; a GPU is not needed), copy DIR here, export {VARIABLE}=DIR",
     )
 
 
-class OurKernels:
+class CompiledKernels:
     """The kernels of one folder; a context manager."""
 
     def __init__(self, folder: Path, device: Device) -> None:
@@ -60,6 +65,11 @@ class OurKernels:
             self._kernels = Kernels(folder, device.index, device.cuda)
         except LaunchError as error:
             raise EngineError(str(error)) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Kernels that are there."""
+        return self._kernels.names
 
     def launch(self, name: str, values: Mapping[str, int], stream: int) -> None:
         """Enqueue one kernel.

@@ -150,7 +150,7 @@ def test_a_kept_calibration_speaks_for_its_metric_and_model_only(make: Make) -> 
     for act in (gallery.use_calibration, lambda one: gallery.search(q, 3, calibration=one)):
         with pytest.raises(GalleryError, match="of model other"):
             act(calibration(fingerprint="other"))
-    with pytest.raises(DataError, match="prior is 1"):
+    with pytest.raises(DataError, match="got 1"):
         gallery.search(q, 3, prior=1)
     gallery.use_calibration(None)
     assert (gallery.search(q, 3).decision == "").all()

@@ -1,0 +1,90 @@
+"""A shard of Qdrant Edge: the library, a new shard, an old one opened, and the room that rows take in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dpm_edge.errors import GalleryError, GalleryInUse, MissingLibrary
+from dpm_edge.gallery.stores.folder import WRITER
+from dpm_edge.gallery.stores.store import INDEXED_NUMBERS, INDEXED_TEXTS
+
+
+def library() -> ModuleType:
+    """Import Qdrant Edge.
+
+    Raises:
+        MissingLibrary: it is not installed.
+    """
+    try:
+        import qdrant_edge
+    except ImportError as error:
+        raise MissingLibrary("qdrant-edge-py", "a gallery in a folder", "pip install 'dpm-edge[qdrant]'") from error
+    return qdrant_edge
+
+
+def new_shard(place: Path, meta: dict[str, Any]) -> Any:
+    """An empty shard for a gallery."""
+    edge = library()
+    place.mkdir(parents=True)
+    vector = edge.EdgeVectorParams(
+        size=meta["dimension"], distance=edge.Distance.Dot, datatype=edge.VectorStorageDatatype.Float16
+    )
+    never = edge.EdgeOptimizersConfig(indexing_threshold=2**40)  # an HNSW graph costs minutes and hardly helps
+    vectors = {"feature": vector, "mask": vector} if meta["masks"] else {"feature": vector}
+    shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(vectors=vectors, optimizers=never))
+    for names, kind in (
+        (INDEXED_TEXTS, edge.PayloadSchemaType.Keyword),
+        (INDEXED_NUMBERS, edge.PayloadSchemaType.Float),
+    ):
+        for field in names:
+            shard.update(edge.UpdateOperation.create_field_index(field, kind))
+    shard.flush()
+    return shard
+
+
+def load_shard(folder: Path, named: Path, shard: str) -> Any:
+    """The shard of a gallery's folder; errors speak of the folder `named`.
+
+    Raises:
+        GalleryInUse: another process holds it.
+        GalleryError: its files are damaged.
+    """
+    try:
+        return library().EdgeShard.load(str(folder / shard))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
+        if "WouldBlock" in str(error):
+            raise GalleryInUse(
+                f"expected {named} to be free, got it open in {_signed(named)}. Close it there, read it as it is now "
+                f"with Gallery.open(…, read_only=True), or use a server (qdrant://, milvus://)"
+            ) from error
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GalleryError(f"{named} is damaged ({first}). Restore a snapshot: copy its folder here") from error
+
+
+def room_for(payloads: Sequence[dict[str, Any]], meta: dict[str, Any]) -> int:
+    """Bytes that points take at most: halves in the shard, floats in the log, texts in both, and the indexes."""
+    per_row = 6 * meta["dimension"] * (2 if meta["masks"] else 1) + 1024
+    return len(payloads) * per_row + 3 * text_bytes(payloads)
+
+
+def text_bytes(payloads: Sequence[dict[str, Any]]) -> int:
+    """Bytes that the texts of payloads take at most."""
+    return sum(256 + 4 * sum(len(value) for value in one.values() if isinstance(value, str)) for one in payloads)
+
+
+def sign(folder: Path) -> None:
+    """Leave this process's number for whoever finds the folder held."""
+    (folder / WRITER).write_text(f"process {os.getpid()}\n")
+
+
+def _signed(folder: Path) -> str:
+    try:
+        return (folder / WRITER).read_text().strip() or "another process"
+    except OSError:
+        return "another process"
