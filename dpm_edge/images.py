@@ -194,6 +194,22 @@ def clip_boxes(boxes: NDArray, frame_shape: tuple[int, ...]) -> tuple[NDArray[np
     return whole, unusable
 
 
+def resize(image: NDArray[np.uint8], pre: Preprocessing) -> NDArray[np.uint8]:
+    """Bring a crop to the network's size and channel order, still in bytes; `pre.affine()` does the rest.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, any size.
+        pre: size, channel order and interpolation.
+
+    Returns:
+        (height, width, 3) uint8; its channels may be a view in reverse.
+    """
+    from dpm_edge.opencv import cv2
+
+    small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
+    return np.asarray(small[:, :, ::-1] if pre.color == "rgb" else small, np.uint8)
+
+
 def preprocess(
     images: Sequence[NDArray[np.uint8]], pre: Preprocessing, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
@@ -207,21 +223,17 @@ def preprocess(
     Returns:
         (N, 3, height, width) float32, contiguous; `out` where it was given.
     """
-    from dpm_edge.opencv import cv2
-
     shape = (len(images), 3, pre.height, pre.width)
     batch = np.empty(shape, np.float32) if out is None else out
     if batch.shape != shape:
         raise ImageError(f"expected out of shape {shape}, got {batch.shape}")
-    scale = (1.0 / (255.0 * np.asarray(pre.std))).astype(np.float32)
-    shift = (np.asarray(pre.mean) / np.asarray(pre.std)).astype(np.float32)
-    order = (2, 1, 0) if pre.color == "rgb" else (0, 1, 2)
+    scale, shift = np.asarray(pre.affine(), np.float32)
     for row, image in enumerate(images):
-        small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
-        for channel, source in enumerate(order):
+        small = resize(image, pre)
+        for channel in range(3):
             plane = batch[row, channel]
-            np.multiply(small[:, :, source], scale[channel], out=plane, casting="unsafe")
-            plane -= shift[channel]
+            np.multiply(small[:, :, channel], scale[channel], out=plane, casting="unsafe")
+            plane += shift[channel]
     return batch
 
 

@@ -29,7 +29,7 @@ def plugin_library() -> Path:
     if named:
         path = Path(named)
         if not path.is_file():
-            raise EngineError(f"{VARIABLE} is {named!r}, which is no file; {FILE} is wanted. Build it: {INSTALL}")
+            raise EngineError(f"expected {FILE} in ${VARIABLE}, got {named!r}, which is no file. Build it: {INSTALL}")
         return path.resolve()
     inside = resources.files("dpm_edge") / "kernels" / "lib" / FILE
     if isinstance(inside, Path) and inside.is_file():

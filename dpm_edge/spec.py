@@ -51,6 +51,17 @@ class Preprocessing:
             offer = nearest(self.interpolation, INTERPOLATIONS)
             raise SpecError(f"interpolation {self.interpolation!r} is unknown.{offer}")
 
+    def affine(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Give the normalisation as two numbers a channel: input = scale · value + shift = (value/255 − mean)/std.
+
+        This is the only place of the formula: training, serving and the GPU's crop kernel all take these numbers.
+
+        Returns:
+            scale and shift, three float64 each, in the channel order of `color`; value is a pixel's, 0..255.
+        """
+        (m0, m1, m2), (s0, s1, s2) = self.mean, self.std
+        return (1 / (255 * s0), 1 / (255 * s1), 1 / (255 * s2)), (-m0 / s0, -m1 / s1, -m2 / s2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsCard:

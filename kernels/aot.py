@@ -10,6 +10,7 @@ although declared so. What is up to date in DIR (same source, variant and Triton
 import argparse
 import hashlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -47,7 +48,7 @@ def all_variants(ops: Sequence[str] = OPS) -> tuple[Variant, ...]:
     variants = [v for op in ops for v in importlib.import_module(f"dpm_edge.kernels.{op}.contract").VARIANTS]
     names = [v.name for v in variants]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise AotError(f"variant names must be unique; used twice: {', '.join(repeated)}")
+        raise AotError(f"expected every variant name once, got several of {', '.join(repeated)}. Rename all but one")
     return tuple(variants)
 
 
@@ -59,12 +60,18 @@ def launch_name(variant: Variant, sm: int) -> str:
 def build(variants: Sequence[Variant], archs: Sequence[int], out: Path, jobs: int = 2) -> list[dict[str, Any]]:
     """Compile what is out of date in `out`; return every launch description, in order of variants, then architectures.
 
-    Raises AotError after all have been tried, with every failure in its message.
+    Raises AotError without Triton; and after all have been tried, with every failure in its message.
     """
+    if importlib.util.find_spec("triton") is None:
+        raise AotError("expected Triton, got a Python without it. Install it: pip install 'dpm-edge[gpu]'")
     if os.environ.get("TRITON_INTERPRET") == "1":
-        raise AotError("TRITON_INTERPRET=1 is set, which replaces the compiler by an interpreter; unset it")
+        raise AotError(
+            "expected Triton's compiler, got its interpreter (TRITON_INTERPRET=1 is set). Unset the variable"
+        )
     if unknown := sorted(set(archs) - set(PTX_VERSION)):
-        raise AotError(f"no such target: {unknown}; known: {', '.join(map(str, ARCHITECTURES))}")
+        raise AotError(
+            f"expected targets out of {', '.join(map(str, ARCHITECTURES))}, got {unknown}. Pass others to --arch"
+        )
     out.mkdir(parents=True, exist_ok=True)
     wanted = [(v, sm) for v in variants for sm in archs if sm in v.archs]
     keys = {launch_name(v, sm): _key(v.on(sm), sm) for v, sm in wanted}
@@ -195,10 +202,11 @@ def _describe(variant: Variant, sm: int, compiled: Any, usage: Usage) -> dict[st
 
 def _problems(variant: Variant, sm: int, launch: dict[str, Any], compiled: Any) -> list[str]:
     problems = []
-    held, declared = entry_parameters(compiled.asm["ptx"]), len(launch["parameters"])
-    if held != declared:
+    count, declared = entry_parameters(compiled.asm["ptx"]), len(launch["parameters"])
+    if count != declared:
         problems.append(
-            f"the entry has {held} parameters, {declared} expected with the hidden two: other Triton layout?"
+            f"expected {declared} parameters of the entry, the hidden two among them, got {count}. "
+            "Install a Triton between 3.6 and 3.9, or adapt HIDDEN"
         )
     if launch["local_instructions"]:
         problems.append(
@@ -207,17 +215,20 @@ def _problems(variant: Variant, sm: int, launch: dict[str, Any], compiled: Any) 
         )
     most = MULTIPROCESSORS[sm].shared_per_block
     if launch["shared_bytes"] > most:
-        problems.append(f"{launch['shared_bytes']} bytes of shared memory; a block of sm_{sm} may have {most}")
+        problems.append(
+            f"expected at most {most} bytes of shared memory in a block of sm_{sm}, got {launch['shared_bytes']}. "
+            "Give it smaller tiles or fewer stages"
+        )
     if launch["blocks_per_sm"] < 1:
         problems.append(f"no block fits a multiprocessor of sm_{sm}: {launch['limited_by']}")
     if scratch := getattr(compiled.metadata, "global_scratch_size", 0):
-        problems.append(f"needs {scratch} bytes of global scratch, which no launcher here gives")
+        problems.append(f"expected no global scratch memory, which no launcher here gives, got {scratch} bytes")
     if variant.matrix and not launch["matrix_instructions"]:
-        problems.append("declared matrix=True but the machine code holds no tensor-core instruction")
+        problems.append("expected tensor-core instructions (matrix=True), got none")
     if launch["widest_load_bytes"] < variant.load_bytes:
         problems.append(
-            f"widest global load is {launch['widest_load_bytes']} bytes, declared {variant.load_bytes}; "
-            "see divisible_by_16 and the order of the tile's axes"
+            f"expected global loads of {variant.load_bytes} bytes, got {launch['widest_load_bytes']} at most. "
+            "Look at divisible_by_16 and at the order of the tile's axes"
         )
     return problems
 

@@ -24,7 +24,9 @@ def write_sources(folder: Path, out: Path) -> int:
     """
     launches = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*_sm*.json"))]
     if not launches:
-        raise FileNotFoundError(f"no launch JSON in {folder}; run: python -m dpm_edge.kernels --out {folder}")
+        raise FileNotFoundError(
+            f"expected launch JSON in {folder}, got none. Run: python -m dpm_edge.kernels --out {folder}"
+        )
     launches.sort(key=lambda launch: (launch["variant"], launch["sm"]))
     out.mkdir(parents=True, exist_ok=True)
     (out / "dpm_images.c").write_text("\n".join(_table(launches)) + "\n")
@@ -67,7 +69,9 @@ def _kind(type_name: str, variant: str) -> str:
     if type_name.startswith("*"):
         return "DPM_POINTER"
     if type_name not in KINDS:
-        raise ValueError(f"{variant}: the C library has no parameters of type {type_name!r}; it has {sorted(KINDS)}")
+        raise ValueError(
+            f"{variant}: expected parameters of {sorted(KINDS)} or pointers, which the C library has, got {type_name!r}"
+        )
     return KINDS[type_name]
 
 

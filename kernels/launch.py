@@ -9,7 +9,7 @@ context is retained and made current around every call, so the application's own
 
 import ctypes
 import json
-import re
+import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dpm_edge.kernels.variant import evaluate_grid
+from dpm_edge.kernels.variant import evaluate_grid, grid_names
 
 Value = int | float | None
 
@@ -28,13 +28,8 @@ TEGRA = (87,)
 PORTABLE = 80
 """Target whose PTX every later GPU's driver can compile."""
 
-_C_TYPES: dict[str, Any] = {
-    "i32": ctypes.c_int32,
-    "u32": ctypes.c_uint32,
-    "i64": ctypes.c_int64,
-    "fp32": ctypes.c_float,
-    "fp64": ctypes.c_double,
-}
+_CODES = {"i32": "i", "u32": "I", "i64": "q", "fp32": "f", "fp64": "d"}
+"""Types of parameters → codes of `struct`."""
 
 
 class LaunchError(RuntimeError):
@@ -55,14 +50,61 @@ def choose_target(capability: int, available: set[int]) -> tuple[int, str]:
     if PORTABLE in available and capability > PORTABLE:
         return PORTABLE, "ptx"
     raise LaunchError(
-        f"no kernel for compute capability {capability / 10}; compiled: {sorted(available)}. "
+        f"expected a kernel for compute capability {capability / 10}, got those for {sorted(available)}. "
         f"Compile it: python -m dpm_edge.kernels --arch {capability} --out DIR"
     )
+
+
+class Packing:
+    """How a kernel's values become the array of pointers that cuLaunchKernel reads; worked out once a kernel."""
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        """`description`: a launch JSON."""
+        self._variant, parameters = description["variant"], description["parameters"]
+        self._names = tuple(p["name"] for p in parameters[:-2])
+        self._known = {*self._names, *grid_names(description["grid"])}
+        self._aligned = tuple(description["divisible_by_16"])
+        codes = ("Q" if p["type"].startswith("*") else _CODES[p["type"]] for p in parameters)
+        self._format = struct.Struct("=" + "".join(code + "x" * (8 - struct.calcsize("=" + code)) for code in codes))
+        self._count = len(parameters)
+        self._mine = threading.local()
+
+    def pack(self, values: Mapping[str, Value]) -> int:
+        """The array's address; good until this thread packs again. The hidden trailing pointers are null.
+
+        Raises LaunchError for a missing, unknown or misaligned value.
+        """
+        if not values.keys() >= set(self._names) or not values.keys() <= self._known:
+            missing = [name for name in self._names if name not in values]
+            unknown = [name for name in values if name not in self._known]
+            raise LaunchError(
+                f"{self._variant}: expected values for {', '.join(self._names)}, got {', '.join(values)}. "
+                f"Missing: {missing or 'none'}, unknown: {unknown or 'none'}"
+            )
+        for name in self._aligned:
+            if (values[name] or 0) % 16:
+                raise LaunchError(
+                    f"{self._variant}: expected {name} to be a multiple of 16, got {values[name]}. "
+                    "Align the buffer or pad the dimension"
+                )
+        try:
+            slots, pointers = self._mine.room
+        except AttributeError:
+            slots = ctypes.create_string_buffer(8 * self._count)
+            start = ctypes.addressof(slots)
+            pointers = (ctypes.c_void_p * self._count)(*range(start, start + 8 * self._count, 8))
+            self._mine.room = slots, pointers
+        try:
+            self._format.pack_into(slots, 0, *[values[name] or 0 for name in self._names], 0, 0)
+        except struct.error as error:
+            raise LaunchError(f"{self._variant}: expected values that fit their types, got {values}: {error}") from None
+        return ctypes.addressof(pointers)
 
 
 @dataclass(frozen=True)
 class _Loaded:
     description: dict[str, Any]
+    packing: Packing
     module: Any
     function: Any
 
@@ -102,14 +144,10 @@ class Kernels:
             with self._loading:
                 kernel = self._kernel(name)
             description = kernel.description
-            parameters, holders = pack(description, values)
-            sizes = {k: v for k, v in values.items() if isinstance(v, int)}
-            grid = evaluate_grid(description["grid"], sizes)
+            parameters = kernel.packing.pack(values)
+            grid = evaluate_grid(description["grid"], values)  # type: ignore[arg-type]  # a grid names sizes alone
             block, shared = description["block"], description["shared_bytes"]
-            self._call(
-                "cuLaunchKernel", kernel.function, *grid, *block, shared, stream, ctypes.addressof(parameters), 0
-            )
-            del holders  # the driver has copied the values
+            self._call("cuLaunchKernel", kernel.function, *grid, *block, shared, stream, parameters, 0)
 
     def close(self) -> None:
         """Unload every kernel and release the context; a second call does nothing."""
@@ -134,7 +172,7 @@ class Kernels:
         if name in self._loaded:
             return self._loaded[name]
         if name not in self._files:
-            raise LaunchError(f"no kernel {name!r} here; there are: {', '.join(self.names)}")
+            raise LaunchError(f"expected a kernel of {', '.join(self.names)}, got {name!r}")
         target, kind = choose_target(self.capability, set(self._files[name]))
         path = self._files[name][target]
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +182,7 @@ class Kernels:
         if description["shared_bytes"] > DEFAULT_SHARED:
             attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._call("cuFuncSetAttribute", function, attribute, description["shared_bytes"])
-        self._loaded[name] = _Loaded(description, module, function)
+        self._loaded[name] = _Loaded(description, Packing(description), module, function)
         return self._loaded[name]
 
     def _call(self, function: str, *arguments: Any) -> Any:
@@ -161,7 +199,7 @@ class _Current:
 
     def __init__(self, kernels: Kernels) -> None:
         if kernels._context is None:
-            raise LaunchError("these kernels are closed; open the folder again")
+            raise LaunchError("expected open kernels, got closed ones. Open the folder again")
         self._kernels = kernels
 
     def __enter__(self) -> None:
@@ -171,40 +209,15 @@ class _Current:
         self._kernels._call("cuCtxPopCurrent")
 
 
-def pack(description: Mapping[str, Any], values: Mapping[str, Value]) -> tuple[ctypes.Array[Any], list[Any]]:
-    """The array of pointers that cuLaunchKernel reads, and the values it points to (keep both until it returned).
-
-    The hidden trailing pointers are null. Raises LaunchError for a missing, unknown or misaligned value.
-    """
-    declared = [p["name"] for p in description["parameters"][:-2]]
-    missing = [n for n in declared if n not in values]
-    unknown = [n for n in values if n not in declared and n not in re.findall(r"\w+", description["grid"])]
-    if missing or unknown:
-        raise LaunchError(
-            f"{description['variant']} takes {', '.join(declared)}; "
-            f"missing: {missing or 'none'}, unknown: {unknown or 'none'}"
-        )
-    for name in description["divisible_by_16"]:
-        if (values[name] or 0) % 16:
-            raise LaunchError(
-                f"{description['variant']}: {name} = {values[name]} is no multiple of 16, as this variant needs; "
-                "align the buffer or pad the dimension"
-            )
-    holders = []
-    for parameter in description["parameters"]:
-        value = values.get(parameter["name"]) or 0
-        kind: Any = ctypes.c_uint64 if parameter["type"].startswith("*") else _C_TYPES[parameter["type"]]
-        holders.append(kind(value))
-    return (ctypes.c_void_p * len(holders))(*(ctypes.addressof(h) for h in holders)), holders
-
-
 def _by_variant(folder: Path) -> dict[str, dict[int, Path]]:
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.glob("*_sm*.json")):
         variant, _, sm = path.stem.rpartition("_sm")
         found.setdefault(variant, {})[int(sm)] = path
     if not found:
-        raise LaunchError(f"no kernels in {folder}; compile them: python -m dpm_edge.kernels --out {folder}")
+        raise LaunchError(
+            f"expected compiled kernels in {folder}, got none. Compile them: python -m dpm_edge.kernels --out {folder}"
+        )
     return found
 
 
@@ -212,5 +225,7 @@ def _cuda_driver() -> Any:
     try:
         from cuda.bindings import driver
     except ImportError as error:
-        raise LaunchError(f"cuda-bindings is missing ({error}); install it: pip install 'dpm-edge[gpu]'") from error
+        raise LaunchError(
+            f"expected cuda-bindings, got none ({error}). Install it: pip install 'dpm-edge[gpu]'"
+        ) from error
     return driver

@@ -73,7 +73,10 @@ def nvidia_tool(name: str) -> Path:
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     if not path.exists():
-        raise FileNotFoundError(f"{name} is not in Triton {triton.__version__} ({path}); reinstall triton>=3.6")
+        raise FileNotFoundError(
+            f"expected {name} in Triton {triton.__version__}, got no file {path}. "
+            "Reinstall it: pip install --force-reinstall triton"
+        )
     return path
 
 
@@ -82,11 +85,11 @@ def usage_of(cubin: Path) -> Usage:
     resources = _output("cuobjdump", "-res-usage", cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", resources)
     if not found:
-        raise ValueError(f"cuobjdump says nothing of registers in {cubin}: {resources[-300:]!r}")
+        raise ValueError(f"expected registers of {cubin} from cuobjdump, got {resources[-300:]!r}. Install triton>=3.6")
     registers, stack, local = map(int, found.groups())
     instructions = Counter(_INSTRUCTION.findall(_output("nvdisasm", "-c", cubin)))
     if not instructions:
-        raise ValueError(f"nvdisasm found no instruction in {cubin}")
+        raise ValueError(f"expected instructions of {cubin} from nvdisasm, got none. Install triton>=3.6")
     return Usage(registers, stack + local, *_facts(instructions))
 
 

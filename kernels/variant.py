@@ -23,19 +23,15 @@ Each op lists its variants in its `contract.py`:
 import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 ARCHITECTURES = (80, 87, 89, 90, 100, 110)
 """Compute capabilities compiled for: A100, Orin, Ada, Hopper, Blackwell, Thor."""
 
 Constant = int | float | bool | str | None
 _LAUNCH_OPTIONS = ("num_warps", "num_stages")
-_OPERATORS: dict[type, tuple[Callable[[int, int], int], str]] = {
-    ast.Add: (lambda a, b: a + b, "+"),
-    ast.Sub: (lambda a, b: a - b, "-"),
-    ast.Mult: (lambda a, b: a * b, "*"),
-    ast.FloorDiv: (lambda a, b: a // b, "/"),
-    ast.Mod: (lambda a, b: a % b, "%"),
-}
+_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "/", ast.Mod: "%"}
+"""What a grid rule may use → its sign in C; Python's differs for // alone."""
 
 
 class VariantError(ValueError):
@@ -73,26 +69,28 @@ class Variant:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise VariantError(f"variant name {self.name!r} is not a C identifier; use letters, digits and _")
+            raise VariantError(
+                f"expected a C identifier as a variant's name, got {self.name!r}. Use letters, digits, _"
+            )
         declared = {name for name, kind in self.signature.items() if kind == "constexpr"}
         if declared != set(self.constexprs):
             raise VariantError(
-                f"{self.name}: constexprs {sorted(declared)}, values for {sorted(self.constexprs)}; give one each"
+                f"{self.name}: expected a value for each constexpr of {sorted(declared)}, got {sorted(self.constexprs)}"
             )
         for name in self.divisible_by_16:
             if self.signature.get(name, "constexpr") == "constexpr":
-                raise VariantError(f"{self.name}: divisible_by_16 names {name!r}, which is no run-time parameter")
+                raise VariantError(f"{self.name}: expected run-time parameters in divisible_by_16, got {name!r}")
         for sm, changes in self.tiles.items():
             if unknown := set(changes) - declared - set(_LAUNCH_OPTIONS):
                 raise VariantError(
-                    f"{self.name}: tiles for sm_{sm} name {sorted(unknown)}; constexprs are {sorted(declared)}"
+                    f"{self.name}: expected tiles of sm_{sm} for {sorted(declared)}, got {sorted(unknown)}"
                 )
         _axes(self.grid)
 
     def on(self, sm: int) -> "Variant":
         """The variant with the tiles of architecture `sm` and no table left. Raises VariantError if not made for it."""
         if sm not in self.archs:
-            raise VariantError(f"{self.name} is declared for {self.archs}, not sm_{sm}")
+            raise VariantError(f"expected an architecture of {self.name}, {self.archs}, got sm_{sm}")
         changes = dict(self.tiles.get(sm, {}))
         warps = changes.pop("num_warps", self.num_warps)
         stages = changes.pop("num_stages", self.num_stages)
@@ -116,12 +114,24 @@ class Variant:
 
 
 def evaluate_grid(rule: str, values: Mapping[str, int]) -> tuple[int, int, int]:
-    """Blocks along x, y, z for launch-time `values`. Raises VariantError for a missing name or an axis below 1."""
-    blocks = [_evaluate(axis, values) for axis in _axes(rule)]
-    if min(blocks) < 1:
-        raise VariantError(f"grid {rule!r} gives {tuple(blocks)} for {dict(values)}; every axis must be at least 1")
-    x, y, z = (blocks + [1, 1])[:3]
-    return x, y, z
+    """Blocks along x, y, z for launch-time `values`; a rule is read once, then remembered.
+
+    Raises VariantError for a missing name or an axis below 1.
+    """
+    try:
+        x, y, z = blocks = _grid_function(rule)(values)
+    except KeyError as error:
+        raise VariantError(f"expected {error} for the grid {rule!r}, got {sorted(values)}. Pass it as well") from None
+    if x < 1 or y < 1 or z < 1:
+        raise VariantError(f"expected at least 1 block along each axis, got {blocks} by {rule!r} for {dict(values)}")
+    return blocks
+
+
+@cache
+def _grid_function(rule: str) -> Callable[[Mapping[str, int]], tuple[int, int, int]]:
+    """The rule as a function of its values, compiled; `_axes` has let nothing but integer arithmetic through."""
+    axes = [*map(_python_expression, _axes(rule)), "1", "1"][:3]
+    return eval(f"lambda values: ({', '.join(axes)})", {"__builtins__": {"min": min, "max": max}})
 
 
 def grid_names(rule: str) -> tuple[str, ...]:
@@ -151,31 +161,29 @@ def _axes(rule: str) -> list[ast.expr]:
     try:
         body = ast.parse(rule.strip(), mode="eval").body
     except SyntaxError as error:
-        raise VariantError(f"grid rule {rule!r} cannot be read: {error.msg}") from None
+        raise VariantError(f"expected a grid rule of integer arithmetic, got {rule!r}: {error.msg}") from None
     axes = list(body.elts) if isinstance(body, ast.Tuple) else [body]
     if len(axes) > 3:
-        raise VariantError(f"grid rule {rule!r} has {len(axes)} axes; at most 3")
+        raise VariantError(f"expected a grid rule of at most 3 axes, got {len(axes)} in {rule!r}")
     for axis in axes:
         _c_expression(axis, str)  # walks every node, so refuses what is not allowed
     return axes
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, int]) -> int:
+def _python_expression(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
-        return int(node.value)  # type: ignore[arg-type]
+        return str(node.value)
     if isinstance(node, ast.Name):
-        if node.id not in values:
-            raise VariantError(f"grid needs {node.id!r}; given {sorted(values)}")
-        return int(values[node.id])
+        return f"values[{node.id!r}]"
     if isinstance(node, ast.BinOp):
-        return _OPERATORS[type(node.op)][0](_evaluate(node.left, values), _evaluate(node.right, values))
+        sign = "//" if isinstance(node.op, ast.FloorDiv) else _OPERATORS[type(node.op)]
+        return f"({_python_expression(node.left)} {sign} {_python_expression(node.right)})"
     assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)  # _axes let nothing else through
     if node.func.id == "ceil":
         quotient = node.args[0]
         assert isinstance(quotient, ast.BinOp)
-        return -(-_evaluate(quotient.left, values) // _evaluate(quotient.right, values))
-    pick = min if node.func.id == "min" else max
-    return pick(_evaluate(argument, values) for argument in node.args)
+        return f"-(-{_python_expression(quotient.left)} // {_python_expression(quotient.right)})"
+    return f"{node.func.id}({', '.join(map(_python_expression, node.args))})"
 
 
 def _c_expression(node: ast.expr, name_of: Callable[[str], str]) -> str:
@@ -185,7 +193,7 @@ def _c_expression(node: ast.expr, name_of: Callable[[str], str]) -> str:
         return name_of(node.id)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _c_expression(node.left, name_of), _c_expression(node.right, name_of)
-        return f"({left} {_OPERATORS[type(node.op)][1]} {right})"
+        return f"({left} {_OPERATORS[type(node.op)]} {right})"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         arguments = node.args
         if node.func.id == "ceil" and len(arguments) == 1:
@@ -197,5 +205,6 @@ def _c_expression(node: ast.expr, name_of: Callable[[str], str]) -> str:
             left, right = (_c_expression(argument, name_of) for argument in arguments)
             return f"({left} {'<' if node.func.id == 'min' else '>'} {right} ? {left} : {right})"
     raise VariantError(
-        f"grid rule has {ast.unparse(node)!r}; allowed: integers, names, + - * // %, ceil(a / b), min(a, b), max(a, b)"
+        f"expected integers, names, + - * // %, ceil(a / b), min(a, b) and max(a, b) in a grid rule, got "
+        f"{ast.unparse(node)!r}"
     )

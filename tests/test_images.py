@@ -22,6 +22,7 @@ from dpm_edge.images import (
     path_text,
     preprocess,
     read_image,
+    resize,
 )
 from dpm_edge.spec import Preprocessing
 
@@ -233,6 +234,28 @@ def test_no_boxes_and_wrong_shapes() -> None:
 def test_boxes_that_are_no_numbers_are_refused(boxes: object) -> None:
     with pytest.raises(ImageError, match=r"expected \(N, 4\) boxes in pixels, got"):
         clip_boxes(boxes, (5, 5, 3))  # type: ignore[arg-type]
+
+
+def test_affine_is_the_normalisation_worked_by_hand() -> None:
+    """Red 51: 51/255 = 0.2, (0.2 − 0.1)/0.4 = 0.25; green 204: (0.8 − 0.2)/0.5 = 1.2; blue 0: −0.3/0.6 = −0.5."""
+    scale, shift = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)).affine()
+    values = [s * x + b for s, x, b in zip(scale, (51, 204, 0), shift)]
+    np.testing.assert_allclose(values, [0.25, 1.2, -0.5], rtol=1e-15)
+
+
+def test_affine_is_float64s_formula_for_every_byte() -> None:
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    scale, shift = np.array(Preprocessing(mean=mean, std=std).affine())
+    grey = np.arange(256, dtype=np.float64)[:, None]
+    np.testing.assert_allclose(scale * grey + shift, (grey / 255 - mean) / std, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_resize_gives_opencvs_resize_in_the_networks_channel_order(color: str) -> None:
+    image = RNG.integers(0, 256, (50, 21, 3), np.uint8)
+    wanted = cv2.resize(image, (16, 32), interpolation=cv2.INTER_AREA)
+    got = resize(image, Preprocessing(height=32, width=16, color=color, interpolation="area"))
+    np.testing.assert_array_equal(got, wanted[:, :, ::-1] if color == "rgb" else wanted)
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr"])

@@ -19,7 +19,7 @@ def test_the_variable_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_variable_that_names_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(plugin.VARIABLE, str(tmp_path / "gone.so"))
-    with pytest.raises(EngineError, match=r"gone.so.*is no file.*cmake -B build"):
+    with pytest.raises(EngineError, match=r"expected libdpm_tensorrt_plugin.so in .*gone.so.*cmake -B build"):
         plugin.plugin_library()
 
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from dpm_edge.env import cores
 from dpm_edge.errors import DataError, ImageError
-from dpm_edge.images import _INTERPOLATION, read_image
+from dpm_edge.images import read_image, resize
 from dpm_edge.market import LabelledFolder
 from dpm_edge.progress import say, track
 from dpm_edge.spec import Preprocessing
@@ -49,7 +48,7 @@ class Pictures:
 
 
 def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: bool = False) -> Pictures:
-    """Read and resize every picture, as `dpm_edge.images.preprocess` does, but kept as uint8.
+    """Read and resize every picture with what serving resizes with, `dpm_edge.images.resize`; kept as uint8.
 
     A picture that cannot be read is left out and named on stderr. Raises DataError when none can be read.
     """
@@ -59,8 +58,7 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
             image = read_image(path)
         except ImageError as error:
             return str(error)
-        small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
-        return np.ascontiguousarray((small[:, :, ::-1] if pre.color == "rgb" else small).transpose(2, 0, 1))
+        return np.ascontiguousarray(resize(image, pre).transpose(2, 0, 1))
 
     pixels = np.empty((len(folder), 3, pre.height, pre.width), np.uint8)
     keep = np.ones(len(folder), bool)
@@ -83,9 +81,9 @@ def decode(folder: LabelledFolder, pre: Preprocessing, workers: int = 0, quiet: 
 
 
 def to_input(pixels: Tensor, pre: Preprocessing) -> Tensor:
-    """(B, 3, H, W) pixels 0..255 of any dtype → float32 network input, (x/255 − mean)/std."""
-    mean, std = by_channel(tuple(pre.mean), pixels.device), by_channel(tuple(pre.std), pixels.device)
-    return (pixels.float() / 255.0 - mean) / std
+    """(B, 3, H, W) pixels 0..255 of any dtype → float32 network input, by `Preprocessing.affine`."""
+    scale, shift = (by_channel(values, pixels.device) for values in pre.affine())
+    return pixels.float() * scale + shift
 
 
 @lru_cache(maxsize=16)

@@ -15,6 +15,7 @@ from timing import median_ms
 from torch import Tensor
 
 from dpm_edge.kernels.crop_resize_normalize import contract, kernel, op, reference
+from dpm_edge.spec import Preprocessing
 
 Row = dict[str, Any]
 MEAN, STD = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
@@ -69,7 +70,7 @@ def check(device: str, quick: bool) -> list[Row]:
         luma = torch.randint(0, 256, (height, width), device=device, dtype=torch.uint8)
         chroma_shape = ((height + 1) // 2, (width + 1) // 2, 2)
         chroma = torch.randint(0, 256, chroma_shape, device=device, dtype=torch.uint8)
-        affine = op.affine(MEAN, STD, device)
+        affine = torch.tensor(Preprocessing(mean=MEAN, std=STD).affine(), device=device)
         every = torch.cat([boxes, bad])
         for name, picture in (("BGR", frame), ("NV12", reference.nv12_to_bgr(luma, chroma))):
             truths = {"float64": _exact(picture, boxes, size), "OpenCV": _opencv(picture, boxes, size)}
@@ -110,7 +111,7 @@ def timings(device: str, quick: bool) -> list[Row]:
     frame = torch.randint(0, 256, (height, width, 3), device=device, dtype=torch.uint8)
     luma = frame[..., 0].contiguous()
     chroma = torch.randint(0, 256, (height // 2, width // 2, 2), device=device, dtype=torch.uint8)
-    affine = op.affine(MEAN, STD, device)
+    affine = torch.tensor(Preprocessing(mean=MEAN, std=STD).affine(), device=device)
     whole = [_whole(box, frame) for box in boxes]
 
     def loop() -> Tensor:
@@ -155,7 +156,10 @@ def sweep(device: str) -> list[Row]:
     """Pixels and warps per program, at 32 people in a 1080p frame."""
     boxes = random_boxes(32, 1080, 1920, device)
     frame = torch.randint(0, 256, (1080, 1920, 3), device=device, dtype=torch.uint8)
-    affine, out = op.affine(MEAN, STD, device), torch.empty(32, 3, 256, 128, device=device, dtype=torch.float16)
+    affine, out = (
+        torch.tensor(Preprocessing(mean=MEAN, std=STD).affine(), device=device),
+        torch.empty(32, 3, 256, 128, device=device, dtype=torch.float16),
+    )
     rows = []
     for block, warps in ((128, 4), (256, 4), (256, 8), (512, 4), (512, 8), (1024, 4), (1024, 8), (2048, 8)):
 

@@ -23,7 +23,7 @@ import numpy as np
 import timing
 import torch
 
-from dpm_edge import Engine, env, metrics
+from dpm_edge import Embeddings, Engine, Gallery, env, metrics
 from dpm_edge.env import installed
 from dpm_edge.files import sha256
 from dpm_edge.images import preprocess
@@ -103,7 +103,7 @@ def check(device: str, quick: bool) -> list[Row]:
     gallery = np.random.default_rng(2).standard_normal((20 if quick else 5000, spec.dimension)).astype(np.float32)
     wanted = metrics.similarity(feature, gallery.astype(np.float64), query_masks=mask)
     for precision in ("bf16",) if quick else ("fp16", "bf16"):
-        with engine(spec, precision, device, "1:4:16") as opened, opened.hold(gallery) as held:
+        with engine(spec, precision, device, "1:4:16") as opened, gallery_of(opened, gallery, device) as there:
             ways: dict[str, Callable[[], Any]] = {
                 "crops": lambda e=opened: e.embed(crops),
                 "frame": lambda e=opened: e.embed(frame, boxes),
@@ -116,10 +116,22 @@ def check(device: str, quick: bool) -> list[Row]:
                 tolerance = TOLERANCE[precision]
                 rows.append(row_of(f"engine {way}: feature", precision, [len(boxes)], got.features, feature, tolerance))
                 rows.append(row_of(f"engine {way}: mask", precision, [len(boxes)], got.masks, mask, tolerance))
-            found = opened.search_on_device(frame, boxes, held, k=3)
+            found = opened.search(frame, boxes, there, 3)[1]
             best = -np.sort(-wanted, axis=1)[:, :3]
             rows.append(row_of("engine frame to ids", precision, [len(boxes)], found.similarity, best, 4e-2))
     return rows + (compiled_kernels(frame, boxes, mask, feature, gallery) if device == "cuda" else [])
+
+
+def gallery_of(opened: Engine, features: np.ndarray, device: str) -> Gallery:
+    """A gallery whose rows lie where the engine runs; on a CPU in its memory."""
+    count = len(features)
+    made = Gallery.for_engine(opened, dtype="float16", device=device)
+    rows = Embeddings(
+        features=features, masks=np.ones_like(features), visibility=np.ones(count, np.float32), rows=np.arange(count),
+        fingerprint=opened.fingerprint,
+    )  # fmt: skip
+    made.add(rows, people=np.arange(count))
+    return made
 
 
 def late_frame(opened: Engine, frame: np.ndarray, boxes: np.ndarray) -> Any:
@@ -140,28 +152,28 @@ def compiled_kernels(
         return [{"name": "engine: cuda-bindings is not installed, compiled kernels were not run", "ok": True}]
     from dpm_edge.runtime.gpu.arrays import device_frame
     from dpm_edge.runtime.gpu.device import Device
-    from dpm_edge.runtime.gpu.kernels import OurKernels, affine
-    from dpm_edge.runtime.gpu.topk import Held, Search, layout
+    from dpm_edge.runtime.gpu.gallery_rows import GalleryRows
+    from dpm_edge.runtime.gpu.kernels import VARIABLE, OurKernels
 
     pre = PRESETS["dpm-b"].preprocessing
     on_gpu = {
         "frame": torch.from_numpy(frame), "boxes": torch.from_numpy(boxes.astype(np.float32)),
-        "affine": torch.from_numpy(affine(pre)), "feature": torch.from_numpy(feature.astype(np.float32)),
+        "affine": torch.tensor(pre.affine()), "feature": torch.from_numpy(feature.astype(np.float32)),
         "mask": torch.from_numpy(mask.astype(np.float32)),
     }  # fmt: skip
     there = {name: tensor.cuda() for name, tensor in on_gpu.items()}
     n, k, stream = len(boxes), 40, torch.cuda.Stream()
     crops = torch.full((n, 3, pre.height, pre.width), float("nan"), device="cuda")
-    scores = torch.empty(n, k, device="cuda")
-    found = torch.empty(n, k, dtype=torch.int64, device="cuda")
     gpu = Device()
     with tempfile.TemporaryDirectory() as scratch:
         arch = gpu.compute_capability.replace(".", "")
         ops = ["--op", "crop_resize_normalize", "masked_distance"]
         command = [sys.executable, "-m", "dpm_edge.kernels", "--arch", arch, *ops, "--jobs", "8", "--out", scratch]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TRITON_INTERPRET": "0"})
-        kernels, held = OurKernels(Path(scratch), gpu), Held(0, gallery)
-        room = torch.empty(layout(held, n, k).size, dtype=torch.uint8, device="cuda")
+        kernels = OurKernels(Path(scratch), gpu)
+        os.environ[VARIABLE] = scratch
+        held = GalleryRows(0)
+        held.follow(metrics.normalise(gallery.astype(np.float64)).astype(np.float16), None)
         torch.cuda.synchronize()
         with gpu:
             seen = device_frame(there["frame"], gpu, stream.cuda_stream)
@@ -169,20 +181,20 @@ def compiled_kernels(
                 seen, there["boxes"].data_ptr(), n, there["affine"].data_ptr(), (pre.height, pre.width),
                 crops.data_ptr(), stream.cuda_stream,
             )  # fmt: skip
-            search = Search(gpu, kernels, held, n, k, room.data_ptr(), stream.cuda_stream)
-            pointers = (there["feature"].data_ptr(), there["mask"].data_ptr(), scores.data_ptr(), found.data_ptr())
-            search.enqueue(*pointers)
+        held.enqueue(there["feature"], there["mask"], k, None, stream.cuda_stream)
         stream.synchronize()
+        named, scores = held.collect()
         held.close()
+        del os.environ[VARIABLE]
         kernels.close()
     gpu.close()
     parts = [frame[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] for x0, y0, x1, y1 in boxes]
     similarity = metrics.similarity(feature, gallery.astype(np.float64), query_masks=mask)
     order = np.argsort(-similarity, axis=1)[:, :k]
-    best, named = np.take_along_axis(similarity, order, 1), found.cpu().numpy()
+    best = np.take_along_axis(similarity, order, 1)
     return [
         row_of("compiled crop kernel", "fp32", [n], crops.cpu().numpy(), preprocess(parts, pre), 1e-2),
-        row_of("compiled top-k", "fp16", [n], scores.cpu().numpy(), best, 2e-3),
+        row_of("compiled top-k", "fp16", [n], scores, best, 2e-3),
         row_of("compiled top-k: its rows", "fp16", [n], np.take_along_axis(similarity, named, 1), best, 2e-3),
     ]
 
@@ -230,14 +242,15 @@ def end_to_end(opened: Engine, quick: bool) -> list[Row]:
     frame, rows = picture(1, shape), []
     count = 20 if quick else 100_000
     gallery = np.random.default_rng(2).standard_normal((count, opened.dimension)).astype(np.float32)
-    with opened.hold(gallery) as held:
+    device = "cpu" if quick else "cuda"
+    with gallery_of(opened, gallery, device) as there:
         for size in (1,) if quick else (1, 32, 64):
             boxes = people(size, shape)
             crops = [frame[: shape[0] // 2, : shape[1] // 10]] * size
             ways: dict[str, Callable[[], Any]] = {
                 "crops on the CPU to embeddings": lambda c=crops: opened.embed(c),
                 "frame to embeddings": lambda b=boxes: opened.embed(frame, b),
-                f"frame to ids, {count} rows": lambda b=boxes: opened.search_on_device(frame, b, held),
+                f"frame to ids, {count} rows": lambda b=boxes: opened.search(frame, b, there, 1),
             }
             for way, call in ways.items():
                 rows.append(wall(f"engine torch: {way}", size, call, 1 if quick else 30))

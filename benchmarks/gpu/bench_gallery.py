@@ -47,12 +47,13 @@ def check(device: str, quick: bool) -> list[Row]:
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     from dpm_edge.gallery.search import exact, on_gpu
+    from dpm_edge.kernels.masked_distance import resident
 
     rows: list[Row] = []
     n, d, b = (130, 40, 2) if quick else (300_007, 768, 17)
     for dtype in ("float16", "float32", "int8"):
         values, q, m = data(n, d, b, dtype)
-        there = on_gpu.resident(device)
+        there = resident.Resident(device)
         there.follow(values[: n // 2], None)
         there.follow(values, None)
         some = np.random.default_rng(1).random(n) < 0.5
@@ -79,23 +80,23 @@ def timings(device: str, quick: bool) -> list[Row]:
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     from dpm_edge.gallery.search import exact, on_gpu
-    from dpm_edge.kernels.masked_distance import op
+    from dpm_edge.kernels.masked_distance import op, resident
 
     rows: list[Row] = []
     n, d = (130, 40) if quick else (1_000_000, 768)
     values, q, m = data(n, d, 2 if quick else 256, "float16")
-    vectors, there = exact.Vectors(values), on_gpu.resident(device)
+    vectors, there = exact.Vectors(values), resident.Resident(device)
     start = time.perf_counter()
     there.follow(values, None)
     uploaded = 1e3 * (time.perf_counter() - start)
-    on_gpu = torch.from_numpy(values).to(device)
+    targets = torch.from_numpy(values).to(device)
     half = np.random.default_rng(1).random(n) < 0.5
     for b in (1, 2) if quick else (1, 16, 256):
         qb, mb = torch.from_numpy(q[:b]).to(device), torch.from_numpy(m[:b]).to(device)
 
         def rival(b: int = b) -> object:
             qt, mt = torch.from_numpy(q[:b]).to(device), torch.from_numpy(m[:b]).to(device)
-            s = ((qt * mt).half() @ on_gpu.T).float() / ((mt * mt).half() @ (on_gpu * on_gpu).T).float().sqrt()
+            s = ((qt * mt).half() @ targets.T).float() / ((mt * mt).half() @ (targets * targets).T).float().sqrt()
             return [x.cpu() for x in s.topk(K)]
 
         ways: dict[str, Callable[[], object]] = {
@@ -106,7 +107,7 @@ def timings(device: str, quick: bool) -> list[Row]:
             "two products + topk": rival,
         }
         cost = {"shape": [b, n, d], "dtype": "float16", "bytes": 2 * n * d, "flops": 4 * b * n * d}
-        kernel_ms = timing.median_ms(lambda qb=qb, mb=mb: op.masked_topk(qb, mb, on_gpu, K))
+        kernel_ms = timing.median_ms(lambda qb=qb, mb=mb: op.masked_topk(qb, mb, targets, K))
         rows.append({"name": "gallery: kernel alone", **cost, "ms": kernel_ms})
         rows += [
             {"name": f"gallery: {way}", **cost, "ms": wall_ms(work, 3 if quick else 20)} for way, work in ways.items()

@@ -94,24 +94,25 @@ def with_mask_head_plugin(model: ModelProto, spec: ModelSpec) -> ModelProto:
 def _find(model: ModelProto, spec: ModelSpec) -> _Head:
     if spec.hmg != "paper" or spec.width % PLUGIN_CHANNELS or len(spec.mask_blocks) != 4:
         raise SpecError(
-            "the mask-head plugin computes the 'paper' mask generator of four blocks at widths that are multiples of "
-            f"{PLUGIN_CHANNELS}; {spec.name!r} has {spec.hmg!r}, {len(spec.mask_blocks)} blocks, width {spec.width}. "
+            "expected a 'paper' mask generator of four blocks at a width that is a multiple of "
+            f"{PLUGIN_CHANNELS} for the mask-head plugin, got {spec.hmg!r} of {len(spec.mask_blocks)} blocks at width "
+            f"{spec.width} in {spec.name!r}. "
             "Build it with --mask-head native"
         )
     made_by = {out: node for node in model.graph.node for out in node.output}
     sigmoid = _behind_the_mask(made_by)
     chain: list[NodeProto] = []
     node = sigmoid
-    for wanted in CHAIN:
+    for expected in CHAIN:
         before = made_by.get(node.input[0])
-        if before is None or before.op_type != wanted:
-            came = "nothing" if before is None else f"{before.op_type} ({before.name})"
-            raise _not_found(f"before {node.op_type} ({node.name}) stands {came}, {wanted} is wanted")
+        if before is None or before.op_type != expected:
+            got = "nothing" if before is None else f"{before.op_type} ({before.name})"
+            raise _not_found(f"expected {expected} before {node.op_type} ({node.name}), got {got}")
         node = before
         chain.append(node)
     slices = [made_by.get(name) for name in node.input]
     if len(slices) != 4 or any(s is None or s.op_type != "Slice" for s in slices):
-        raise _not_found("the concatenation does not read the patch tokens of four blocks")
+        raise _not_found("expected patch tokens of four blocks under the concatenation, got others")
     head = _Head(sigmoid, chain, [s for s in slices if s is not None])
     _check_shapes(model, head)
     return head
@@ -126,7 +127,7 @@ def _behind_the_mask(made_by: dict[str, NodeProto]) -> NodeProto:
             return node
         if node is not None and node.op_type in ("Concat", "Expand", "ReduceMean", "Cast"):
             open_tensors += node.input
-    raise _not_found("no sigmoid leads to the output `mask`")
+    raise _not_found("expected a sigmoid before the output `mask`, got none")
 
 
 def _check_shapes(model: ModelProto, head: _Head) -> None:
@@ -136,17 +137,21 @@ def _check_shapes(model: ModelProto, head: _Head) -> None:
     for node in head.chain:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "MaxPool" and [attributes.get(n) for n in ("kernel_shape", "strides")] != [[2, 2]] * 2:
-            raise _not_found(f"{node.name} is no 2×2 pool")
+            raise _not_found(f"expected {node.name} to be a 2×2 pool, got another")
         if node.op_type == "Gemm":
             d = shapes.get(node.input[1], (0,))[0]
         if node.op_type == "Conv":
             plain = attributes.get("pads") == [1] * 4 and attributes.get("strides", [1, 1]) == [1, 1]
             plain &= attributes.get("dilations", [1, 1]) == [1, 1] and attributes.get("group", 1) == 1
             if not plain or len(node.input) != 3 or shapes.get(node.input[1], ())[2:] != (3, 3):
-                raise _not_found(f"{node.name} is no 3×3 convolution with padding 1, a float32 weight and a bias")
+                raise _not_found(
+                    f"expected {node.name} to be a 3×3 convolution with padding 1, float32 weight and bias, got another"
+                )
     convolutions = [shapes[n.input[1]][:2] for n in head.chain if n.op_type == "Conv"]
     if convolutions != [(d, d), (d, 2 * d), (2 * d, 4 * d)]:
-        raise _not_found(f"the convolutions have {convolutions[::-1]} output and input channels at width {d}")
+        raise _not_found(
+            f"expected other output and input channels of the convolutions at width {d}, got {convolutions[::-1]}"
+        )
 
 
 def _not_found(why: str) -> SpecError:
@@ -174,7 +179,10 @@ def _packed(model: ModelProto, head: _Head) -> dict[str, NDArray[np.float16]]:
     halves = {}
     for name, values in packed.items():
         if np.abs(values).max() > np.finfo(np.float16).max:
-            raise SpecError(f"{name} holds {np.abs(values).max():.3g}, beyond float16. Build with --mask-head native")
+            raise SpecError(
+                f"expected weights in float16's range, got {np.abs(values).max():.3g} in {name}. "
+                "Build with --mask-head native"
+            )
         halves[name] = np.ascontiguousarray(values.astype(np.float16))
     return halves
 

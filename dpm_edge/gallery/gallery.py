@@ -20,7 +20,7 @@ from dpm_edge.gallery.guarded import GuardedStore
 from dpm_edge.gallery.ids import whole_numbers
 from dpm_edge.gallery.labels import make_filter, new_rows
 from dpm_edge.gallery.matches import Matches
-from dpm_edge.gallery.pictures import Pictures, as_embeddings
+from dpm_edge.gallery.pictures import Pictures, as_embeddings, as_queries
 from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
@@ -29,6 +29,7 @@ from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, check_model, new_meta
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
@@ -46,12 +47,12 @@ class Gallery:
     ) -> None:  # fmt: skip
         """An empty gallery in memory for embeddings of model `fingerprint`, kept as float32, float16 or int8.
 
-        device: "cuda" searches a copy of the rows on a GPU, with the same answers.
+        device: "cuda" searches a copy of the rows on a GPU, with the same answers (see `Engine.search`).
         store: another medium, as `create` and `open` give; its own description goes before the other arguments.
 
         Raises:
             GalleryError: the dtype is another, or there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         if dtype not in ("float32", "float16", "int8"):
             raise GalleryError(f"expected dtype float32, float16 or int8, got {dtype!r}")
@@ -205,7 +206,7 @@ class Gallery:
         return self._guarded.add(columns, ids)
 
     def search(
-        self, queries: Embeddings | Pictures, k: int = 10, *, metric: str = "masked", camera: Any = None,
+        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
         since: Any = None, until: Any = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
@@ -214,7 +215,7 @@ class Gallery:
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
         Args:
-            queries: Q rows of this gallery's model, or Q pictures as `add` takes them.
+            queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
             camera: find only rows of this camera, or of these when it is a collection.
@@ -236,16 +237,15 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        queries = as_embeddings(queries, self._engine, self.store.meta)
+        given = as_queries(queries, self._engine, self.store.meta)
         query = make_query(
-            queries, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            given, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
         )  # fmt: skip
         known = choose(calibration, self.store.meta, metric)
-        with self._guarded.lock:
-            matches = rerank.search(self.store, query)
-        return with_probability(matches, known, queries.visibility, prior)
+        embedded, matches = rerank.answer(self.store, self._guarded.lock, given, query)
+        return with_probability(matches, known, embedded.visibility, prior)
 
     def use_calibration(self, calibration: Calibration | None) -> None:
         """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.
@@ -371,7 +371,7 @@ class Gallery:
 
         Raises:
             GalleryError: the file is missing, damaged or cut short, or holds something else; there is no such device.
-            MissingLibrary: torch or Triton is wanted for the device and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for the device.
         """
         store = safetensors.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)

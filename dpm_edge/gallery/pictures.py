@@ -13,12 +13,27 @@ from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.stores.store import check_model
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.folder import embed_files
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
 
 Pictures = Sequence[Any]
 """N picture files (str or Path), or N pictures (H, W, 3) uint8 BGR as `Engine.embed` takes them."""
+
+
+def as_queries(
+    given: Embeddings | Pictures | FrameQueries, engine: Engine | None, meta: dict[str, Any]
+) -> Embeddings | FrameQueries:
+    """As `as_embeddings`; a frame that its engine will embed on the way stays one.
+
+    Raises:
+        GalleryError, ImageError: as `as_embeddings`.
+    """
+    if isinstance(given, FrameQueries):
+        check_model(meta, given.fingerprint, given.dimension)
+        return given
+    return as_embeddings(given, engine, meta)
 
 
 def as_embeddings(given: Embeddings | Pictures, engine: Engine | None, meta: dict[str, Any]) -> Embeddings:

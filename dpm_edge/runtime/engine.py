@@ -1,6 +1,6 @@
 """Open an engine directory and embed crops with it.
 
-frame (H, W, 3) uint8 · boxes (N, 4) float xyxy pixels · D feature dimensions · G rows of a gallery · k results
+frame (H, W, 3) uint8 · boxes (N, 4) float xyxy pixels · D feature dimensions · k places of a search
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,21 @@ from dpm_edge.manifest import BatchRange, Manifest, people
 from dpm_edge.runtime import checks, trust
 from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
 from dpm_edge.runtime.closed_set import Identified
-from dpm_edge.runtime.device_search import MOST_RESULTS, DeviceMatches, HeldGallery
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frames import boxed
+from dpm_edge.runtime.frame_queries import FrameQueries, SearchBehind
+from dpm_edge.runtime.frames import Boxed, boxed
 from dpm_edge.runtime.tickets import InOrder, Ticket
 from dpm_edge.spec import ModelSpec
 
 _Outputs = tuple[NDArray[np.float32], ...]
 """Feature (n, D), mask (n, D), logits (n, C); C is 0 without a closed set."""
+
+
+class Searchable(Protocol):
+    """A gallery."""
+
+    def search(self, queries: Any, k: int, **options: Any) -> Any:
+        """`Gallery.search`: Embeddings, or FrameQueries that it lets embed."""
 
 
 class Engine:
@@ -178,71 +185,49 @@ class Engine:
             found, logits = self._compute(backend, images, boxes, color, self._mark(backend, stream))
         return Identified(people=self._people, logits=logits, rows=found.rows, skipped=found.skipped)
 
-    def hold(self, features: NDArray[np.float32], ids: Sequence[Any] | None = None) -> HeldGallery:
-        """Put a gallery into GPU memory, for `search_on_device`.
-
-        Args:
-            features: (G, D) float32, one row a picture; they are L2-normalised and kept as float16.
-            ids: G names, numbers or anything else, returned by searches; the row numbers where none are given.
-
-        Raises:
-            EngineError: the engine is closed or not on a GPU, or shapes differ.
-        """
-        features = np.asarray(features, np.float32)
-        names = list(range(len(features))) if ids is None else list(ids)
-        if (
-            features.ndim != 2
-            or features.shape[1] != self.dimension
-            or len(features) < 1
-            or len(names) != len(features)
-        ):
-            raise EngineError(
-                f"features {features.shape} and {len(names)} ids; (G, {self.dimension}) and G of them, at least one, "
-                "are wanted"
-            )
-        with self._using() as backend:
-            return HeldGallery(names, self._gpu(backend).hold(features))
-
-    def search_on_device(
+    def search(
         self,
         frame: Any,
         boxes: NDArray | Sequence[Sequence[float]],
-        gallery: HeldGallery,
+        gallery: Searchable,
+        k: int = 10,
         *,
-        k: int = 1,
         color: str = "bgr",
         stream: Any = None,
-    ) -> DeviceMatches:
-        """Who stands in these boxes: crops, network and masked search on one stream; only ids come back to the CPU.
+        exclude_camera: Any = None,
+        **options: Any,
+    ) -> tuple[Embeddings, Any]:
+        """Who stands in these boxes: `embed` and then `Gallery.search`, with the same answer and the same checks.
+
+        Where the gallery's rows lie on this engine's GPU (`Gallery(device="cuda")`), crops, network and search follow
+        each other on one stream, which is waited for once.
 
         Args:
             frame, boxes, color, stream: as in `embed`.
-            gallery: from `hold`.
-            k: results for each box, 1 to 128 and at most the gallery's rows.
+            gallery: of this engine's model.
+            k: places of each box.
+            exclude_camera: the camera that the frame comes from, whose own rows are not to be found.
+            options: those of `Gallery.search`, such as metric, camera, since, until, min_visibility, by.
+
+        Returns:
+            Embeddings, whose `rows` say which box each one is, and Matches, one row for each of them.
 
         Raises:
-            ImageError, EngineError: as in `embed`; or the engine cannot search on its device, and why.
+            ImageError, EngineError: as in `embed`.
+            GalleryError: as in `Gallery.search`: the gallery is of another model, or an option cannot be.
         """
         with self._using() as backend:
-            gpu = self._gpu(backend)
-            one = boxed(frame, boxes, color)
-            if reason := gpu.refuses_frames(one.color):
-                raise EngineError(f"the engine of {self.folder} cannot search on its device: {reason}")
-            if not 1 <= k <= min(MOST_RESULTS, len(gallery)):
-                most = min(MOST_RESULTS, len(gallery))
-                raise EngineError(f"k = {k} of {len(gallery)} rows; 1 to {most} is wanted")
-            n, after = len(one.boxes), gpu.mark(stream)
-            similarity, found = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-            whole = one.boxes.astype(np.float32)
-            for part in pictures.chunks(n, self.batch.high):
-                similarity[part], found[part] = gpu.search_frame(one.frame, whole[part], gallery.held, k, after)
-        self._check_finite(similarity)
-        return DeviceMatches(
-            ids=[[gallery.ids[row] for row in rows] for rows in found],
-            similarity=similarity,
-            rows=np.array(one.rows, np.int64),
-            skipped=one.skipped,
-        )
+            one, after = boxed(frame, boxes, color), self._mark(backend, stream)
+            fused = isinstance(backend, GpuBackend) and not backend.refuses_frames(one.color)
+            queries = FrameQueries(
+                self.fingerprint, self.dimension, backend.place if fused else "", len(one.boxes),
+                lambda search: self._compute_boxes(backend, one, after, search)[0],
+            )  # fmt: skip
+            if exclude_camera is not None:
+                options |= {"exclude_same_camera": True, "query_cameras": [exclude_camera] * len(one.boxes)}
+            matches = gallery.search(queries, k, **options)
+            assert queries.embeddings is not None, "the search has embedded"
+            return queries.embeddings, matches
 
     def close(self) -> None:
         """Let go of the engine's memory; a second call does nothing.
@@ -286,8 +271,8 @@ class Engine:
     def _gpu(self, backend: Backend) -> GpuBackend:
         if not isinstance(backend, GpuBackend):
             raise EngineError(
-                f"the engine of {self.folder} runs on {self.device}; this call wants one on a GPU (backend "
-                "tensorrt or torch). On the CPU: Gallery.search with what embed gives"
+                f"expected an engine on a GPU (backend tensorrt or torch) for stream=, got that of {self.folder}, "
+                f"which runs on {self.device}. Leave stream= out"
             )
         return backend
 
@@ -296,24 +281,32 @@ class Engine:
     ) -> tuple[Embeddings, NDArray[np.float32]]:
         """`embed`, once the stream to wait for was marked; and the logits (n, C), C = 0 without a closed set."""
         if boxes is not None:
-            one = boxed(images, boxes, color)
-            rows, skipped = one.rows, one.skipped
-            reason = "it is on no GPU itself"
-            if isinstance(backend, GpuBackend) and not (reason := backend.refuses_frames(one.color)):
-                outputs = self._run_frame(backend, one.frame, one.boxes, after)
-            elif one.on_gpu:
-                raise ImageError(
-                    f"the frame lies on a GPU ({type(images).__name__}), where the engine of {self.folder} cannot take "
-                    f"it: {reason}. Copy it to a numpy array first"
-                )
-            else:
-                outputs = self._run(backend, [one.frame[y0:y1, x0:x1] for x0, y0, x1, y1 in one.boxes])
+            return self._compute_boxes(backend, boxed(images, boxes, color), after, None)
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            raise ImageError(f"images has shape {images.shape}; (N, H, W, 3), or a list of pictures, is wanted")
+        crops = [pictures.as_bgr(image, color=color, what=f"image {row}") for row, image in enumerate(images)]
+        return self._embeddings(self._run(backend, crops), list(range(len(crops))), [])
+
+    def _compute_boxes(
+        self, backend: Backend, one: Boxed, after: Any, search: SearchBehind | None
+    ) -> tuple[Embeddings, NDArray[np.float32]]:
+        """As `_compute`, for boxes that were checked; `search` follows the network on the GPU."""
+        reason = "it is on no GPU itself"
+        if isinstance(backend, GpuBackend) and not (reason := backend.refuses_frames(one.color)):
+            outputs = self._run_frame(backend, one.frame, one.boxes, after, search)
+        elif one.on_gpu:
+            raise ImageError(
+                f"expected a frame in the CPU's memory, got a {type(one.frame).__name__} that lies on a GPU, where the "
+                f"engine of {self.folder} cannot take it: {reason}. Copy it to a numpy array first"
+            )
         else:
-            if isinstance(images, np.ndarray) and images.ndim != 4:
-                raise ImageError(f"images has shape {images.shape}; (N, H, W, 3), or a list of pictures, is wanted")
-            crops = [pictures.as_bgr(image, color=color, what=f"image {row}") for row, image in enumerate(images)]
-            rows, skipped = list(range(len(crops))), []
-            outputs = self._run(backend, crops)
+            outputs = self._run(backend, [one.frame[y0:y1, x0:x1] for x0, y0, x1, y1 in one.boxes])
+        return self._embeddings(outputs, one.rows, one.skipped)
+
+    def _embeddings(
+        self, outputs: _Outputs, rows: list[int], skipped: list[tuple[int, str]]
+    ) -> tuple[Embeddings, NDArray[np.float32]]:
+        """Outputs of the network with what belongs to them; and the logits."""
         feature, mask, logits = outputs
         found = Embeddings(
             features=feature,
@@ -353,12 +346,19 @@ class Engine:
         self._check_finite(*outputs)
         return outputs
 
-    def _run_frame(self, backend: GpuBackend, frame: Any, boxes: NDArray[np.int64], after: Any) -> _Outputs:
+    def _run_frame(
+        self, backend: GpuBackend, frame: Any, boxes: NDArray[np.int64], after: Any, search: SearchBehind | None
+    ) -> _Outputs:
         """Outputs of the boxes (n, 4) of a frame that is cut up on the GPU."""
         outputs, usable = self._room(len(boxes)), boxes.astype(np.float32)
         for part in pictures.chunks(len(boxes), self.batch.high):
             feature, mask, logits = (one[part] for one in outputs)
-            backend.run_frame(frame, usable[part], feature, mask, after, *([logits] if self._people else []))
+            backend.run_frame(
+                frame, usable[part], feature, mask, after, logits if self._people else None,
+                None if search is None else search.enqueue,
+            )  # fmt: skip
+            if search is not None:
+                search.collect()
         self._check_finite(*outputs)
         return outputs
 

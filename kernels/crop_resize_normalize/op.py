@@ -7,24 +7,12 @@ On a GPU, and under TRITON_INTERPRET=1, the Triton kernel runs; on other CPUs th
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-
 import torch
-import triton
 from torch import Tensor
 
-from . import contract, kernel, reference
+from dpm_edge.kernels.dispatch import runs_kernel
 
-
-def affine(mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> Tensor:
-    """Normalisation as the kernel reads it: (2, 3) float32 scale and shift, in the order R, G, B.
-
-    scale·grey + shift = (grey/255 − mean)/std. Make it once per device: it is an upload.
-    """
-    spread = torch.tensor(std, dtype=torch.float64)
-    rows = torch.stack([1 / (255 * spread), -torch.tensor(mean, dtype=torch.float64) / spread])
-    return rows.to(torch.float32).to(device)
+from . import contract, reference
 
 
 def crop_resize_normalize(
@@ -35,7 +23,8 @@ def crop_resize_normalize(
     Args:
         frame: (H, W, 3) uint8; its rows may be padded, its pixels may not.
         boxes: (R, 4) float32, same device. An empty, non-finite or outside box gives an all-zero crop.
-        affine: from `affine(mean, std, device)`, channels in the order R, G, B.
+        affine: (2, 3) float32 scale and shift in the order R, G, B, same device: scale·grey + shift is what the network
+            reads (`Preprocessing.affine`).
         size: (h, w) of the crops.
         dtype: float16 or float32.
 
@@ -47,7 +36,8 @@ def crop_resize_normalize(
     """
     if frame.dim() != 3 or frame.shape[2] != 3 or frame.stride()[1:] != (3, 1):
         raise ValueError(
-            f"frame {tuple(frame.shape)} with strides {frame.stride()}; (H, W, 3) with pixels side by side is wanted"
+            f"expected a frame (H, W, 3) with pixels side by side, got {tuple(frame.shape)} with strides "
+            f"{frame.stride()}. Call .contiguous() on it"
         )
     _check([frame], boxes, affine, size, dtype)
     return torch.ops.dpm_edge.crop_resize_normalize(frame, boxes, affine, *size, dtype)
@@ -66,8 +56,8 @@ def crop_resize_normalize_nv12(
     wanted = ((luma.shape[0] + 1) // 2, (luma.shape[-1] + 1) // 2, 2)
     if luma.dim() != 2 or tuple(chroma.shape) != wanted or luma.stride(1) != 1 or chroma.stride()[1:] != (2, 1):
         raise ValueError(
-            f"luma {tuple(luma.shape)}, chroma {tuple(chroma.shape)}; "
-            f"(H, W) and {wanted}, dense in each row, are wanted"
+            f"expected luma (H, W) and chroma {wanted}, dense in each row, got {tuple(luma.shape)} with strides "
+            f"{luma.stride()} and {tuple(chroma.shape)} with strides {chroma.stride()}"
         )
     _check([luma, chroma], boxes, affine, size, dtype)
     return torch.ops.dpm_edge.crop_resize_normalize_nv12(luma, chroma, boxes, affine, *size, dtype)
@@ -75,7 +65,7 @@ def crop_resize_normalize_nv12(
 
 @torch.library.custom_op("dpm_edge::crop_resize_normalize", mutates_args=())
 def _bgr(frame: Tensor, boxes: Tensor, affine: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    if _runs_kernel(frame):
+    if runs_kernel(frame):
         return _launch(frame, frame, boxes, affine, height, width, dtype, nv12=False)
     return reference.crop_resize_normalize(frame, boxes, affine, height, width).to(dtype)
 
@@ -84,7 +74,7 @@ def _bgr(frame: Tensor, boxes: Tensor, affine: Tensor, height: int, width: int, 
 def _nv12(
     luma: Tensor, chroma: Tensor, boxes: Tensor, affine: Tensor, height: int, width: int, dtype: torch.dtype
 ) -> Tensor:
-    if _runs_kernel(luma):
+    if runs_kernel(luma):
         return _launch(luma, chroma, boxes, affine, height, width, dtype, nv12=True)
     frame = reference.nv12_to_bgr(luma, chroma)
     return reference.crop_resize_normalize(frame, boxes, affine, height, width).to(dtype)
@@ -102,21 +92,19 @@ def _(
     return boxes.new_empty(boxes.shape[0], 3, height, width, dtype=dtype)
 
 
-def _runs_kernel(tensor: Tensor) -> bool:
-    return tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def _launch(
     plane: Tensor, chroma: Tensor, boxes: Tensor, affine: Tensor, height: int, width: int, dtype: torch.dtype,
     nv12: bool,
 ) -> Tensor:  # fmt: skip
+    from . import kernel
+
     count = boxes.shape[0]
     out = torch.empty(count, 3, height, width, dtype=dtype, device=plane.device)
     if count == 0:
         return out
     arch = contract.architecture(*torch.cuda.get_device_capability(plane.device)) if plane.is_cuda else 0
     block = contract.BLOCK[arch]
-    kernel.crop_resize_normalize[(triton.cdiv(height * width, block), count)](
+    kernel.crop_resize_normalize[(-(-height * width // block), count)](
         plane, chroma, boxes.contiguous(), affine, plane.shape[0], plane.shape[1], plane.stride(0), chroma.stride(0),
         height, width, out, NV12=nv12, BLOCK=block, num_warps=contract.WARPS,
     )  # fmt: skip
@@ -125,13 +113,18 @@ def _launch(
 
 def _check(images: list[Tensor], boxes: Tensor, affine: Tensor, size: tuple[int, int], dtype: torch.dtype) -> None:
     if any(image.dtype != torch.uint8 for image in images):
-        raise ValueError(f"pictures of {[image.dtype for image in images]}; torch.uint8 is wanted")
+        raise ValueError(f"expected pictures of torch.uint8, got {[image.dtype for image in images]}")
     if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
-        raise ValueError(f"boxes {tuple(boxes.shape)} {boxes.dtype}; (R, 4) torch.float32 is wanted: x0 y0 x1 y1")
+        raise ValueError(
+            f"expected boxes (R, 4) x0 y0 x1 y1 of torch.float32, got {tuple(boxes.shape)} of {boxes.dtype}"
+        )
     if tuple(affine.shape) != (2, 3) or affine.dtype != torch.float32 or not affine.is_contiguous():
-        raise ValueError(f"affine {tuple(affine.shape)} {affine.dtype}; use affine(mean, std, device)")
+        raise ValueError(
+            f"expected affine (2, 3) of torch.float32, got {tuple(affine.shape)} of {affine.dtype}. Make it of "
+            "Preprocessing.affine()"
+        )
     devices = {tensor.device for tensor in (*images, boxes, affine)}
     if len(devices) != 1:
-        raise ValueError(f"pictures, boxes and affine lie on {sorted(map(str, devices))}; one device is wanted")
+        raise ValueError(f"expected pictures, boxes and affine on one device, got {sorted(map(str, devices))}")
     if min(size) < 1 or str(dtype).removeprefix("torch.") not in contract.DTYPES:
-        raise ValueError(f"crops of {size} in {dtype}; sides of at least 1 and one of {contract.DTYPES} are wanted")
+        raise ValueError(f"expected crops with sides of at least 1 in one of {contract.DTYPES}, got {size} in {dtype}")

@@ -177,9 +177,9 @@ static dpm_status blocks_of(const dpm_image *image, const dpm_value *values, siz
     int64_t sizes[DPM_MOST_PARAMETERS];
     for (int i = 0; i < image->size_count; ++i) {
         const dpm_value *value = find(values, count, image->sizes[i]);
-        if (!value) return dpm_fail(DPM_BAD_VALUE, "%s needs the size %s for its grid", image->variant, image->sizes[i]);
+        if (!value) return dpm_fail(DPM_BAD_VALUE, "%s: expected the size %s for its grid, got none", image->variant, image->sizes[i]);
         if (value->number < 1)
-            return dpm_fail(DPM_BAD_VALUE, "%s: %s = %lld; at least 1 is wanted", image->variant, image->sizes[i],
+            return dpm_fail(DPM_BAD_VALUE, "%s: expected %s of at least 1, got %lld", image->variant, image->sizes[i],
                             (long long)value->number);
         sizes[i] = value->number;
     }
@@ -204,16 +204,16 @@ dpm_status dpm_launch(
     if (!image) return DPM_NO_KERNEL;
     for (size_t i = 0; i < count; ++i)
         if (!takes(image, values[i].name))
-            return dpm_fail(DPM_BAD_VALUE, "%s takes no %s", variant, values[i].name);
+            return dpm_fail(DPM_BAD_VALUE, "%s: expected values that it takes, got %s", variant, values[i].name);
     for (n = 0; n < image->parameter_count; ++n) {
         const dpm_parameter *parameter = &image->parameters[n];
         const dpm_value *value = find(values, count, parameter->name);
-        if (!value) return dpm_fail(DPM_BAD_VALUE, "%s needs %s", variant, parameter->name);
+        if (!value) return dpm_fail(DPM_BAD_VALUE, "%s: expected a value for %s, got none", variant, parameter->name);
         if (parameter->multiple_of_16 && value->number % 16)
-            return dpm_fail(DPM_BAD_VALUE, "%s: %s = %lld is no multiple of 16; align the buffer or pad the dimension",
+            return dpm_fail(DPM_BAD_VALUE, "%s: expected %s to be a multiple of 16, got %lld. Align the buffer or pad the dimension",
                             variant, parameter->name, (long long)value->number);
         if (parameter->kind == DPM_I32 && (value->number > INT32_MAX || value->number < INT32_MIN))
-            return dpm_fail(DPM_BAD_VALUE, "%s: %s = %lld is over 32 bits", variant, parameter->name,
+            return dpm_fail(DPM_BAD_VALUE, "%s: expected %s to fit 32 bits, got %lld", variant, parameter->name,
                             (long long)value->number);
         if (parameter->kind == DPM_I32) held[n].i32 = (int32_t)value->number;
         else if (parameter->kind == DPM_FP32) held[n].fp32 = value->real;

@@ -63,7 +63,7 @@ static dpm_status make_plan(const dpm_kernels *kernels, dpm_mask_head_shape shap
     dpm_status status = DPM_OK;
     memset(p, 0, sizeof *p);
     if (b < 1 || h < 4 || w < 4 || d < 64 || d % 64)
-        return dpm_fail(DPM_BAD_VALUE, "%d images, grid %d x %d, width %d; at least 1, 4 x 4 and a multiple of 64 are wanted",
+        return dpm_fail(DPM_BAD_VALUE, "expected at least 1 image, a grid of 4 x 4 and a width that is a multiple of 64, got %d images, %d x %d and %d",
                         b, h, w, d);
     p->layers[0] = (convolution){"mask_head_first_convolution_large_fp16", "mask_head_first_convolution_small_fp16",
                                  4, d, 2 * d, h, w, 2, 0, 0, 0};

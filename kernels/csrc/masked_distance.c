@@ -26,15 +26,15 @@ static size_t take(size_t *end, int64_t bytes) {
 
 static dpm_status check(const dpm_targets *targets, int batch) {
     if (targets->dtype < DPM_FLOAT32 || targets->dtype > DPM_INT8)
-        return dpm_fail(DPM_BAD_VALUE, "dtype %d; one of dpm_dtype is wanted", (int)targets->dtype);
+        return dpm_fail(DPM_BAD_VALUE, "expected one of dpm_dtype, got %d", (int)targets->dtype);
     if (targets->width < WIDTH_STEP || targets->width % WIDTH_STEP)
-        return dpm_fail(DPM_BAD_VALUE, "targets of width %d; a multiple of %d is wanted: pad queries, masks and targets with zeros",
+        return dpm_fail(DPM_BAD_VALUE, "expected targets of a width that is a multiple of %2$d, got %1$d. Pad queries, masks and targets with zeros",
                         targets->width, WIDTH_STEP);
     if (targets->count < 1 || targets->count > INT32_MAX - 1024 || batch < 1)
-        return dpm_fail(DPM_BAD_VALUE, "%d queries, %lld targets; at least 1 and fewer than 2^31 are wanted", batch,
+        return dpm_fail(DPM_BAD_VALUE, "expected at least 1 and fewer than 2^31 queries and targets, got %d queries and %lld targets", batch,
                         (long long)targets->count);
     if ((targets->dtype == DPM_INT8) != (targets->row_scale != 0))
-        return dpm_fail(DPM_BAD_VALUE, "row_scale belongs to int8 targets, and to them alone");
+        return dpm_fail(DPM_BAD_VALUE, "expected row_scale with int8 targets and with no others, got the other way round");
     return DPM_OK;
 }
 
@@ -51,7 +51,7 @@ static dpm_status lay_out_topk(const dpm_targets *targets, int batch, int k, lay
     dpm_status status = check(targets, batch);
     if (status) return status;
     if (k < 1 || k > DPM_MOST_RESULTS || k > targets->count)
-        return dpm_fail(DPM_BAD_VALUE, "k = %d of %lld targets; 1 to %d and no more than there are targets are wanted", k,
+        return dpm_fail(DPM_BAD_VALUE, "expected k of 1 to %3$d and no more than there are targets, got %1$d of %2$lld targets", k,
                         (long long)targets->count, DPM_MOST_RESULTS);
     lay_out_queries(targets, batch, at);
     at->group_count = ceil_div(targets->count, GROUP);

@@ -6,7 +6,6 @@ Shapes: B images · H×W grid · C channels of one source · S sources · N outp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -18,11 +17,6 @@ from . import contract, kernel, winograd
 from .contract import Tile
 
 Grid = tuple[int, int]
-
-
-def interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def device_architecture(tensor: Tensor) -> int:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import contract, launch, reference
+from dpm_edge.kernels.dispatch import runs_kernel
+
+from . import contract, reference
 from .pack import PackedHead, fold_batch_norm, pack_lite, pack_paper
 
 __all__ = ["PackedHead", "fold_batch_norm", "mask_head", "mask_head_for_matching", "pack_lite", "pack_paper"]
@@ -53,7 +55,9 @@ def mask_head_for_matching(
 
 @torch.library.custom_op("dpm_edge::mask_head", mutates_args=())
 def _mask_head(tokens: list[Tensor], head: str, weights: list[Tensor], height: int, width: int) -> Tensor:
-    if tokens[0].is_cuda or launch.interpreted():
+    if runs_kernel(tokens[0]):
+        from . import launch
+
         return launch.gates(_pooled(tokens, head, weights, (height, width)), weights[-2], weights[-1], None)[0]
     return reference.mask_head(tokens, head, weights, height, width).to(tokens[0].dtype)
 
@@ -67,7 +71,9 @@ def _(tokens: list[Tensor], head: str, weights: list[Tensor], height: int, width
 def _mask_head_for_matching(
     tokens: list[Tensor], head: str, weights: list[Tensor], height: int, width: int, feature: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if tokens[0].is_cuda or launch.interpreted():
+    if runs_kernel(tokens[0]):
+        from . import launch
+
         return launch.gates(_pooled(tokens, head, weights, (height, width)), weights[-2], weights[-1], feature)
     mask = reference.mask_head(tokens, head, weights, height, width)
     masked, squared = reference.match_inputs(mask, feature)
@@ -84,6 +90,8 @@ def _(
 
 def _pooled(tokens: Sequence[Tensor], head: str, weights: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     """Everything up to the global max: (B, d)."""
+    from . import launch
+
     tokens = [block.contiguous() for block in tokens]
     if head == "paper":
         for weight, bias in ((weights[0], weights[1]), (weights[2], weights[3])):
@@ -103,25 +111,27 @@ def _check(tokens: Sequence[Tensor], packed: PackedHead, grid: tuple[int, int], 
     first = tokens[0]
     if len(tokens) != contract.BLOCKS or first.dim() != 3 or first.shape[1] != 1 + grid[0] * grid[1]:
         raise ValueError(
-            f"{len(tokens)} token tensors, the first {tuple(first.shape)}; {contract.BLOCKS} of "
-            f"(B, 1 + {grid[0]}·{grid[1]}, d) are wanted: the grid must be the network's"
+            f"expected {contract.BLOCKS} token tensors (B, 1 + {grid[0]}·{grid[1]}, d), got {len(tokens)}, the first "
+            f"{tuple(first.shape)}. Pass the network's own grid"
         )
     if min(grid) < 4:
-        raise ValueError(f"grid {grid}; at least 4×4 is wanted, for two 2×2 poolings")
+        raise ValueError(f"expected a grid of at least 4×4, for two 2×2 poolings, got {grid}")
     others = [*tokens[1:], *([] if feature is None else [feature])]
     for tensor in [*others, *packed.tensors]:
         if tensor.dtype != first.dtype or tensor.device != first.device:
             raise ValueError(
-                f"{tensor.dtype} on {tensor.device} beside tokens of {first.dtype} on {first.device}; "
-                "one dtype and one device are wanted: use PackedHead.to(device, dtype)"
+                f"expected one dtype and one device, got {tensor.dtype} on {tensor.device} beside tokens of "
+                f"{first.dtype} on {first.device}. Use PackedHead.to(device, dtype)"
             )
     if any(block.shape != first.shape for block in tokens[1:]):
-        raise ValueError(f"token tensors of shapes {[tuple(t.shape) for t in tokens]}; four equal shapes are wanted")
+        raise ValueError(f"expected four token tensors of one shape, got {[tuple(t.shape) for t in tokens]}")
     if str(first.dtype).removeprefix("torch.") not in (*contract.DTYPES, "float64"):
-        raise ValueError(f"tokens of {first.dtype}; one of {contract.DTYPES} is wanted")
+        raise ValueError(f"expected tokens of one of {contract.DTYPES}, got {first.dtype}")
     width = first.shape[2]
     if feature is not None and feature.shape != (first.shape[0], width):
-        raise ValueError(f"feature {tuple(feature.shape)}; ({first.shape[0]}, {width}) is wanted")
+        raise ValueError(f"expected feature ({first.shape[0]}, {width}), got {tuple(feature.shape)}")
     if packed.tensors[0].shape[1] != contract.BLOCKS * width:
         read = packed.tensors[0].shape[1]
-        raise ValueError(f"the weights read {read} channels; the tokens bring {contract.BLOCKS} × {width}")
+        raise ValueError(
+            f"expected weights for {contract.BLOCKS} × {width} channels, got {read}. Pack the head of this network"
+        )

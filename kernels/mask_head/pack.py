@@ -28,7 +28,8 @@ class PackedHead:
     def __post_init__(self) -> None:
         if self.head not in contract.HEADS or len(self.tensors) != contract.WEIGHTS[self.head]:
             raise ValueError(
-                f"head {self.head!r} with {len(self.tensors)} tensors; one of {contract.WEIGHTS} is wanted"
+                f"expected a head and its number of tensors out of {contract.WEIGHTS}, got {self.head!r} with "
+                f"{len(self.tensors)}"
             )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PackedHead:
@@ -55,7 +56,9 @@ def pack_convolution(weight: Tensor, winograd: bool = False) -> Tensor:
     """
     size = tuple(weight.shape[2:])
     if size not in ((1, 1), (3, 3)) or (winograd and size != (3, 3)):
-        raise ValueError(f"kernel of size {size}, winograd={winograd}; wanted is 3×3, or 1×1 without winograd")
+        raise ValueError(
+            f"expected a kernel of 3×3, or of 1×1 without winograd, got size {size} with winograd={winograd}"
+        )
     if not winograd:
         return weight.permute(2, 3, 1, 0).reshape(size[0] * size[1], weight.shape[1], weight.shape[0]).contiguous()
     g = _G.to(weight.device)

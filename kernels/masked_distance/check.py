@@ -1,4 +1,4 @@
-"""What masked_distance accepts; each error says what came, what is wanted, and what to do.
+"""What masked_distance accepts; each error says what was expected, what came, and what to do.
 
 B queries, N targets, D feature dimensions, k results
 """
@@ -13,8 +13,8 @@ from dpm_edge.kernels.masked_distance import contract
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def _wrong(name: str, came: object, wanted: str) -> ValueError:
-    return ValueError(f"masked_distance: {name} is {came}; {wanted} is wanted")
+def _wrong(name: str, got: object, expected: str) -> ValueError:
+    return ValueError(f"masked_distance: expected {name} to be {expected}, got {got}")
 
 
 def _describe(x: Tensor) -> str:
@@ -32,11 +32,17 @@ def check_inputs(q: Tensor, m: Tensor, t: Tensor, row_scale: Tensor | None, t_ma
     if t.dtype not in (*FLOATS, torch.int8):
         raise _wrong("targets", _describe(t), " or ".join(contract.TARGET_DTYPES))
     if t.is_cuda and torch.float64 in (q.dtype, m.dtype, t.dtype):
-        raise ValueError("masked_distance: float64 runs on a CPU only; convert q, m and the targets to float32")
+        raise ValueError(
+            "masked_distance: expected float32 or less on a GPU, got float64. Convert q, m and the targets"
+        )
     if not t.is_contiguous():
-        raise ValueError("masked_distance: targets are not contiguous; call .contiguous() once, where they are stored")
+        raise ValueError(
+            "masked_distance: expected contiguous targets, got strides. Call .contiguous() once, where they are stored"
+        )
     if (t.dtype == torch.int8) != (row_scale is not None):
-        raise ValueError(f"masked_distance: int8 targets and row_scale go together; targets are {_describe(t)}")
+        raise ValueError(
+            f"masked_distance: expected row_scale with int8 targets and with no others, got targets {_describe(t)}"
+        )
     if row_scale is not None and (
         row_scale.shape != t.shape[:1] or row_scale.dtype != torch.float32 or row_scale.device != t.device
     ):
@@ -57,7 +63,7 @@ def check_k(k: int) -> None:
     """Raises ValueError unless 1 ≤ k ≤ K_MAX."""
     if not 1 <= k <= contract.K_MAX:
         raise ValueError(
-            f"masked_distance: k is {k}; 1 to {contract.K_MAX} is wanted. For more, rank masked_similarity"
+            f"masked_distance: expected k of 1 to {contract.K_MAX}, got {k}. For more, rank masked_similarity"
         )
 
 

@@ -6,11 +6,10 @@ On a GPU, and under TRITON_INTERPRET=1, the Triton kernels run; on other CPUs th
 `contract.py` (DPM, ACM MM 2022, arXiv 2207.09046). torch.compile and torch.export pass through.
 """
 
-import os
-
 import torch
 from torch import Tensor
 
+from dpm_edge.kernels.dispatch import runs_kernel
 from dpm_edge.kernels.masked_distance import contract, reference
 from dpm_edge.kernels.masked_distance.check import check_filters, check_inputs, check_k, check_labels
 
@@ -27,7 +26,7 @@ def masked_similarity(
     Args:
         q, m: (B, D) float queries and their masks in 0..1; need not be normalised.
         t: (N, D) contiguous targets, float32, float16 (|t| ≤ 255), bfloat16 or int8.
-        row_scale: (N,) float32; wanted by int8 targets, which stand for t · row_scale.
+        row_scale: (N,) float32; needed with int8 targets, which stand for t · row_scale.
         target_masks: (N, D) float, contiguous: both masks act, m ⊙ target_masks.
 
     Returns:
@@ -110,7 +109,8 @@ def masked_topk(
 
 
 def _runs_kernel(t: Tensor) -> bool:
-    return t.is_cuda or (os.environ.get("TRITON_INTERPRET") == "1" and t.dtype != torch.float64)
+    """float64 takes the reference, in the interpreter too."""
+    return t.dtype != torch.float64 and runs_kernel(t)
 
 
 def _out_dtype(q: Tensor) -> torch.dtype:
@@ -183,7 +183,7 @@ def _keep_inputs(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     if not ctx.has_gradient:
         raise ValueError(
-            "masked_distance has no gradient for int8 targets or target masks; detach q and m, or use float targets"
+            "masked_distance: expected float targets without target masks for a gradient, got others. Detach q and m"
         )
     q, m, t, labels = ctx.saved_tensors
     gradients = torch.ops.dpm_edge.masked_distance_gradient(grad, q, m, t, labels, ctx.scale, ctx.margin)

@@ -2,39 +2,96 @@
 
     B queries, N targets, D feature dimensions, k results
 
-A block is one tensor, so that adding targets uploads only the last one again. Scores are the kernel's, rounded as
+Adding targets uploads those alone: the last block has room that doubles. Scores are the kernel's, rounded as
 `contract.py` says: whoever needs the exact order scores the rows found, or those `within` reach, again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dpm_edge.kernels.masked_distance import contract, op
+from dpm_edge.kernels.masked_distance import op
 
 BLOCK = 1 << 18
 """Targets of one block."""
+LEAST_CAPACITY = 1024
+"""Targets that a block has room for at first."""
 QUERIES = 16
 """Queries of which a whole (B, N) of similarities may exist at once."""
-K_MAX = contract.K_MAX
-TOLERANCE = contract.TOLERANCE
 
 
-@dataclass(frozen=True, eq=False)
+class _Column:
+    """Rows on a device, in room that doubles up to BLOCK."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._count = device, 0
+        self._room: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """Those that are there."""
+        assert self._room is not None, "follow puts some in"
+        return self._room[: self._count]
+
+    def append(self, values: np.ndarray) -> None:
+        """Upload more rows."""
+        added = torch.from_numpy(np.ascontiguousarray(values))
+        end = self._count + len(added)
+        if self._room is None or len(self._room) < end:
+            capacity = min(BLOCK, max(LEAST_CAPACITY, 1 << (end - 1).bit_length()))
+            room = torch.empty((capacity, *added.shape[1:]), dtype=added.dtype, device=self._device)
+            if self._room is not None:
+                room[: self._count] = self.rows
+            self._room = room
+        self._room[self._count : end].copy_(added)
+        self._count = end
+
+
 class _Block:
-    values: Tensor
-    scale: Tensor | None
-    masks: Tensor | None
+    """Up to BLOCK targets; scales of int8 codes and masks where there are some."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.columns = {name: _Column(device) for name in ("values", "scale", "masks")}
+        self.count, self.scaled, self.masked = 0, False, False
+
+    @property
+    def values(self) -> Tensor:
+        return self.columns["values"].rows
+
+    @property
+    def scale(self) -> Tensor | None:
+        return self.columns["scale"].rows if self.scaled else None
+
+    @property
+    def masks(self) -> Tensor | None:
+        return self.columns["masks"].rows if self.masked else None
+
+    def extend(self, values: np.ndarray, masks: np.ndarray | None) -> None:
+        """Upload what these rows have beyond those that are there."""
+        added = values[self.count :]
+        self.columns["values"].append(added)
+        if added.dtype == np.int8:
+            squares = np.einsum("nd,nd->n", added, added, dtype=np.float32)
+            self.columns["scale"].append(1 / np.sqrt(np.maximum(squares, 1)))
+            self.scaled = True
+        if masks is not None:
+            part = masks[self.count :]
+            self.columns["masks"].append((part / np.float32(127)).astype(np.float16) if part.dtype == np.int8 else part)
+            self.masked = True
+        self.count = len(values)
 
 
 class Resident:
     """Targets of one dtype on one device."""
+
+    complete = True
+    """Every metric is served, and `within`."""
 
     def __init__(self, device: str) -> None:
         """None yet, on "cuda", "cuda:1" or, in Triton's interpreter or by the reference, "cpu".
@@ -44,36 +101,38 @@ class Resident:
         """
         self._device = torch.device(device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {device!r} came, but torch {torch.__version__} finds no GPU here")
+            raise ValueError(f"expected a GPU that torch {torch.__version__} finds, got none for device {device!r}")
+        index = self._device.index or 0
+        self.place = f"cuda:{index}" if self._device.type == "cuda" else str(self._device)
+        """The device's name, with its number."""
         self._blocks: list[_Block] = []
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return sum(len(block.values) for block in self._blocks)
+        return sum(block.count for block in self._blocks)
 
     def clear(self) -> None:
         """Let go of every target."""
         self._blocks = []
+        self._found = None
+
+    def close(self) -> None:
+        """Let go of every target; torch keeps the device."""
+        self.clear()
 
     def follow(self, values: np.ndarray, masks: np.ndarray | None) -> None:
         """Take over the rows of a table that were added since; those before are as they were (else: `clear`).
 
         values: (N, D) float32, float16 or int8 codes of any scale. masks: (N, D), codes in 127ths where int8; or None.
         """
-        there = len(self)
-        if there == len(values):
+        done = len(self)
+        if done == len(values):
             return
-        if there % BLOCK:
-            self._blocks.pop()
-        for start in range(len(self), len(values), BLOCK):
-            part = values[start : start + BLOCK]
-            scale = None
-            if part.dtype == np.int8:
-                wide = np.einsum("nd,nd->n", part, part, dtype=np.float32)
-                scale = self._up(1 / np.sqrt(np.maximum(wide, 1)))
-            mask = None if masks is None else masks[start : start + BLOCK]
-            if mask is not None and mask.dtype == np.int8:
-                mask = (mask / np.float32(127)).astype(np.float16)
-            self._blocks.append(_Block(self._up(part), scale, None if mask is None else self._up(mask)))
+        for start in range(done // BLOCK * BLOCK, len(values), BLOCK):
+            if start // BLOCK == len(self._blocks):
+                self._blocks.append(_Block(self._device))
+            part = slice(start, start + BLOCK)
+            self._blocks[start // BLOCK].extend(values[part], None if masks is None else masks[part])
 
     def topk(
         self,
@@ -96,17 +155,47 @@ class Resident:
 
         Where fewer than k are left: row −1, score −inf.
         """
+        rows, scores = self._topk(*self._queries(q, m), k, mutual, keep, groups)
+        return rows.cpu().numpy(), scores.cpu().numpy()
+
+    def enqueue(self, feature: Any, mask: Any, k: int, keep: np.ndarray | None, stream: int) -> None:
+        """As `topk`, for queries that lie on the device, behind what `stream` (its handle) holds.
+
+        feature, mask: (B, D) float32 tensors, or anything with `__cuda_array_interface__`.
+        """
+        on_stream: AbstractContextManager[Any] = nullcontext()
+        if self._device.type == "cuda":
+            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device))
+        with on_stream:
+            q, m = (torch.as_tensor(one, device=self._device) for one in (feature, mask))
+            self._found = self._topk(q, m, k, False, keep, None)
+
+    def collect(self) -> tuple[np.ndarray, np.ndarray]:
+        """What `enqueue` found, as `topk` gives it; its stream was waited for."""
+        assert self._found is not None, "enqueue goes before"
+        rows, scores = self._found
+        return rows.cpu().numpy(), scores.cpu().numpy()
+
+    def _topk(
+        self,
+        q: Tensor,
+        m: Tensor,
+        k: int,
+        mutual: bool,
+        keep: np.ndarray | None,
+        groups: tuple[np.ndarray, np.ndarray] | None,
+    ) -> tuple[Tensor, Tensor]:
         parts = []
         for start, block in self._each():
-            row_filter, junk = self._filters(start, len(block.values), keep, groups, len(q))
+            row_filter, junk = self._filters(start, block.count, keep, groups, len(q))
             scores, rows = op.masked_topk(
-                *self._queries(q, m), block.values, k, row_scale=block.scale,
-                target_masks=block.masks if mutual else None, row_filter=row_filter, junk=junk,
+                q, m, block.values, k, row_scale=block.scale, target_masks=block.masks if mutual else None,
+                row_filter=row_filter, junk=junk,
             )  # fmt: skip
             parts.append((torch.where(rows >= 0, rows + start, -1), scores))
         rows, scores = (torch.cat(columns, dim=1) for columns in zip(*parts))
         scores, at = scores.sort(dim=1, descending=True, stable=True)
-        return rows.gather(1, at)[:, :k].cpu().numpy(), scores[:, :k].cpu().numpy()
+        return rows.gather(1, at)[:, :k], scores[:, :k]
 
     def within(
         self,
@@ -132,7 +221,7 @@ class Resident:
                     *self._queries(q[some], m[some]), block.values, row_scale=block.scale,
                     target_masks=block.masks if mutual else None,
                 )  # fmt: skip
-                row_filter, junk = self._filters(start, len(block.values), keep, mine, len(scores))
+                row_filter, junk = self._filters(start, block.count, keep, mine, len(scores))
                 if row_filter is not None:
                     scores[:, row_filter == 0] = -torch.inf
                 if junk is not None:
@@ -148,7 +237,7 @@ class Resident:
         start = 0
         for block in self._blocks:
             yield start, block
-            start += len(block.values)
+            start += block.count
 
     def _queries(self, q: np.ndarray, m: np.ndarray) -> tuple[Tensor, Tensor]:
         return self._up(q), self._up(m)

@@ -138,10 +138,10 @@ def with_three_blocks(model: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_pool_of_three, "no 2×2 pool"),
-        (with_dilation, "no 3×3 convolution with padding 1"),
-        (with_another_activation, "stands LeakyRelu .*, Relu is wanted"),
-        (without_sigmoid, "no sigmoid leads to the output `mask`"),
+        (with_pool_of_three, "to be a 2×2 pool"),
+        (with_dilation, "to be a 3×3 convolution with padding 1"),
+        (with_another_activation, "expected Relu before .*, got LeakyRelu"),
+        (without_sigmoid, "expected a sigmoid before the output `mask`"),
         (with_three_blocks, "patch tokens of four blocks"),
     ],
 )
@@ -165,5 +165,5 @@ def test_a_weight_beyond_float16_is_refused(source: portable.Portable) -> None:
     model.CopyFrom(source.model)
     weight = next(t for t in model.graph.initializer if t.name == "mask_generator.conv2.bias")
     weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), 7e4, np.float32), weight.name))
-    with pytest.raises(SpecError, match=r"bias2 holds 7e\+04, beyond float16"):
+    with pytest.raises(SpecError, match=r"expected weights in float16's range, got 7e\+04 in bias2"):
         with_mask_head_plugin(model, source.spec)

@@ -30,7 +30,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(q: np.ndarray, vectors: exact.Vectors, k: int, **more: Any) -> tuple[np.ndarray, np.ndarray]:
     """Over rows that came to the device in two steps."""
-    there, half = on_gpu.resident("cpu"), len(vectors) // 2
+    there, half = resident.Resident("cpu"), len(vectors) // 2
     there.follow(vectors.values[:half], None if vectors.masks is None else vectors.masks[:half])
     there.follow(vectors.values, vectors.masks)
     return on_gpu.top_k(q, vectors, there, k, **more)
@@ -86,7 +86,7 @@ def test_ties_zero_masks_and_more_places_than_the_kernel_has() -> None:
 
 
 def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_gpu, "resident", lambda device: resident.Resident("cpu"))
+    monkeypatch.setattr(on_gpu, "rows_on_gpu", lambda device: resident.Resident("cpu"))
     both = [Gallery("f", 12, "float16", device=device) for device in ("cpu", "cuda")]
     query, found = dataclasses.replace(rows(2, seed=9)), []
     for gallery in both:
@@ -104,5 +104,21 @@ def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: py
 def test_a_device_that_is_not_there_is_named() -> None:
     if resident.torch.cuda.is_available():
         pytest.skip(reason="there is a GPU here")
-    with pytest.raises(GalleryError, match=r'no GPU here.*device="cpu"'):
-        on_gpu.resident("cuda")
+    with pytest.raises(GalleryError, match=r'expected a GPU .*device="cpu"'):
+        on_gpu.rows_on_gpu("cuda")
+    with pytest.raises(GalleryError, match=r'expected device "cpu", "cuda" or "cuda:1", got \'gpu\''):
+        on_gpu.rows_on_gpu("gpu")
+
+
+def test_the_numbers_of_the_kernels_contract_are_those_that_the_search_goes_by() -> None:
+    from dpm_edge.kernels.masked_distance import contract
+    from dpm_edge.runtime.gpu import gallery_rows
+
+    assert on_gpu.K_MAX == contract.K_MAX
+    assert on_gpu.TOLERANCE.items() <= contract.TOLERANCE.items()
+    assert (gallery_rows.GROUP, gallery_rows.CHUNK) == (contract.GROUP, contract.CHUNK)
+    assert (gallery_rows.WIDTH_STEP, gallery_rows.SMALL_BATCH) == (contract.PAD_D, contract.SMALL_BATCH)
+    compiled = {variant.name for variant in contract.VARIANTS}
+    for kind in gallery_rows.KINDS.values():
+        assert {f"masked_groups_small_{kind}", f"masked_groups_large_{kind}", f"masked_rescore_{kind}"} <= compiled
+    assert {f"masked_prepare_{operand}" for operand, _ in gallery_rows.OPERANDS.values()} <= compiled

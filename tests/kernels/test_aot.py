@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
@@ -78,11 +79,11 @@ def test_the_portable_ptx_is_old_and_of_the_base_architecture(compiler: Executor
         (
             {"constexprs": {"BLOCK_B": 128, "BLOCK_N": 128, "BLOCK_D": 128}},
             89,
-            "bytes of shared memory; a block of sm_89",
+            "bytes of shared memory in a block of sm_89",
         ),
         ({"constexprs": {"BLOCK_B": 256, "BLOCK_N": 128, "BLOCK_D": 16}}, 80, "spills: "),
-        ({"load_bytes": 32}, 80, "widest global load is 16 bytes, declared 32"),
-        ({"divisible_by_16": ()}, 80, "widest global load is 2 bytes"),
+        ({"load_bytes": 32}, 80, "expected global loads of 32 bytes, got 16"),
+        ({"divisible_by_16": ()}, 80, "expected global loads of 16 bytes, got 2"),
         ({"signature": {**PRODUCTS.signature, "BLOCK_D": "constexpr", "D": "*fp16"}}, 80, "does not compile"),
     ],
 )
@@ -107,7 +108,7 @@ def test_a_kernel_without_matrix_instructions_may_not_claim_them(compiler: Execu
         grid="ceil(N / BLOCK)",
         matrix=True,
     )
-    with pytest.raises(aot.AotError, match="no tensor-core instruction"):
+    with pytest.raises(aot.AotError, match="expected tensor-core instructions"):
         compile_small(compiler, scale, 80, tmp_path)
     assert compile_small(compiler, replace(scale, matrix=False), 80, tmp_path)["occupancy"] == 1.0
 
@@ -128,11 +129,24 @@ def test_only_what_is_out_of_date_is_compiled(compiler: Executor, tmp_path: Path
         build([broken], [80, 87])
 
 
+def test_without_triton_the_command_names_what_to_install(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import importlib.util; whole = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: None if name == 'triton' else whole(name, *more)\n"
+        "from dpm_edge.kernels.aot import main\n"
+        f"raise SystemExit(main(['--arch', '80', '--out', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: expected Triton, got a Python without it. Install it: pip install 'dpm-edge[gpu]'\n"
+
+
 def test_unknown_targets_and_repeated_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(aot.AotError, match=r"no such target: \[75\]"):
+    with pytest.raises(aot.AotError, match=r"got \[75\]"):
         aot.build([PRODUCTS], [75], tmp_path)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(aot.AotError, match="unset it"):
+    with pytest.raises(aot.AotError, match="Unset the variable"):
         aot.build([PRODUCTS], [80], tmp_path)
 
 

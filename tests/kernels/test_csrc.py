@@ -135,7 +135,7 @@ def test_embedding_names_an_empty_folder_and_an_unknown_type(tmp_path: Path) -> 
         "parameters": [{"name": "X", "type": "fp16"}, *aot.HIDDEN],
     }
     (tmp_path / "a_sm80.json").write_text(json.dumps(launch))
-    with pytest.raises(ValueError, match="no parameters of type 'fp16'"):
+    with pytest.raises(ValueError, match="which the C library has, got 'fp16'"):
         write_sources(tmp_path, tmp_path)
 
 

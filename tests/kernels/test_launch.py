@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dpm_edge.kernels import launch
-from dpm_edge.kernels.launch import Kernels, LaunchError, choose_target, pack
+from dpm_edge.kernels.launch import Kernels, LaunchError, Packing, choose_target
 from dpm_edge.kernels.variant import VariantError
 
 
@@ -92,15 +92,26 @@ def test_one_launch_has_the_grid_block_shared_memory_and_parameters_of_its_descr
 
 def test_parameters_are_packed_in_order_with_two_null_pointers_behind(tmp_path: Path) -> None:
     description = describe(tmp_path, 87)
-    array, holders = pack(description, VALUES)
-    read = [
-        kind.from_address(address).value
-        for kind, address in zip(
-            (ctypes.c_uint64, ctypes.c_float, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64), array
-        )
-    ]
-    assert read == [0x1000, 0.5, 1000, 0x2000, 0, 0]
-    assert len(holders) == 6
+    packing = Packing(description)
+    kinds = (ctypes.c_uint64, ctypes.c_float, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
+    for factor in (0.5, 0.25):  # the array is used again
+        array = (ctypes.c_void_p * 6).from_address(packing.pack({**VALUES, "FACTOR": factor}))
+        read = [kind.from_address(address).value for kind, address in zip(kinds, array, strict=True)]
+        assert read == [0x1000, factor, 1000, 0x2000, 0, 0]
+
+
+def test_each_thread_packs_into_memory_of_its_own(tmp_path: Path) -> None:
+    packing, addresses, barrier = Packing(describe(tmp_path, 87)), [], threading.Barrier(2)
+
+    def pack() -> None:
+        addresses.append(packing.pack(VALUES))
+        barrier.wait(30)  # both threads live until both have packed
+
+    thread = threading.Thread(target=pack)
+    thread.start()
+    pack()
+    thread.join()
+    assert addresses[0] != addresses[1] and packing.pack(VALUES) in addresses
 
 
 def test_a_kernel_is_loaded_once_and_everything_is_given_back(tmp_path: Path) -> None:
@@ -117,7 +128,7 @@ def test_a_kernel_is_loaded_once_and_everything_is_given_back(tmp_path: Path) ->
     ]
     assert len(driver.named("cuDevicePrimaryCtxRetain")) == len(driver.named("cuDevicePrimaryCtxRelease")) == 1
     assert len(driver.named("cuCtxPushCurrent")) == len(driver.named("cuCtxPopCurrent"))
-    with pytest.raises(LaunchError, match="closed"):
+    with pytest.raises(LaunchError, match="got closed ones"):
         kernels.launch("scale", VALUES)
 
 
@@ -159,8 +170,9 @@ def test_ptx_goes_to_the_driver_with_its_closing_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"X": 0x1008}, LaunchError, "X = 4104 is no multiple of 16"),
+        ({"X": 0x1008}, LaunchError, "expected X to be a multiple of 16, got 4104"),
         ({"STRIDE": 1}, LaunchError, r"unknown: \['STRIDE'\]"),
+        ({"N": 1 << 31}, LaunchError, "expected values that fit their types"),
         ({"ROW": 1}, LaunchError, r"unknown: \['ROW'\]"),
         ({"N": 0}, VariantError, "at least 1"),
     ],
@@ -180,9 +192,9 @@ def test_a_missing_value_an_unknown_kernel_and_an_empty_folder_are_named(tmp_pat
         Kernels(tmp_path, driver=StandInDriver((8, 0)))
     describe(tmp_path, 80)
     with Kernels(tmp_path, driver=StandInDriver((8, 0))) as kernels:
-        with pytest.raises(LaunchError, match="there are: scale"):
+        with pytest.raises(LaunchError, match="expected a kernel of scale, got 'scales'"):
             kernels.launch("scales", VALUES)
-        with pytest.raises(LaunchError, match=r"missing: \['OUT'\]"):
+        with pytest.raises(LaunchError, match=r"Missing: \['OUT'\]"):
             kernels.launch("scale", {k: v for k, v in VALUES.items() if k != "OUT"})
 
 

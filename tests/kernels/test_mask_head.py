@@ -201,15 +201,15 @@ def test_compile_and_export_pass_through():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, f: (t[:3], f, (4, 4)), "4 of"),
+        (lambda t, f: (t[:3], f, (4, 4)), "expected 4 token tensors"),
         (lambda t, f: (t, f, (2, 8)), "at least 4×4"),
-        (lambda t, f: (t, f, (4, 5)), "grid must be the network's"),
+        (lambda t, f: (t, f, (4, 5)), "network's own grid"),
         (lambda t, f: ([block.double() for block in t], f.double(), (4, 4)), "one dtype and one device"),
-        (lambda t, f: ([t[0], t[1], t[2], t[3][:1]], f, (4, 4)), "four equal shapes"),
-        (lambda t, f: (t, f[:, :8], (4, 4)), r"\(2, 16\) is wanted"),
+        (lambda t, f: ([t[0], t[1], t[2], t[3][:1]], f, (4, 4)), "four token tensors of one shape"),
+        (lambda t, f: (t, f[:, :8], (4, 4)), r"expected feature \(2, 16\), got \(2, 8\)"),
     ],
 )  # fmt: skip
-def test_errors_say_what_is_wanted(change, message):
+def test_an_error_says_what_was_expected(change, message):
     head = packed(trained("paper", 16, (4, 4)), False, torch.float32)
     tokens, feature, grid = change(random_tokens(2, (4, 4), 16, torch.float32), torch.randn(2, 16))
     with pytest.raises(ValueError, match=message):
@@ -217,7 +217,7 @@ def test_errors_say_what_is_wanted(change, message):
 
 
 def test_a_packed_head_knows_its_number_of_tensors():
-    with pytest.raises(ValueError, match="one of"):
+    with pytest.raises(ValueError, match="number of tensors out of"):
         op.PackedHead("paper", (torch.zeros(1),))
-    with pytest.raises(ValueError, match="wanted is 3×3"):
+    with pytest.raises(ValueError, match="expected a kernel of 3×3"):
         pack_convolution(torch.zeros(2, 2, 5, 5))

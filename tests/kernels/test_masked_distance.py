@@ -162,15 +162,15 @@ def test_compiles_and_passes_opcheck(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"m": torch.ones(2, 7)}, r"m is float32 \(2, 7\) on cpu; a float \(2, 8\)"),
+        ({"m": torch.ones(2, 7)}, r"expected m to be a float \(2, 8\) beside q on cpu, got float32 \(2, 7\) on cpu"),
         ({"t": torch.ones(5, 9)}, r"\(N, 8\) with N ≥ 1"),
-        ({"t": torch.ones(8, 5).T}, r"call \.contiguous\(\)"),
-        ({"t": torch.ones(5, 8, dtype=torch.int8)}, "int8 targets and row_scale go together"),
+        ({"t": torch.ones(8, 5).T}, r"Call \.contiguous\(\)"),
+        ({"t": torch.ones(5, 8, dtype=torch.int8)}, "expected row_scale with int8 targets"),
         ({"q": torch.ones(0, 8), "m": torch.ones(0, 8)}, "B ≥ 1"),
         ({"target_masks": torch.ones(4, 8)}, r"contiguous float \(5, 8\)"),
     ],
 )
-def test_errors_say_what_is_wanted(change: dict[str, Tensor], said: str) -> None:
+def test_an_error_says_what_was_expected(change: dict[str, Tensor], said: str) -> None:
     arguments = {"q": torch.ones(2, 8), "m": torch.ones(2, 8), "t": torch.ones(5, 8)} | change
     with pytest.raises(ValueError, match=said):
         op.masked_similarity(**arguments)

@@ -108,9 +108,12 @@ def test_no_buffer_of_b_by_n(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"k": 0}, "1 to 128"),
         ({"k": 129}, "1 to 128"),
         ({"row_filter": torch.ones(5)}, r"contiguous uint8 \(5,\) or \(2, 1\)"),
-        ({"junk": tuple(torch.ones(x, dtype=torch.int64) for x in (2, 2, 5, 5))}, r"q_person is int64 \(2,\)"),
+        (
+            {"junk": tuple(torch.ones(x, dtype=torch.int64) for x in (2, 2, 5, 5))},
+            r"q_person to be int32 \(2,\) on cpu, got int64",
+        ),
     ],
 )
-def test_errors_say_what_is_wanted(arguments: dict, said: str) -> None:
+def test_an_error_says_what_was_expected(arguments: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         op.masked_topk(torch.ones(2, 8), torch.ones(2, 8), torch.ones(5, 8), **{"k": 2, **arguments})

@@ -49,7 +49,7 @@ def test_grid_equals_python(n: int, rows: int) -> None:
     ["__import__('os')", "N.real", "N ** 2", "N / 2", "ceil(N)", "abs(N)", "1.5", "N, 1, 1, 1", "N +", "[N]", "min(N)"],
 )
 def test_what_is_no_integer_arithmetic_is_refused(rule: str) -> None:
-    with pytest.raises(VariantError, match="grid rule"):
+    with pytest.raises(VariantError, match=r"in a grid rule, got|grid rule of"):
         Variant(**{**FIELDS, "grid": rule})
 
 
@@ -57,8 +57,8 @@ def test_what_is_no_integer_arithmetic_is_refused(rule: str) -> None:
     ("change", "words"),
     [
         ({"name": "a-b"}, "C identifier"),
-        ({"constexprs": {}}, "give one each"),
-        ({"divisible_by_16": ("Y",)}, "no run-time parameter"),
+        ({"constexprs": {}}, "a value for each constexpr"),
+        ({"divisible_by_16": ("Y",)}, "expected run-time parameters"),
         ({"tiles": {87: {"BLOK": 1}}}, "BLOK"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_variant_that_contradicts_itself_is_refused(change: dict[str, Any], wo
 
 
 def test_an_architecture_that_is_not_declared_and_an_empty_grid_are_named() -> None:
-    with pytest.raises(VariantError, match="not sm_90"):
+    with pytest.raises(VariantError, match="got sm_90"):
         Variant(**FIELDS, archs=(80,)).on(90)
     with pytest.raises(VariantError, match="'N'"):
         evaluate_grid("N", {"M": 1})

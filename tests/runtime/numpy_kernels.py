@@ -58,11 +58,11 @@ def run(cuda: Any, description: dict[str, Any], values: dict[str, int], grid: tu
     if name.startswith("crop"):
         _crop(cuda, values, grid)
     elif name.startswith("masked_prepare"):
-        _prepare(cuda, values, grid)
+        _prepare(cuda, values, grid, _dtype(name))
     elif name.startswith("masked_groups"):
-        _groups(cuda, values)
+        _groups(cuda, values, _dtype(name))
     elif name.startswith("masked_rescore"):
-        _rescore(cuda, values, grid)
+        _rescore(cuda, values, grid, _dtype(name))
     elif name.startswith("masked_select"):
         _select(cuda, values, grid, int(name.rpartition("_")[2]))
     else:
@@ -84,26 +84,34 @@ def _crop(cuda: Any, v: dict[str, int], grid: tuple[int, ...]) -> None:
             out[row] = (small[:, :, ::-1] * scale + shift).transpose(2, 0, 1)
 
 
-def _prepare(cuda: Any, v: dict[str, int], grid: tuple[int, ...]) -> None:
+def _dtype(name: str) -> np.dtype:
+    """The type that a variant's name ends in."""
+    return np.dtype({"fp32": np.float32, "fp16": np.float16, "i8": np.int8}[name.rpartition("_")[2]])
+
+
+def _prepare(cuda: Any, v: dict[str, int], grid: tuple[int, ...], dtype: np.dtype) -> None:
     batch, width = v["B"], v["D"]
     padded = grid[0]
     q = cuda.view(v["Q"], (batch, width), np.float32).astype(np.float64)
     m = cuda.view(v["M"], (batch, width), np.float32).astype(np.float64)
     most, most_m = np.abs(q * m).max(1), np.abs(m).max(1)
-    qm, mm = (cuda.view(v[name], (padded, width), np.float16) for name in ("QM", "MM"))
+    qm, mm = (cuda.view(v[name], (padded, width), dtype) for name in ("QM", "MM"))
     gain = cuda.view(v["GAIN"], (padded,), np.float32)
     qm[:], mm[:], gain[:] = 0, 0, 0
     some = (most > 0) & (most_m > 0)
-    qm[:batch][some] = ((q * m)[some] / most[some, None]).astype(np.float16)
-    mm[:batch][some] = ((m[some] / most_m[some, None]) ** 2).astype(np.float16)
+    qm[:batch][some] = ((q * m)[some] / most[some, None]).astype(dtype)
+    mm[:batch][some] = ((m[some] / most_m[some, None]) ** 2).astype(dtype)
     gain[:batch][some] = most[some] / most_m[some] / np.linalg.norm(q[some], axis=1)
 
 
-def _scores(cuda: Any, v: dict[str, int]) -> NDArray[np.float32]:
+def _scores(cuda: Any, v: dict[str, int], dtype: np.dtype) -> NDArray[np.float32]:
     batch, count, width = v["B"], v["N"], v["D"]
-    qm = cuda.view(v["QM"], (batch, width), np.float16).astype(np.float64)
-    mm = cuda.view(v["MM"], (batch, width), np.float16).astype(np.float64)
-    t = cuda.view(v["T"], (count, width), np.float16).astype(np.float64)
+    operand = np.float32 if dtype == np.float32 else np.float16
+    qm = cuda.view(v["QM"], (batch, width), operand).astype(np.float64)
+    mm = cuda.view(v["MM"], (batch, width), operand).astype(np.float64)
+    t = cuda.view(v["T"], (count, width), dtype).astype(np.float64)
+    if dtype == np.int8:
+        t *= cuda.view(v["ROW_SCALE"], (count, 1), np.float32)
     gain = cuda.view(v["GAIN"], (batch,), np.float32)
     norm = mm @ (t * t).T
     s = gain[:, None] * np.where(norm > 0, (qm @ t.T) / np.sqrt(np.where(norm > 0, norm, 1)), 0)
@@ -123,8 +131,8 @@ def _unpack(keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.in
     return score, 0x7FFFFFFF - (keys & 0x7FFFFFFF)
 
 
-def _groups(cuda: Any, v: dict[str, int]) -> None:
-    scores = _scores(cuda, v)
+def _groups(cuda: Any, v: dict[str, int], dtype: np.dtype) -> None:
+    scores = _scores(cuda, v, dtype)
     count = -(-v["N"] // GROUP)
     padded = np.full((v["B"], count * GROUP), -np.inf, np.float32)
     padded[:, : v["N"]] = scores
@@ -132,11 +140,11 @@ def _groups(cuda: Any, v: dict[str, int]) -> None:
     cuda.view(v["OUT"], (v["B"], count), np.int64)[:] = _pack(best, np.broadcast_to(np.arange(count), best.shape))
 
 
-def _rescore(cuda: Any, v: dict[str, int], grid: tuple[int, ...]) -> None:
+def _rescore(cuda: Any, v: dict[str, int], grid: tuple[int, ...], dtype: np.dtype) -> None:
     k, batch = v["K"], v["B"]
     assert grid[:2] == (k, batch)
     scores = np.full((batch, v["N"] + GROUP), -np.inf, np.float32)
-    scores[:, : v["N"]] = _scores(cuda, v)
+    scores[:, : v["N"]] = _scores(cuda, v, dtype)
     _, groups = _unpack(cuda.view(v["GROUPS"], (batch, k), np.int64))
     rows = groups[:, :, None] * GROUP + np.arange(GROUP)
     found = np.take_along_axis(scores, rows.reshape(batch, -1), 1)

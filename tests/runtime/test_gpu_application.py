@@ -154,7 +154,7 @@ def test_streams_of_other_libraries_are_understood() -> None:
     others = [type("Stream", (), {name: value})() for name, value in named.items()]
     assert [stream_handle(one) for one in (70, Core(), *others, real.CUstream(75))] == [70, 71, 72, 73, 74, 75]
     for wrong in ("default", None, True, object()):
-        with pytest.raises(EngineError, match="a CUstream as int, or a stream of torch"):
+        with pytest.raises(EngineError, match="to be a CUstream as int, or a stream of torch"):
             stream_handle(wrong)
 
 
@@ -175,13 +175,13 @@ def test_the_applications_contexts_stay_as_they_are(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (lambda at: InterfaceArray(at, typestr="<f4"), "type <f4; uint8"),
+        (lambda at: InterfaceArray(at, typestr="<f4"), "expected a frame of uint8 .*got type <f4"),
         (lambda at: InterfaceArray(at, strides=(3, 210, 1)), "pixels side by side"),
         (lambda at: InterfaceArray(at, shape=(90, 70, 4)), r"shape \(90, 70, 4\)"),
         (lambda at: InterfaceArray(at, shape=(90, 70)), r"shape \(90, 70\)"),
-        (lambda at: InterfaceArray(0x10), "no memory of GPU 0"),
-        (lambda at: DlpackArray(FRAME.astype(np.uint16), at), "16 bits; uint8"),
-        (lambda at: DlpackArray(FRAME, at, device=(2, 1)), "lies on GPU 1; the engine runs on GPU 0"),
+        (lambda at: InterfaceArray(0x10), "expected a frame in memory of GPU 0"),
+        (lambda at: DlpackArray(FRAME.astype(np.uint16), at), "expected a frame of uint8.*16 bits"),
+        (lambda at: DlpackArray(FRAME, at, device=(2, 1)), "expected a frame on GPU 0, .* got one on GPU 1"),
     ],
 )
 def test_what_is_no_frame_on_this_gpu_is_refused(machine: Machine, frame: Any, words: str) -> None:
@@ -200,9 +200,9 @@ def test_memory_of_a_context_of_the_applications_own_making_is_refused(machine: 
 
 def test_a_cpu_engine_says_that_it_cannot_read_a_frame_on_a_gpu(machine: Machine, tmp_path: Path) -> None:
     with Engine.load(tiny_engine.write_engine(tmp_path / "cpu")) as engine:
-        with pytest.raises(ImageError, match=r"lies on a GPU \(InterfaceArray\).*Copy it to a numpy array"):
+        with pytest.raises(ImageError, match=r"a InterfaceArray that lies on a GPU.*Copy it to a numpy array"):
             engine.embed(InterfaceArray(machine.cuda.put(FRAME)), BOXES)
-        with pytest.raises(EngineError, match="runs on CPU; this call wants one on a GPU"):
+        with pytest.raises(EngineError, match=r"expected an engine on a GPU .* which runs on CPU"):
             engine.embed(FRAME, BOXES, stream=0)
 
 
@@ -291,28 +291,28 @@ def test_a_plan_is_opened_only_when_somebody_vouches_for_it(machine: Machine) ->
 
 def test_what_is_no_plan_and_what_its_manifest_does_not_say_are_refused(machine: Machine) -> None:
     with pytest.raises(
-        EngineError, match=r"tensorrt 10\.3\.0 refuses .*engine\.plan: magic tag does not match\. .*dpm-edge build"
+        EngineError, match=r"tensorrt 10\.3\.0, got .*engine\.plan: magic tag does not match\. .*dpm-edge build"
     ):
         machine.open(plan=b"PK rubbish")
-    with pytest.raises(EngineError, match=r"is not what its manifest says.*2 profiles are wanted"):
+    with pytest.raises(EngineError, match=r"to be what its manifest says.*2 profiles, got"):
         machine.open(profiles=gpu_machine.BatchRange.parse_all("1:1:1,2:4:8"))
-    with pytest.raises(EngineError, match=r"not what its manifest says: logits,"):
+    with pytest.raises(EngineError, match=r"to be what its manifest says, feature, .*logits"):
         machine.open(outputs=("feature", "mask", "logits"))
-    with pytest.raises(EngineError, match="does not say for which GPU"):
+    with pytest.raises(EngineError, match="expected the GPU of the plan in the manifest"):
         machine.open(gpu=None)
     assert machine.cuda.retained == 0
 
 
 def test_a_machine_without_a_gpu_or_that_many(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = machine.engine()
-    with pytest.raises(EngineError, match="GPU 1 was asked for; this machine has 1"):
+    with pytest.raises(EngineError, match="expected a GPU below 1, the number of them here, got GPU 1"):
         Engine.load(folder, device="GPU.1", trusted=True)
     with pytest.raises(EngineError, match="'CPU' is unknown to tensorrt"):
         Engine.load(folder, device="CPU", trusted=True)
     monkeypatch.setattr("dpm_edge.runtime.gpu.device.cuda_driver", lambda: real)
     if os.path.exists("/dev/nvidiactl"):
         pytest.skip("this machine has a GPU")
-    with pytest.raises(EngineError, match="no GPU can be used here"):
+    with pytest.raises(EngineError, match="expected a GPU, got none that can be used"):
         Engine.load(folder, trusted=True)
 
 
@@ -360,12 +360,12 @@ def test_the_manifest_of_the_fake_engine_is_read_as_any(machine: Machine) -> Non
 def test_the_real_library_refuses_a_plan_with_its_own_words(tmp_path: Path) -> None:
     """TensorRT for RTX, as far as it goes without a GPU: no plan is deserialised, and it says why."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    from dpm_edge.runtime.gpu.plan import Plan
+    from dpm_edge.runtime.gpu.plan import LoadedPlan
 
     folder = tiny_engine.write_engine(tmp_path / "engine")
     (folder / "engine.plan").write_bytes(b"no plan" * 100)
     manifest = replace(Manifest.read(folder), backend="tensorrt-rtx", engine="engine.plan")
-    words = rf"tensorrt-rtx {trt.__version__} refuses .*engine\.plan: \w.*dpm-edge build"
+    words = rf"tensorrt-rtx {trt.__version__}, got a refusal of .*engine\.plan: \w.*dpm-edge build"
     with pytest.raises(EngineError, match=words) as told:
-        Plan(trt, manifest, folder, None)
+        LoadedPlan(trt, manifest, folder, None)
     assert "it gives no reason" not in str(told.value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gpu_machine
 import numpy as np
@@ -12,8 +14,9 @@ import pytest
 import tiny_engine
 from gpu_machine import Machine
 
-from dpm_edge import Engine
-from dpm_edge.errors import EngineError, ImageError
+from dpm_edge import Embeddings, Engine, Gallery, Matches
+from dpm_edge.errors import EngineError, GalleryError, ImageError, MissingLibrary
+from dpm_edge.runtime.gpu import gallery_rows
 
 FRAME = np.random.default_rng(3).integers(0, 256, (120, 160, 3), np.uint8)
 BOXES = np.array([[10, 5, 50, 100], [-20.5, -10, 30, 60], [7, 7, 7, 9], [100, 50, 900, 900], [3.2, 4.9, 80, 119.5]])
@@ -79,18 +82,47 @@ def test_the_smallest_bucket_that_holds_a_call_runs_it(tmp_path: Path, monkeypat
     assert machine.cuda.violations == []
 
 
+def seen(rows: int, seed: int = 0, fingerprint: str = "") -> Embeddings:
+    """Random rows of a gallery of the tiny engine's model."""
+    rng = np.random.default_rng(seed)
+    return Embeddings(
+        features=rng.standard_normal((rows, 24)).astype(np.float32),
+        masks=rng.random((rows, 24)).astype(np.float32),
+        visibility=rng.random(rows).astype(np.float32),
+        rows=np.arange(rows),
+        fingerprint=fingerprint or tiny_engine.FINGERPRINT,
+    )
+
+
+def gallery_of(rows: int, device: str, dtype: str = "float16") -> Gallery:
+    """People p0 to p4, seen by three cameras in turn, a second apart."""
+    gallery = Gallery(tiny_engine.FINGERPRINT, 24, dtype, device=device)
+    numbers = np.arange(rows)
+    gallery.add(
+        seen(rows), people=[f"p{i % 5}" for i in numbers], cameras=[f"c{i % 3}" for i in numbers],
+        timestamps=numbers.astype(float),
+    )  # fmt: skip
+    return gallery
+
+
+def assert_same(one: Matches, other: Matches) -> None:
+    np.testing.assert_array_equal(one.rows, other.rows)
+    np.testing.assert_array_equal(one.people, other.people)
+    np.testing.assert_allclose(one.similarity, other.similarity, atol=1e-6)
+
+
 def test_after_the_first_call_nothing_is_allocated_and_each_call_waits_once(machine: Machine) -> None:
-    with machine.open() as engine, engine.hold(np.eye(24, dtype=np.float32)) as gallery:
-        engine.search_on_device(FRAME, BOXES, gallery, k=3)
-        engine.search_on_device(FRAME, BOXES, gallery, k=3)  # the other lane
+    with machine.open() as engine, gallery_of(30, "cuda") as gallery:
+
+        def search() -> None:
+            engine.search(FRAME, BOXES, gallery, 3, camera="c1")
+
+        search()
+        engine.embed(FRAME, BOXES)  # the other lane
         allocations = ("cuMemAlloc", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate", "cuGraphInstantiate")
         before = machine.cuda.count(*allocations), machine.trt.contexts
         for _ in range(5):
-            for call in (
-                lambda: engine.embed(FRAME, BOXES),
-                lambda: engine.embed(tiny_engine.people(5)),
-                lambda: engine.search_on_device(FRAME, BOXES, gallery, k=3),
-            ):
+            for call in (lambda: engine.embed(FRAME, BOXES), lambda: engine.embed(tiny_engine.people(5)), search):
                 waits = machine.cuda.count("cuStreamSynchronize", "cuEventSynchronize", "cuMemcpyHtoD", "cuMemcpyDtoH")
                 call()
                 assert machine.cuda.count("cuStreamSynchronize") and waits + 1 == machine.cuda.count(
@@ -109,49 +141,136 @@ def test_many_threads_give_what_one_gives(machine: Machine) -> None:
         np.testing.assert_array_equal(results[index].features, one.features)
 
 
-@pytest.mark.parametrize(("rows", "k"), [(1, 1), (5, 5), (500, 16), (500, 17), (3000, 100), (40_000, 33)])
-def test_a_search_on_the_gpu_finds_what_float64_finds(machine: Machine, cpu: Engine, rows: int, k: int) -> None:
-    rng = np.random.default_rng(rows)
-    targets = rng.standard_normal((rows, 24))
-    targets[0] = 0
-    people = cpu.embed(FRAME, BOXES)
-    q, m = people.features.astype(np.float64), people.masks.astype(np.float64)
-    unit = targets / np.maximum(np.linalg.norm(targets, axis=1, keepdims=True), 1e-12)
-    norm = np.sqrt((m * m) @ (unit * unit).T)
-    wanted = np.where(norm > 0, ((q * m) @ unit.T) / np.maximum(norm, 1e-12), 0)
-    with machine.open() as engine, engine.hold(targets, [f"p{i}" for i in range(rows)]) as gallery:
-        got = engine.search_on_device(FRAME, BOXES, gallery, k=k)
-    best = -np.sort(-wanted, axis=1)[:, :k]
-    np.testing.assert_allclose(got.similarity, best, atol=3e-3)
-    named = [[int(name[1:]) for name in row] for row in got.ids]
-    np.testing.assert_allclose(np.take_along_axis(wanted, np.array(named), 1), best, atol=3e-3)
-    assert got.rows.tolist() == [0, 1, 3, 4] and [row for row, _ in got.skipped] == [2]
-    assert all(len(set(row)) == k for row in got.ids)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(("rows", "k"), [(1, 1), (5, 9), (500, 16), (3000, 100), (3000, 150)])
+def test_a_search_behind_the_network_gives_what_a_gallery_on_the_cpu_gives(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, rows: int, k: int, dtype: str
+) -> None:
+    monkeypatch.setattr(gallery_rows, "BLOCK", 1024)
+    with machine.open() as engine, gallery_of(rows, "cuda", dtype) as there, gallery_of(rows, "cpu", dtype) as here:
+        people, found = engine.search(FRAME, BOXES, there, k)
+        assert_same(found, here.search(engine.embed(FRAME, BOXES), k))
+        assert people.rows.tolist() == [0, 1, 3, 4] and [row for row, _ in people.skipped] == [2]
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"camera": "c1"}, {"camera": ["c0", "c2"], "since": 10, "until": 90}, {"camera": "nowhere"},
+    {"min_visibility": 0.5}, {"metric": "plain"}, {"metric": "mutual"},
+    {"by": "person"}, {"expand": 3}, {"neighbours": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", FILTERS, ids=str)
+def test_options_of_a_search_act_on_the_gpu_as_on_the_cpu(machine: Machine, options: dict[str, Any]) -> None:
+    with machine.open() as engine, gallery_of(120, "cuda") as there, gallery_of(120, "cpu") as here:
+        people, found = engine.search(FRAME, BOXES, there, 4, **options)
+        assert_same(found, here.search(people, 4, **options))
+
+
+def test_rows_of_the_frames_own_camera_are_left_out(machine: Machine) -> None:
+    with machine.open() as engine, gallery_of(60, "cuda") as there, gallery_of(60, "cpu") as here:
+        people, found = engine.search(FRAME, BOXES, there, 40, exclude_camera="c2")
+        assert set(found.cameras[found.found]) == {"c0", "c1"}
+        assert_same(found, here.search(people, 40, exclude_same_camera=True, query_cameras=["c2"] * 4))
+
+
+def test_queries_of_several_cameras_each_leave_out_their_own(machine: Machine) -> None:
+    with machine.open() as engine, gallery_of(60, "cuda") as there, gallery_of(60, "cpu") as here:
+        people, options = engine.embed(FRAME, BOXES), {"exclude_same_camera": True}
+        cameras = ["c2", "c0", "c2", "c1"]
+        found = there.search(people, 40, query_cameras=cameras, **options)
+        assert_same(found, here.search(people, 40, query_cameras=cameras, **options))
+
+
+def test_rows_nearer_to_each_other_than_the_kernel_rounds_come_in_the_order_of_float64(machine: Machine) -> None:
+    rng = np.random.default_rng(1)
+    near = (np.ones(24) + 1e-4 * rng.standard_normal((200, 24))).astype(np.float32)
+    galleries = [Gallery(tiny_engine.FINGERPRINT, 24, "float16", device=device) for device in ("cuda", "cpu")]
+    for gallery in galleries:
+        gallery.add(replace(seen(200), features=near), people=["p"] * 200)
+    with machine.open() as engine, galleries[0] as there:
+        assert_same(engine.search(FRAME, BOXES, there, 5)[1], galleries[1].search(engine.embed(FRAME, BOXES), 5))
+
+
+def test_the_gpus_copy_follows_what_is_added_and_deleted(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_rows, "BLOCK", 256)
+    monkeypatch.setattr(gallery_rows, "LEAST_CAPACITY", 16)
+    monkeypatch.setattr(gallery_rows, "PIECE", 100)
+    with machine.open() as engine, gallery_of(3, "cuda") as there, gallery_of(3, "cpu") as here:
+        people = engine.embed(FRAME, BOXES)
+        for step, count in enumerate((10, 300, 1, 500)):
+            for gallery in (there, here):
+                ids = gallery.add(seen(count, step + 1), people=["p"] * count)
+                if step == 2:
+                    gallery.delete([*gallery.ids()[5:20], *ids])
+            assert_same(engine.search(FRAME, BOXES, there, 7)[1], here.search(people, 7))
+            assert_same(there.search(people, 7), here.search(people, 7))
+        uploads = machine.cuda.count("cuMemcpyHtoD")
+        there.add(seen(1, 9), people=["p"])
+        engine.search(FRAME, BOXES, there, 7)
+        assert machine.cuda.count("cuMemcpyHtoD") == uploads + 1, "one row was added: one row is uploaded"
 
 
 def test_more_boxes_than_a_batch_are_searched_in_parts(machine: Machine) -> None:
     boxes = [[i, 0, i + 20, 100] for i in range(20)]
-    rng = np.random.default_rng(0)
-    with machine.open() as engine, engine.hold(rng.standard_normal((50, 24))) as gallery:
-        got = engine.search_on_device(FRAME, boxes, gallery, k=2)
-        alone = [engine.search_on_device(FRAME, [box], gallery, k=2) for box in boxes]
-    assert got.ids == [one.ids[0] for one in alone]
-    assert len(engine_rows := got.rows) == 20 and engine_rows.tolist() == list(range(20))
+    with machine.open() as engine, gallery_of(50, "cuda") as gallery:
+        got = engine.search(FRAME, boxes, gallery, 2)[1]
+        alone = [engine.search(FRAME, [box], gallery, 2)[1] for box in boxes]
+        assert engine.search(FRAME, [], gallery, 2)[1].rows.shape == (0, 2)
+    assert got.rows.tolist() == [one.rows[0].tolist() for one in alone]
 
 
-def test_a_search_says_what_it_wants(machine: Machine, cpu: Engine) -> None:
+@pytest.mark.parametrize("where", ["engine on the CPU", "gallery on the CPU", "no kernels", "empty gallery"])
+def test_where_engine_and_rows_are_apart_the_answer_is_the_same(machine: Machine, cpu: Engine, where: str) -> None:
+    there = gallery_of(0 if where == "empty gallery" else 50, "cpu" if where == "gallery on the CPU" else "cuda")
+    with machine.open() as gpu, there:
+        engine = cpu if where == "engine on the CPU" else gpu
+        color = "rgb" if where == "no kernels" else "bgr"  # which the crop kernel does not serve for this model
+        people, found = engine.search(FRAME, BOXES, there, 3, color=color)
+        assert_same(found, there.search(people, 3))
+
+
+def test_a_search_refuses_what_the_gallery_refuses(machine: Machine, cpu: Engine) -> None:
+    with machine.open() as engine, gallery_of(10, "cuda") as gallery, Gallery("f" * 64, 24, device="cuda") as other:
+        other.add(seen(3, fingerprint="f" * 64), people=["p"] * 3)
+        before = len(machine.trt.executed)
+        for one in (engine, cpu):
+            with pytest.raises(GalleryError, match="got those of model"):
+                one.search(FRAME, BOXES, other)
+            with pytest.raises(GalleryError, match="expected k of 1 or more"):
+                one.search(FRAME, BOXES, gallery, 0)
+        assert len(machine.trt.executed) == before, "nothing was computed for it"
+        with pytest.raises(EngineError, match="expected an engine on a GPU"):
+            cpu.search(FRAME, BOXES, gallery, stream=0)
+
+
+def test_a_gallery_outlives_its_engine_and_the_engine_its_gallery(machine: Machine) -> None:
+    gallery = gallery_of(10, "cuda")
     with machine.open() as engine:
-        for features, ids in ((np.ones((3, 7)), None), (np.ones((0, 24)), None), (np.ones((3, 24)), ["a"])):
-            with pytest.raises(EngineError, match=r"\(G, 24\)"):
-                engine.hold(features, ids)
-        with engine.hold(np.ones((3, 24))) as gallery:
-            for k in (0, 4):
-                with pytest.raises(EngineError, match="1 to 3 is wanted"):
-                    engine.search_on_device(FRAME, BOXES, gallery, k=k)
-            with pytest.raises(EngineError, match=r"runs on CPU.*Gallery\.search"):
-                cpu.search_on_device(FRAME, BOXES, gallery)
-            assert engine.search_on_device(FRAME, [], gallery).ids == []
-        gallery.close()
+        people = engine.embed(FRAME, BOXES)
+    assert len(gallery.search(people, 2)) == 4
+    gallery.close()
+    gallery.close()
+    with machine.open() as engine:
+        assert len(engine.embed(FRAME, BOXES)) == 4
+
+
+def test_without_kernels_of_the_gallery_the_other_way_is_taken_or_both_are_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (machine.folder / "kernels").glob("masked_*"):
+        path.unlink()
+    monkeypatch.setattr("dpm_edge.gallery.search.on_gpu.installed", lambda name: False)
+    with pytest.raises(MissingLibrary, match=r"pip install torch .*python -m dpm_edge\.kernels --arch 87"):
+        gallery_of(0, "cuda")
+
+
+def test_a_gallery_that_does_not_fit_the_gpu_says_so(machine: Machine) -> None:
+    with machine.open() as engine, gallery_of(10, "cuda") as gallery:
+        machine.cuda.fails = "cuMemAlloc"
+        with pytest.raises(EngineError, match="cuMemAlloc"):
+            engine.search(FRAME, BOXES, gallery)
+        assert len(engine.search(FRAME, BOXES, gallery, 3)[1]) == 4, "the next search uploads again"
 
 
 def test_on_a_jetson_nothing_is_copied_between_cpu_and_gpu(
@@ -172,12 +291,10 @@ def test_without_compiled_kernels_crops_are_cut_on_the_cpu(
 ) -> None:
     machine = gpu_machine.make(tmp_path, monkeypatch, kernels=False)
     monkeypatch.delenv("DPM_EDGE_KERNELS", raising=False)
-    with machine.open() as engine, engine.hold(np.ones((3, 24))) as gallery:
+    with machine.open() as engine:
         np.testing.assert_array_equal(engine.embed(FRAME, BOXES).rows, [0, 1, 3, 4])
         wanted = cpu.embed(FRAME, BOXES).features
         np.testing.assert_allclose(engine.embed(FRAME, BOXES).features, wanted, atol=2e-3)
-        with pytest.raises(EngineError, match=r"python -m dpm_edge\.kernels --arch 87 .*DPM_EDGE_KERNELS=DIR"):
-            engine.search_on_device(FRAME, BOXES, gallery)
     assert "cuLaunchKernel" not in machine.cuda.calls
 
 
@@ -218,7 +335,7 @@ def test_an_engine_that_cannot_be_opened_gives_everything_back(machine: Machine,
     with pytest.raises(EngineError, match=call):
         Engine.load(folder, trusted=True)
     machine.trt.fails = True
-    with pytest.raises(EngineError, match="refuses to run batch 1"):
+    with pytest.raises(EngineError, match="expected TensorRT to run batch 1, got a refusal"):
         Engine.load(folder, trusted=True)
 
 
@@ -234,25 +351,24 @@ def test_a_plan_that_cannot_be_captured_runs_without_a_graph(machine: Machine) -
 
 def test_closing_waits_for_calls_and_refuses_later_ones(machine: Machine) -> None:
     engine = machine.open()
-    with engine.hold(np.ones((2, 24))) as gallery:
-        errors: list[str] = []
+    errors: list[str] = []
 
-        def work() -> None:
-            try:
-                while True:
-                    engine.embed(tiny_engine.people(2))
-            except EngineError as error:
-                errors.append(str(error))
+    def work() -> None:
+        try:
+            while True:
+                engine.embed(tiny_engine.people(2))
+        except EngineError as error:
+            errors.append(str(error))
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        engine.close()
-        for thread in threads:
-            thread.join(30)
-        assert len(errors) == 4 and all("is closed" in text for text in errors)
-        with pytest.raises(EngineError, match="closed"):
-            engine.search_on_device(FRAME, BOXES, gallery)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    engine.close()
+    for thread in threads:
+        thread.join(30)
+    assert len(errors) == 4 and all("closed" in text for text in errors)
+    with gallery_of(2, "cuda") as gallery, pytest.raises(EngineError, match="closed"):
+        engine.search(FRAME, BOXES, gallery)
 
 
 def test_the_golden_crop_is_run_on_the_gpu(machine: Machine) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "build"))
 
 from tiny_network import network  # noqa: E402
 
-from dpm_edge import Engine, env  # noqa: E402
+from dpm_edge import Embeddings, Engine, Gallery, env  # noqa: E402
 from dpm_edge.errors import EngineError  # noqa: E402
 from dpm_edge.files import sha256  # noqa: E402
 from dpm_edge.images import preprocess  # noqa: E402
@@ -83,17 +83,29 @@ def test_boxes_of_a_frame_are_crops_of_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ticket.result(60).features, got.features)
 
 
-def test_a_search_finds_what_float64_finds(tmp_path: Path) -> None:
+def test_a_search_behind_the_network_finds_what_float64_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows lie where the network runs, by the kernels' own reference on a CPU."""
+    from dpm_edge.kernels.masked_distance.resident import Resident
+
+    monkeypatch.setattr("dpm_edge.gallery.search.on_gpu.rows_on_gpu", lambda device: Resident("cpu"))
     targets = np.random.default_rng(0).standard_normal((300, 48)).astype(np.float32)
     with Engine.load(engine_folder(tmp_path / "engine", "fp32")) as engine:
-        people = engine.embed(FRAME, BOXES)
-        with engine.hold(targets, [f"p{i}" for i in range(300)]) as gallery:
-            got = engine.search_on_device(FRAME, BOXES, gallery, k=7)
+        gallery = Gallery.for_engine(engine, device="cuda")
+        rows = Embeddings(
+            features=targets, masks=np.ones_like(targets), visibility=np.ones(300, np.float32), rows=np.arange(300),
+            fingerprint=engine.fingerprint,
+        )  # fmt: skip
+        gallery.add(rows, people=[f"p{i}" for i in range(300)])
+        enqueued, enqueue = [], Resident.enqueue
+        monkeypatch.setattr(Resident, "topk", lambda *_, **__: pytest.fail("candidates were searched for twice"))
+        monkeypatch.setattr(Resident, "enqueue", lambda *given: (enqueued.append(1), enqueue(*given)))
+        people, got = engine.search(FRAME, BOXES, gallery, 7)
+    assert enqueued
     q, m, t = (x.astype(np.float64) for x in (people.features, people.masks, targets))
     t /= np.linalg.norm(t, axis=1, keepdims=True)
     wanted = ((q * m) @ t.T) / np.sqrt((m * m) @ (t * t).T)
     order = np.argsort(-wanted, axis=1)[:, :7]
-    assert got.ids == [[f"p{i}" for i in row] for row in order]
+    assert got.people.tolist() == [[f"p{i}" for i in row] for row in order]
     np.testing.assert_allclose(got.similarity, np.take_along_axis(wanted, order, 1), atol=1e-5)
 
 
@@ -101,9 +113,9 @@ def test_what_the_cpu_has_not_is_said(tmp_path: Path) -> None:
     folder = engine_folder(tmp_path / "engine", "fp32")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(EngineError, match=r"finds 0 GPUs here.*device='CPU'"):
+    with pytest.raises(EngineError, match=r"expected GPU, got 0 GPUs.*device='CPU'"):
         Engine.load(folder, device="GPU")
-    with Engine.load(folder, device="CPU") as engine, pytest.raises(EngineError, match="runs on the CPU"):
+    with Engine.load(folder, device="CPU") as engine, pytest.raises(EngineError, match="expected no stream"):
         engine.embed(FRAME, BOXES, stream=0)
 
 

@@ -6,7 +6,7 @@ Q queries · k places · K candidates · D feature dimensions
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from dpm_edge.gallery.labels import label_column, make_filter
 from dpm_edge.gallery.rows import Where
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries, Nearest, SearchBehind
 
 CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
 """K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""
@@ -42,6 +43,8 @@ class Query:
     neighbours: int = 0
     by_person: bool = False
     cap: int = 8
+    nearest: Nearest | None = None
+    """Candidates that an engine has found on the GPU of the rows, as a store of them asked it to."""
 
     @property
     def reranked(self) -> bool:
@@ -50,7 +53,7 @@ class Query:
 
 
 def make_query(
-    queries: Embeddings,
+    queries: Embeddings | FrameQueries,
     meta: Mapping[str, Any],
     *,
     k: int,
@@ -68,6 +71,8 @@ def make_query(
     cap: int,
 ) -> Query:
     """The options of `Gallery.search`, for a gallery that describes itself by `meta`.
+
+    Features and masks of FrameQueries are not there yet: `with_vectors`.
 
     Raises:
         GalleryError: one of them cannot be.
@@ -91,9 +96,9 @@ def make_query(
             f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
         )
     factor = meta.get("candidates_per_place", CANDIDATES_PER_PLACE)
-    return Query(
-        features=normalise(queries.features.astype(np.float64)).astype(np.float32),
-        masks=queries.masks,
+    query = Query(
+        features=np.zeros((0, queries.dimension), np.float32),
+        masks=np.zeros((0, queries.dimension), np.float32),
         k=k,
         metric=metric,
         where=make_filter(camera=camera, since=since, until=until, min_visibility=min_visibility),
@@ -104,3 +109,16 @@ def make_query(
         by_person=by == "person",
         cap=cap,
     )
+    return query if isinstance(queries, FrameQueries) else with_vectors(query, queries)
+
+
+def embedded(queries: FrameQueries, query: Query, search: SearchBehind | None = None) -> tuple[Embeddings, Query]:
+    """Let an engine embed its frame now, with a search of the store's behind its network."""
+    embeddings = queries.embed(search)
+    return embeddings, with_vectors(query, embeddings, None if search is None else search.nearest)
+
+
+def with_vectors(query: Query, embeddings: Embeddings, nearest: Nearest | None = None) -> Query:
+    """The query of these embeddings, once they are there; nearest: what was found for them on the GPU."""
+    features = normalise(embeddings.features.astype(np.float64)).astype(np.float32)
+    return replace(query, features=features, masks=embeddings.masks, nearest=nearest)

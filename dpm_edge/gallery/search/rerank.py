@@ -6,7 +6,9 @@ Q queries · k places · K candidates · D feature dimensions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +16,26 @@ from numpy.typing import NDArray
 from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.search.prototypes import prototypes_of
-from dpm_edge.gallery.search.query import Query
+from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise, similarity
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 Places = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids and what orders them, falling; each (Q, k), −1 and −inf where nothing is left."""
+
+
+def answer(
+    store: Store, lock: AbstractContextManager[Any], queries: Embeddings | FrameQueries, query: Query
+) -> tuple[Embeddings, Matches]:
+    """Search the store under its lock; a frame's people are embedded before, or on the GPU of the rows meanwhile."""
+    if isinstance(queries, FrameQueries) and (query.reranked or not queries.lies_with(store.place)):
+        queries, query = embedded(queries, query)
+    with lock:
+        if isinstance(queries, FrameQueries):
+            queries, query = store.embed(queries, query)
+        return queries, search(store, query)
 
 
 def search(store: Store, query: Query) -> Matches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact, on_gpu
-from dpm_edge.gallery.search.query import Query
+from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.gallery.stores.positions import Positions
 from dpm_edge.gallery.stores.store import BATCH, Store
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 RECURRING = ("people", "tracks", "cameras")
 TEXTS = (*RECURRING, "sources", "payloads")
@@ -40,7 +42,7 @@ class MemoryStore(Store):
 
         Raises:
             GalleryError: there is no such device.
-            MissingLibrary: torch or Triton is wanted for it and not installed.
+            MissingLibrary: neither compiled kernels nor torch and Triton are here for it.
         """
         self.meta = meta
         self.dtype = np.dtype(dtype)
@@ -57,7 +59,8 @@ class MemoryStore(Store):
         self._texts = {name: TextColumn() for name in RECURRING}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
         self._positions = Positions()
-        self._on_device = None if device == "cpu" else on_gpu.resident(device)
+        self._on_gpu = None if device == "cpu" else on_gpu.rows_on_gpu(device)
+        self.place = "" if self._on_gpu is None else self._on_gpu.place
 
     def column(self, name: str) -> NDArray:
         """A view of what is stored, such as features, masks, ids, timestamps; valid until the next change."""
@@ -93,13 +96,11 @@ class MemoryStore(Store):
         own = None
         if query.own_cameras is not None:
             own = np.array([self._texts["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
-        vectors = exact.Vectors(
-            self.column("features"), self.column("masks") if self.meta["masks"] else None, self.column("squares")
-        )
+        vectors = self._vectors()
         search = exact.top_k
-        if self._on_device is not None:
-            self._on_device.follow(vectors.values, vectors.masks)
-            search = partial(on_gpu.top_k, there=self._on_device)
+        if self._on_gpu is not None:
+            self._on_gpu.follow(vectors.values, vectors.masks)
+            search = partial(on_gpu.top_k, copy=self._on_gpu, nearest=query.nearest)
         rows, s = search(
             query.features,
             vectors,
@@ -112,6 +113,16 @@ class MemoryStore(Store):
             ids=ids,
         )
         return np.where(rows >= 0, ids[rows] if len(ids) else -1, -1), s
+
+    def embed(self, queries: FrameQueries, query: Query) -> tuple[Embeddings, Query]:
+        """Let an engine on the GPU of the rows embed its frame, and search behind its network."""
+        own = {one or None for one in query.own_cameras or [None]}
+        behind = None
+        if self._on_gpu is not None and len(own) == 1 and len(queries):
+            where = replace(query.where, not_camera=own.pop())
+            keep = None if where.everything else self._fits(where)
+            behind = on_gpu.search_behind(self._on_gpu, self._vectors(), query.k, query.metric, keep)
+        return embedded(queries, query, behind)
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By position."""
@@ -135,8 +146,8 @@ class MemoryStore(Store):
             texts.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
         self._positions = Positions()
-        if self._on_device is not None:
-            self._on_device.clear()
+        if self._on_gpu is not None:
+            self._on_gpu.clear()
 
     def count(self, where: Where) -> int:
         """Rows that fit."""
@@ -153,7 +164,13 @@ class MemoryStore(Store):
         """Nothing to do: `delete` did."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Let go of the GPU's copy; the rows stay readable."""
+        if self._on_gpu is not None:
+            self._on_gpu.close()
+
+    def _vectors(self) -> exact.Vectors:
+        masks = self.column("masks") if self.meta["masks"] else None
+        return exact.Vectors(self.column("features"), masks, self.column("squares"))
 
     def _stored(self, values: NDArray, *, unit: bool) -> NDArray:
         """Values as this store keeps them; int8 codes per row, or in 127ths for values in 0..1."""

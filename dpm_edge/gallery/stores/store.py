@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact
-from dpm_edge.gallery.search.query import Query
+from dpm_edge.gallery.search.query import Query, embedded
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.frame_queries import FrameQueries
 
 FORMAT = 1
 """Version of the schema: a store of a newer one is refused."""
@@ -35,6 +37,8 @@ class Store(ABC):
 
     meta: dict[str, Any]
     """fingerprint, dimension, masks (bool), format, and what the gallery keeps beside; JSON."""
+    place: str = ""
+    """The GPU that the rows lie on, "cuda:0"; "" elsewhere."""
     one_writer = True
     """Nobody else adds rows meanwhile."""
     read_only: str | None = None
@@ -47,6 +51,10 @@ class Store(ABC):
     @abstractmethod
     def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ids (Q, k) and similarities (Q, k), best first, equal ones by id; −1 and −inf where nothing is left."""
+
+    def embed(self, queries: FrameQueries, query: Query) -> tuple[Embeddings, Query]:
+        """Let the engine that `queries` come from embed them; a store on its GPU lets it search, too."""
+        return embedded(queries, query)
 
     @abstractmethod
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:

@@ -1,7 +1,6 @@
 """Engine libraries, one file each, imported only when an engine of that kind is opened.
 
 n crops of one call · H×W network input · D feature dimensions · C people of a closed set
-N rows of a gallery · k results
 """
 
 from __future__ import annotations
@@ -19,6 +18,11 @@ from dpm_edge.spec import Preprocessing
 
 Fill = Callable[[NDArray[np.float32]], None]
 """Writes the network's input into the (n, 3, H, W) float32 buffer that it is given."""
+
+
+Enqueue = Callable[[Any, Any, int], None]
+"""Enqueues what follows the network: feature and mask, (n, D) float32 where they lie, and the stream's handle. Both
+have `__cuda_array_interface__` on a GPU."""
 
 
 class Backend(Protocol):
@@ -43,8 +47,10 @@ class Backend(Protocol):
 
 @runtime_checkable
 class GpuBackend(Backend, Protocol):
-    """An engine on a GPU: it cuts people out of whole frames there, and may search a gallery there."""
+    """An engine on a GPU: it cuts people out of whole frames there, and lets more follow there."""
 
+    place: str
+    """Its GPU, by the name that torch gives it: "cuda:0"."""
     lanes: int
     """Calls that run at once, each on a stream of its own; more wait for a lane."""
 
@@ -59,30 +65,24 @@ class GpuBackend(Backend, Protocol):
         mask: NDArray[np.float32],
         after: Any,
         logits: NDArray[np.float32] | None = None,
+        then: Enqueue | None = None,
     ) -> None:
         """As `run`, for the boxes (n, 4) of one frame: numpy (H, W, 3) uint8, or such an array on the GPU.
 
         after: what `mark` gave, or None: the stream whose work the frame comes from.
+        then: called once the network is enqueued, before the results are waited for.
         """
 
     def mark(self, stream: Any) -> Any:
         """Remember the work that `stream` holds now, for `after`; None where there is no stream to wait for."""
 
-    def hold(self, features: NDArray[np.float32]) -> Any:
-        """Put (N, D) features into GPU memory, to be searched; the result has `close()`."""
-
-    def search_frame(
-        self, frame: Any, boxes: NDArray[np.float32], held: Any, k: int, after: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """As `run_frame`, then the k best rows of `held` under each crop's mask: similarity and rows, (n, k)."""
-
 
 def crop_kernel_refuses(pre: Preprocessing, color: str) -> str:
     """Why the crop kernel does not serve frames of channel order `color` for this preprocessing; "" where it does."""
     if pre.interpolation != "bilinear":
-        return f"the crop kernel resizes bilinearly, and this model wants {pre.interpolation}"
+        return f"expected bilinear interpolation, as the crop kernel has it, got a model of {pre.interpolation}"
     if color == pre.color:
-        return f"the crop kernel turns the channels round, and this model wants {color} as it comes"
+        return f"expected channels to be turned round, as the crop kernel does it, got {color} for a model of {color}"
     return ""
 
 

@@ -1,6 +1,6 @@
 """TensorRT, and TensorRT for RTX: plans on a GPU, through cuda-bindings; not yet run on a GPU.
 
-n crops of one call · H×W network input · D feature dimensions · N rows of a gallery · k results
+n crops of one call · H×W network input · D feature dimensions
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.manifest import Manifest
-from dpm_edge.runtime.backends import Fill, crop_kernel_refuses
+from dpm_edge.runtime.backends import Enqueue, Fill, crop_kernel_refuses
 from dpm_edge.runtime.gpu import fit
 from dpm_edge.runtime.gpu.device import Device
 from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder
-from dpm_edge.runtime.gpu.lane import Lane
-from dpm_edge.runtime.gpu.lanes import Lanes, Mark
+from dpm_edge.runtime.gpu.lanes import Lane, Lanes, StreamMark
 from dpm_edge.runtime.gpu.library import load_library
-from dpm_edge.runtime.gpu.plan import Plan, buckets
-from dpm_edge.runtime.gpu.topk import Held
+from dpm_edge.runtime.gpu.plan import LoadedPlan, buckets
 from dpm_edge.spec import Preprocessing
 
 LANES = 2
@@ -41,7 +39,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     try:
         plugin = fit.check(manifest, folder, gpu, trt.__version__)
         with gpu:
-            plan = Plan(trt, manifest, folder, plugin)
+            plan = LoadedPlan(trt, manifest, folder, plugin)
         kernels, refusal = _kernels(gpu)
         return TensorRtBackend(manifest, gpu, plan, kernels, refusal)
     except BaseException:
@@ -63,10 +61,11 @@ class TensorRtBackend:
     lanes = LANES
 
     def __init__(
-        self, manifest: Manifest, device: Device, plan: Plan, kernels: OurKernels | None, refusal: str
+        self, manifest: Manifest, device: Device, plan: LoadedPlan, kernels: OurKernels | None, refusal: str
     ) -> None:
         self._pre: Preprocessing = manifest.spec.preprocessing
         self._device, self._plan = device, plan
+        self.place = f"cuda:{device.index}"
         self._kernels, self._refusal = kernels, refusal
         ready = buckets(manifest)
         made: list[Lane] = []
@@ -108,31 +107,21 @@ class TensorRtBackend:
         boxes: NDArray[np.float32],
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
-        after: Mark | None,
+        after: StreamMark | None,
         logits: NDArray[np.float32] | None = None,
+        then: Enqueue | None = None,
     ) -> None:
         """One call on the boxes of one frame; see `GpuBackend`."""
         with self._lanes.take(after) as lane:
             lane.cut(frame, boxes, self._pre)
             lane.execute(len(boxes))
+            if then is not None:
+                lane.enqueue(len(boxes), then)
             lane.fetch(len(boxes), feature, mask, logits)
 
-    def mark(self, stream: Any) -> Mark | None:
+    def mark(self, stream: Any) -> StreamMark | None:
         """What a stream holds now; see `GpuBackend`."""
         return None if stream is None else self._lanes.mark(stream)
-
-    def hold(self, features: NDArray[np.float32]) -> Held:
-        """(N, D) features in GPU memory; see `GpuBackend`."""
-        return Held(self._device.index, features)
-
-    def search_frame(
-        self, frame: Any, boxes: NDArray[np.float32], held: Held, k: int, after: Mark | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Frame and boxes to rows of `held`, without a host round trip; see `GpuBackend`."""
-        with self._lanes.take(after) as lane:
-            lane.cut(frame, boxes, self._pre)
-            lane.execute(len(boxes))
-            return lane.search(len(boxes), held, k)
 
     def close(self) -> None:
         """Give everything back; the application's own CUDA context stays as it is."""

@@ -1,6 +1,6 @@
 """torch: the network itself, with our Triton kernels and CUDA graphs on a GPU, eager on a CPU. Needs no engine library.
 
-n crops of one call, b of its bucket · H×W network input · D feature dimensions · N rows of a gallery · k results
+n crops of one call, b of its bucket · H×W network input · D feature dimensions
 
 This file alone of the runtime imports torch, and only when an engine of backend torch is opened.
 """
@@ -23,11 +23,10 @@ from torch import Tensor
 from dpm_edge.env import installed
 from dpm_edge.errors import CheckpointError, EngineError
 from dpm_edge.manifest import Manifest, rebuild_advice
-from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.model.serving import for_serving
-from dpm_edge.runtime.backends import Fill, crop_kernel_refuses
+from dpm_edge.runtime.backends import Enqueue, Fill, crop_kernel_refuses
 from dpm_edge.runtime.gpu.arrays import stream_handle
 from dpm_edge.runtime.gpu.plan import sizes
 from dpm_edge.spec import Preprocessing
@@ -48,7 +47,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     name = "cpu" if device == "CPU" else f"cuda:{device.partition('.')[2] or 0}"
     if name != "cpu" and (not torch.cuda.is_available() or torch.cuda.device_count() <= int(name[5:])):
         raise EngineError(
-            f"{device} was asked for; torch {torch.__version__} finds {torch.cuda.device_count()} GPUs here. "
+            f"expected {device}, got {torch.cuda.device_count()} GPUs from torch {torch.__version__}. "
             f"On the CPU: Engine.load({str(folder)!r}, device='CPU')"
         )
     if threads:
@@ -65,7 +64,7 @@ class TorchBackend:
 
     def __init__(self, manifest: Manifest, net: DPM, device: torch.device) -> None:
         self._pre: Preprocessing = manifest.spec.preprocessing
-        self._device = device
+        self._device, self.place = device, str(device)
         on_gpu = device.type == "cuda"
         self.lanes = LANES if on_gpu else 1
         self._network: Any = for_serving(net, DTYPES[manifest.precision], device, fused=on_gpu and installed("triton"))
@@ -75,7 +74,8 @@ class TorchBackend:
         ready = sorted({size for span in spans for size in sizes(span)}) if on_gpu else []
         with torch.inference_mode():
             made = [
-                Lane(self._network, self._pre, DTYPES[manifest.precision], device, ready) for _ in range(self.lanes)
+                TorchLane(self._network, self._pre, DTYPES[manifest.precision], device, ready)
+                for _ in range(self.lanes)
             ]
         self._free = deque(made)
         self._changed = threading.Condition()
@@ -95,7 +95,9 @@ class TorchBackend:
     def refuses_frames(self, color: str) -> str:
         """Why frames cannot be cut up here; see `GpuBackend`."""
         if not installed("triton"):
-            return "our kernels need triton: pip install 'dpm-edge[gpu]'"
+            return (
+                "expected Triton for the crop kernel, got a Python without it. Install it: pip install 'dpm-edge[gpu]'"
+            )
         return crop_kernel_refuses(self._pre, color)
 
     def run_frame(
@@ -106,10 +108,14 @@ class TorchBackend:
         mask: NDArray[np.float32],
         after: Any,
         logits: NDArray[np.float32] | None = None,
+        then: Enqueue | None = None,
     ) -> None:
         """One call on the boxes of one frame; see `GpuBackend`."""
         with self._take(after) as lane:
-            lane.fetch(lane.execute(lane.cut(frame, boxes, self._pre)), feature, mask)
+            outputs = lane.execute(lane.cut(frame, boxes, self._pre))
+            if then is not None:
+                then(*outputs, lane.stream)
+            lane.fetch(outputs, feature, mask)
 
     def mark(self, stream: Any) -> Any:
         """An event behind what a CUDA stream holds now; see `GpuBackend`."""
@@ -117,27 +123,10 @@ class TorchBackend:
             return None
         handle = stream_handle(stream)
         if self._device.type != "cuda":
-            raise EngineError("stream is a CUDA stream, and this engine runs on the CPU")
+            raise EngineError("expected no stream for an engine on the CPU, got a CUDA stream. Leave stream= out")
         event = torch.cuda.Event()
         event.record(torch.cuda.ExternalStream(handle, device=self._device))
         return event
-
-    def hold(self, features: NDArray[np.float32]) -> HeldTensor:
-        """(N, D) features on the device, float16 on a GPU; see `GpuBackend`."""
-        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        return HeldTensor(torch.from_numpy(normalise(features)).to(self._device, dtype).contiguous())
-
-    def search_frame(
-        self, frame: Any, boxes: NDArray[np.float32], held: HeldTensor, k: int, after: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Frame and boxes to rows of `held`, without a host round trip; see `GpuBackend`."""
-        from dpm_edge.kernels.masked_distance.op import masked_topk
-
-        with self._take(after) as lane:
-            feature, mask = lane.execute(lane.cut(frame, boxes, self._pre))
-            scores, rows = masked_topk(feature, mask, held.rows, k)
-            lane.wait()
-            return scores.cpu().numpy(), rows.cpu().numpy()
 
     def close(self) -> None:
         """Let go of the network, its graphs and its buffers."""
@@ -145,7 +134,7 @@ class TorchBackend:
         self._network = None
 
     @contextmanager
-    def _take(self, after: Any) -> Iterator[Lane]:
+    def _take(self, after: Any) -> Iterator[TorchLane]:
         """A lane of one's own, its stream current and behind `after`. Waits until one is free."""
         with self._changed:
             while not self._free:
@@ -164,18 +153,7 @@ class TorchBackend:
                 self._changed.notify()
 
 
-class HeldTensor:
-    """N targets as (N, D) on the device, L2-normalised."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-
-    def close(self) -> None:
-        """Let go of them."""
-        self.rows = self.rows[:0]
-
-
-class Lane:
+class TorchLane:
     """One stream with its input buffers, and a CUDA graph of each bucket; on a CPU the network as it is."""
 
     def __init__(
@@ -188,15 +166,18 @@ class Lane:
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._host = torch.zeros(most, *shape, pin_memory=on_gpu)
         self._frame = torch.empty(0, dtype=torch.uint8)
-        std, mean = np.asarray(pre.std, np.float64), np.asarray(pre.mean, np.float64)
-        affine = np.stack([1 / (255 * std), -mean / std]).astype(np.float32)
-        self._affine = torch.from_numpy(affine).to(device)
+        self._affine = torch.tensor(pre.affine(), dtype=torch.float32, device=device)
         self._input = torch.zeros(most, *shape, device=device, dtype=dtype)
         self._ready = ready
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if on_gpu else None  # one graph runs at a time: they may share
         for size in ready:
             self._capture(size)
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle; 0 on a CPU."""
+        return 0 if self._stream is None else int(self._stream.cuda_stream)
 
     def current(self) -> AbstractContextManager[Any]:
         """Makes the lane's stream the one that torch uses."""
@@ -271,5 +252,5 @@ class Lane:
         """A frame of another library on the GPU, without a copy; a DLPack producer makes this stream wait for it."""
         there = torch.from_dlpack(frame) if hasattr(frame, "__dlpack__") else torch.as_tensor(frame)
         if there.device != self._device:
-            raise EngineError(f"the frame lies on {there.device}; the engine runs on {self._device}")
+            raise EngineError(f"expected a frame on {self._device}, where the engine runs, got one on {there.device}")
         return there

@@ -31,6 +31,19 @@ class DeviceFrame:
     """A stream whose work it may still wait for."""
 
 
+@dataclass(frozen=True)
+class DeviceArray:
+    """A contiguous float32 array in GPU memory, for other CUDA libraries to read."""
+
+    address: int
+    shape: tuple[int, ...]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3; what is under way on the array is the reader's to wait for."""
+        return {"data": (self.address, False), "shape": self.shape, "typestr": "<f4", "strides": None, "version": 3}
+
+
 class _Device(ctypes.Structure):
     _fields_ = (("kind", ctypes.c_int32), ("index", ctypes.c_int32))
 
@@ -84,8 +97,8 @@ def stream_handle(stream: Any) -> int:
             return int(getattr(stream, name))
     if isinstance(stream, bool) or not hasattr(stream, "__int__"):
         raise EngineError(
-            f"stream is a {type(stream).__name__}; a CUstream as int, or a stream of torch, CuPy, pycuda or cuda.core "
-            "is wanted"
+            f"expected stream to be a CUstream as int, or a stream of torch, CuPy, pycuda or cuda.core, got a "
+            f"{type(stream).__name__}"
         )
     return int(stream)
 
@@ -99,16 +112,18 @@ def _from_dlpack(array: Any, device: Device, stream: int) -> DeviceFrame:
     shape = tuple(tensor.shape[: tensor.dimensions])
     strides = tuple(tensor.strides[: tensor.dimensions]) if tensor.strides else None
     if (tensor.code, tensor.bits, tensor.lanes) != (1, 8, 1):
-        raise ImageError(f"the frame on the GPU has DLPack type {tensor.code}, {tensor.bits} bits; uint8 is wanted")
+        raise ImageError(f"expected a frame of uint8 on the GPU, got DLPack type {tensor.code} of {tensor.bits} bits")
     if tensor.device.index != device.index:
-        raise ImageError(f"the frame lies on GPU {tensor.device.index}; the engine runs on GPU {device.index}")
+        raise ImageError(
+            f"expected a frame on GPU {device.index}, where the engine runs, got one on GPU {tensor.device.index}"
+        )
     return _frame((tensor.data or 0) + tensor.offset, shape, strides, capsule, None)
 
 
 def _from_interface(told: dict[str, Any], array: Any) -> DeviceFrame:
     """`__cuda_array_interface__`, version 2 or 3."""
     if told["typestr"] != "|u1":
-        raise ImageError(f"the frame on the GPU is of type {told['typestr']}; uint8 (|u1) is wanted")
+        raise ImageError(f"expected a frame of uint8 (|u1) on the GPU, got type {told['typestr']}")
     stream = told.get("stream")
     return _frame(int(told["data"][0]), tuple(told["shape"]), told.get("strides"), array, stream)
 
@@ -119,8 +134,7 @@ def _frame(
     strides = strides or ((shape[1] * 3, 3, 1) if len(shape) == 3 else ())
     if len(shape) != 3 or shape[2] != 3 or 0 in shape or tuple(strides[1:]) != (3, 1) or strides[0] < 3 * shape[1]:
         raise ImageError(
-            f"the frame on the GPU has shape {shape} and strides {strides}; (H, W, 3) with pixels side by side is "
-            "wanted"
+            f"expected a frame (H, W, 3) with pixels side by side on the GPU, got shape {shape} and strides {strides}"
         )
     return DeviceFrame(address, shape[0], shape[1], strides[0], owner, stream)
 
@@ -130,10 +144,12 @@ def _check_home(address: int, device: Device) -> None:
     attribute = device.cuda.CUpointer_attribute
     status, index = device.cuda.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
     if int(status) != 0 or int(index) != device.index:
-        raise ImageError(f"the frame's address {address:#x} is no memory of GPU {device.index}, where the engine runs")
+        raise ImageError(
+            f"expected a frame in memory of GPU {device.index}, where the engine runs, got address {address:#x}"
+        )
     status, context = device.cuda.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
     if int(status) == 0 and int(context) not in (0, device.context):
         raise ImageError(
-            "the frame belongs to a CUDA context of the application's own making, which the engine cannot read. Use "
-            "the GPU's primary context (pycuda: import pycuda.autoprimaryctx)"
+            "expected a frame of the GPU's primary context, got one of a context of the application's own making. Use "
+            "the primary one (pycuda: import pycuda.autoprimaryctx)"
         )

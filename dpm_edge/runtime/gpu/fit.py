@@ -12,7 +12,7 @@ from dpm_edge.manifest import GpuCard, Manifest, rebuild_advice
 from dpm_edge.plugin import plugin_library
 
 
-class Here(Protocol):
+class GpuOfThisMachine(Protocol):
     """A GPU of this machine."""
 
     @property
@@ -28,7 +28,7 @@ class Here(Protocol):
         """The newest CUDA version that its driver serves, such as "12.6"."""
 
 
-def check(manifest: Manifest, folder: Path, device: Here, tensorrt: str) -> Path | None:
+def check(manifest: Manifest, folder: Path, device: GpuOfThisMachine, tensorrt: str) -> Path | None:
     """Refuse a plan of another GPU, TensorRT, plugin, or of a newer driver.
 
     Args:
@@ -45,7 +45,9 @@ def check(manifest: Manifest, folder: Path, device: Here, tensorrt: str) -> Path
     """
     gpu = manifest.gpu
     if gpu is None:
-        raise EngineError(f"the manifest of {folder} does not say for which GPU the plan is. {rebuild_advice(folder)}")
+        raise EngineError(
+            f"expected the GPU of the plan in the manifest of {folder}, got none. {rebuild_advice(folder)}"
+        )
     differences = [
         *_hardware(gpu, device),
         *_library(gpu, tensorrt),
@@ -57,13 +59,13 @@ def check(manifest: Manifest, folder: Path, device: Here, tensorrt: str) -> Path
         differences.append(f"plugin library {str(gpu.plugin)[:12]}…, here is {here[:12]}… ({plugin})")
     if differences:
         raise EngineError(
-            f"the plan in {folder} does not fit this machine. It was built for: {'; '.join(differences)}. "
+            f"expected a plan for this machine in {folder}, got one that was built for: {'; '.join(differences)}. "
             f"{rebuild_advice(folder)}"
         )
     return plugin
 
 
-def _hardware(gpu: GpuCard, device: Here) -> list[str]:
+def _hardware(gpu: GpuCard, device: GpuOfThisMachine) -> list[str]:
     """How this GPU differs from those that the plan runs on."""
     built, here = _numbers(gpu.compute_capability), _numbers(device.compute_capability)
     if gpu.hardware_compatibility == "ampere_plus":

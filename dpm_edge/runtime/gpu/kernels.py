@@ -1,6 +1,6 @@
-"""Our compiled kernels on one GPU: crops of a frame, and the masked top-k of a gallery. No torch, no Triton.
+"""Our compiled kernels on one GPU, and the crops of a frame by one of them. No torch, no Triton.
 
-R boxes · frame H×W · crops h×w · B queries · N targets · D feature dimensions · W = D rounded up to 128 · k results
+R boxes · frame H×W · crops h×w
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dpm_edge.errors import EngineError, MissingLibrary
 from dpm_edge.runtime.gpu.arrays import DeviceFrame
 from dpm_edge.runtime.gpu.device import Device
-from dpm_edge.spec import Preprocessing
 
 VARIABLE = "DPM_EDGE_KERNELS"
 CROP = "crop_resize_normalize_bgr_fp32"
@@ -32,15 +28,22 @@ def kernels_folder(capability: str) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         if not Path(named).is_dir():
-            raise EngineError(f"{VARIABLE} is {named!r}, which is no folder; one of compiled kernels is wanted")
+            raise EngineError(
+                f"expected a folder of compiled kernels in ${VARIABLE}, got {named!r}. Set it to one, or unset it"
+            )
         return Path(named)
     inside = resources.files("dpm_edge") / "kernels" / "compiled"
     if isinstance(inside, Path) and inside.is_dir():
         return inside
+    raise missing_kernels(capability, "work on whole frames on the GPU")
+
+
+def missing_kernels(capability: str, needed_by: str) -> MissingLibrary:
+    """The error that has the command which compiles them for a GPU of that compute capability."""
     arch = capability.replace(".", "")
-    raise MissingLibrary(
+    return MissingLibrary(
         "our compiled kernels",
-        "work on whole frames on the GPU",
+        needed_by,
         f"python -m dpm_edge.kernels --arch {arch} --op crop_resize_normalize masked_distance --out DIR on a machine "
         f"with Triton (pip install 'dpm-edge[gpu]'; a GPU is not needed), copy DIR here, export {VARIABLE}=DIR",
     )
@@ -62,6 +65,11 @@ class OurKernels:
             self._kernels = Kernels(folder, device.index, device.cuda)
         except LaunchError as error:
             raise EngineError(str(error)) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Kernels that are there."""
+        return self._kernels.names
 
     def launch(self, name: str, values: Mapping[str, int], stream: int) -> None:
         """Enqueue one kernel.
@@ -100,9 +108,3 @@ class OurKernels:
     def close(self) -> None:
         """Unload every kernel."""
         self._kernels.close()
-
-
-def affine(pre: Preprocessing) -> NDArray[np.float32]:
-    """Normalisation as the crop kernel reads it: (2, 3) float32, scale·grey + shift = (grey/255 − mean)/std."""
-    std = np.asarray(pre.std, np.float64)
-    return np.stack([1 / (255 * std), -np.asarray(pre.mean, np.float64) / std]).astype(np.float32)

@@ -45,7 +45,7 @@ def sizes(span: BatchRange) -> list[int]:
     return sorted({span.low, span.best, span.high} | powers)
 
 
-class Plan:
+class LoadedPlan:
     """A deserialised plan. Call inside `with device:`."""
 
     def __init__(self, trt: ModuleType, manifest: Manifest, folder: Path, plugin: Path | None) -> None:
@@ -59,11 +59,14 @@ class Plan:
         self._runtime = trt.Runtime(self._logger)
         self._runtime.engine_host_code_allowed = False
         if plugin is not None and self._runtime.get_plugin_registry().load_library(str(plugin)) is None:
-            raise EngineError(f"{manifest.backend} {trt.__version__} does not load {plugin}: {self.reasons()}")
+            raise EngineError(
+                f"expected {manifest.backend} {trt.__version__} to load {plugin}, got a refusal: {self.reasons()}"
+            )
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise EngineError(
-                f"{manifest.backend} {trt.__version__} refuses {path}: {self.reasons()}. {rebuild_advice(folder)}"
+                f"expected a plan for {manifest.backend} {trt.__version__}, got a refusal of {path}: {self.reasons()}. "
+                f"{rebuild_advice(folder)}"
             )
         if manifest.gpu is not None and manifest.gpu.weights == "stripped":
             self._refit(folder)
@@ -92,7 +95,9 @@ class Plan:
             done = done and context.set_input_shape(INPUT, (bucket.size, *self.row_shape))
             done = done and all(context.set_tensor_address(name, at) for name, at in addresses.items())
         if not done:
-            raise EngineError(f"TensorRT makes no context for batch {bucket.size}: {self.reasons()}")
+            raise EngineError(
+                f"expected a context of TensorRT for batch {bucket.size}, got a refusal: {self.reasons()}"
+            )
         return context
 
     def reasons(self) -> str:
@@ -112,7 +117,7 @@ class Plan:
         parser = self._trt.OnnxParserRefitter(refitter, self._logger)
         if not parser.refit_from_file(str(folder / TYPED)) or not refitter.refit_cuda_engine():
             raise EngineError(
-                f"the plan of {folder} holds no weights, and those of {folder / TYPED} do not fit it: "
+                f"expected weights in {folder / TYPED} for the plan of {folder}, which holds none, got others: "
                 f"{self.reasons()}. {rebuild_advice(folder)}"
             )
 
@@ -127,7 +132,7 @@ class Plan:
         profiles = len(manifest.profiles or (manifest.batch,))
         if wrong or engine.num_optimization_profiles != profiles:
             raise EngineError(
-                f"the plan of {folder} is not what its manifest says: {', '.join(wrong) or 'the right tensors'}, "
-                f"{engine.num_optimization_profiles} profiles; {', '.join(sorted(wanted))} in float32 and {profiles} "
-                f"profiles are wanted. {rebuild_advice(folder)}"
+                f"expected the plan of {folder} to be what its manifest says, {', '.join(sorted(wanted))} in float32 "
+                f"and {profiles} profiles, got {engine.num_optimization_profiles} profiles and "
+                f"{', '.join(wrong) or 'the right tensors'}. {rebuild_advice(folder)}"
             )

@@ -1,4 +1,6 @@
-#include "report.h"
+// The log of the plugins, their kernels, and what IPluginRegistry::loadLibrary looks for in this library.
+
+#include "plugin.h"
 
 #include <mutex>
 #include <new>
@@ -12,11 +14,6 @@ nvinfer1::ILogger *log = nullptr;
 std::mutex logLock;
 
 } // namespace
-
-void setLogger(nvinfer1::ILogger *logger) noexcept {
-    std::lock_guard<std::mutex> hold(logLock);
-    log = logger;
-}
 
 int32_t fail(char const *plugin, char const *what, char const *why) noexcept {
     std::lock_guard<std::mutex> hold(logLock);
@@ -42,3 +39,16 @@ int32_t openKernels(char const *plugin, std::shared_ptr<dpm_kernels> &kernels) n
 }
 
 } // namespace dpm_edge
+
+extern "C" DPM_API void setLoggerFinder(nvinfer1::ILoggerFinder *finder) {
+    if (!finder) return;
+    std::lock_guard<std::mutex> hold(dpm_edge::logLock);
+    dpm_edge::log = finder->findLogger();
+}
+
+extern "C" DPM_API nvinfer1::IPluginCreatorInterface *const *getCreators(int32_t &count) {
+    static nvinfer1::IPluginCreatorInterface *const creators[] = {dpm_edge::maskedSimilarityCreator(),
+                                                                  dpm_edge::maskHeadCreator()};
+    count = 2;
+    return creators;
+}
