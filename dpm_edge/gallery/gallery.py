@@ -20,7 +20,7 @@ from dpm_edge.gallery.guarded import GuardedStore
 from dpm_edge.gallery.ids import whole_numbers
 from dpm_edge.gallery.labels import make_filter, new_rows
 from dpm_edge.gallery.matches import Matches
-from dpm_edge.gallery.pictures import Pictures, as_embeddings
+from dpm_edge.gallery.pictures import Pictures, as_embeddings, as_queries
 from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
@@ -237,15 +237,15 @@ class Gallery:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
                 not kept, cameras are missing, or the calibration is of another model or metric.
         """
-        queries = as_embeddings(queries, self._engine, self.store.meta)
+        given = as_queries(queries, self._engine, self.store.meta)
         query = make_query(
-            queries, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            given, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
         )  # fmt: skip
         known = choose(calibration, self.store.meta, metric)
-        queries, matches = rerank.answer(self.store, self._guarded.lock, queries, query)
-        return with_probability(matches, known, queries.visibility, prior)
+        embedded, matches = rerank.answer(self.store, self._guarded.lock, given, query)
+        return with_probability(matches, known, embedded.visibility, prior)
 
     def use_calibration(self, calibration: Calibration | None) -> None:
         """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.

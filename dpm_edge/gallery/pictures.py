@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.stores.store import check_model
@@ -22,21 +22,29 @@ Pictures = Sequence[Any]
 """N picture files (str or Path), or N pictures (H, W, 3) uint8 BGR as `Engine.embed` takes them."""
 
 
-@overload
-def as_embeddings(given: FrameQueries, engine: Engine | None, meta: dict[str, Any]) -> FrameQueries: ...
-@overload
-def as_embeddings(given: Embeddings | Pictures, engine: Engine | None, meta: dict[str, Any]) -> Embeddings: ...
-def as_embeddings(
+def as_queries(
     given: Embeddings | Pictures | FrameQueries, engine: Engine | None, meta: dict[str, Any]
 ) -> Embeddings | FrameQueries:
-    """Embeddings as they are given; pictures embedded, a row for each in their order. A frame's queries wait.
+    """As `as_embeddings`; a frame that its engine will embed on the way stays one.
+
+    Raises:
+        GalleryError, ImageError: as `as_embeddings`.
+    """
+    if isinstance(given, FrameQueries):
+        check_model(meta, given.fingerprint, given.dimension)
+        return given
+    return as_embeddings(given, engine, meta)
+
+
+def as_embeddings(given: Embeddings | Pictures, engine: Engine | None, meta: dict[str, Any]) -> Embeddings:
+    """Embeddings as they are given; pictures embedded, a row for each in their order.
 
     Raises:
         GalleryError: they are of another model than the gallery that describes itself by `meta`, pictures were given
             and the gallery knows no engine, or one of them cannot be embedded.
         ImageError: what was given is no sequence of pictures.
     """
-    if isinstance(given, Embeddings | FrameQueries):
+    if isinstance(given, Embeddings):
         check_model(meta, given.fingerprint, given.dimension)
         return given
     if engine is None:

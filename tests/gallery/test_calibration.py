@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpm_edge.errors import DataError
-from dpm_edge.gallery.calibration import Calibration, calibrate
+from dpm_edge.gallery.calibration import Band, Calibration, calibrate
 
 
 def pairs(seed: int = 0, n: int = 40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -48,15 +48,30 @@ def test_probabilities_are_frequencies() -> None:
         )
 
 
-def test_a_band_that_finds_nobody_does_not_decide_and_too_few_pairs_are_refused() -> None:
+def test_a_band_that_finds_nobody_does_not_decide() -> None:
     s, same, visibility = pairs(4)
-    hidden = visibility < 0.25
-    s = np.where(hidden, np.random.default_rng(0).standard_normal(len(s)), s)
+    s = np.where(visibility < 0.25, np.random.default_rng(0).standard_normal(len(s)), s)
     made = calibrate(s, same, visibility, fingerprint="f", false_match_rate=0.01, bands=4)
     assert [band.decides for band in made.bands] == [False, True, True, True]
     assert made.decide(5.0, 0.1) == "too occluded to decide" and made.decide(5.0, 0.9) == "same"
+
+
+def test_too_few_pairs_for_the_rate_are_refused() -> None:
+    s, same, visibility = (column[:900] for column in pairs(4))
     with pytest.raises(DataError, match="expected 10000 pairs of strangers and 2 of one person"):
-        calibrate(s[:900], same[:900], visibility[:900], fingerprint="f", false_match_rate=1e-4)
+        calibrate(s, same, visibility, fingerprint="f", false_match_rate=1e-4)
+
+
+def test_a_pair_may_be_probable_and_decided_different() -> None:
+    """Odds of ten to one are 10/11 at even odds beforehand, and a tenth of a prior of 0.01."""
+    band = Band(
+        low=0, threshold=0.5, true_match_rate=0.5, false_match_rate=0.001, slope=0, offset=float(np.log(10)),
+        decides=True, same=9, different=9,
+    )  # fmt: skip
+    made = Calibration(fingerprint="f", metric="masked", wanted_false_match_rate=0.001, bands=[band])
+    assert made.probability(0.4, 1.0) == pytest.approx(10 / 11)
+    assert made.probability(0.4, 1.0, prior=0.01) == pytest.approx(10 / 109)
+    assert made.decide(0.4, 1.0) == "different"
 
 
 def test_a_broken_calibration_is_named(tmp_path: Path) -> None:

@@ -31,17 +31,30 @@ def mean_precision(s: np.ndarray, q: np.ndarray, t: np.ndarray) -> float:
     return float(np.mean([(np.cumsum(h)[h] / (np.flatnonzero(h) + 1)).mean() for h in hits]))
 
 
-def test_reranking_and_expansion_raise_the_mean_precision_of_pictures_in_clusters() -> None:
+def clusters() -> tuple:
+    """Queries and rows of twenty people, who is on each, and the similarities of queries and rows."""
     some, person, _ = people(1, count=20, each=8)
-    asked, held = np.arange(0, 160, 8), np.setdiff1d(np.arange(160), np.arange(0, 160, 8))
-    f = some.features
-    s, among = f[asked] @ f[held].T, f[held] @ f[held].T
-    before = mean_precision(s, person[asked], person[held])
-    assert mean_precision(k_reciprocal(s, among, k=7), person[asked], person[held]) > before + 0.01
+    at = np.arange(0, 160, 8)
+    rest = np.setdiff1d(np.arange(160), at)
+    q, t = some.features[at], some.features[rest]
+    return q, t, person[at], person[rest], q @ t.T
+
+
+def test_neighbourhoods_raise_the_mean_precision_of_pictures_in_clusters() -> None:
+    _, t, who, whose, s = clusters()
+    assert mean_precision(k_reciprocal(s, t @ t.T, k=7), who, whose) > mean_precision(s, who, whose) + 0.01
+
+
+def test_neighbourhoods_without_weight_leave_the_similarities() -> None:
+    _, t, _, _, s = clusters()
+    np.testing.assert_array_equal(k_reciprocal(s, t @ t.T, k=7, share=1.0), s.astype(np.float32))
+
+
+def test_expansion_raises_the_mean_precision_of_pictures_in_clusters() -> None:
+    q, t, who, whose, s = clusters()
     best = np.argsort(-s, axis=1)[:, :4]
-    moved = expand(f[asked], f[held][best], np.take_along_axis(s, best, 1))
-    assert mean_precision(moved @ f[held].T, person[asked], person[held]) > before + 0.01
-    np.testing.assert_array_equal(k_reciprocal(s, among, k=7, share=1.0), s.astype(np.float32))
+    moved = expand(q, t[best], np.take_along_axis(s, best, 1))
+    assert mean_precision(moved @ t.T, who, whose) > mean_precision(s, who, whose) + 0.01
 
 
 @pytest.mark.parametrize(("share", "d"), [(0.15, 48), (0.25, 48), (0.5, 48), (0.15, 768)])

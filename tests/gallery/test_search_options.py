@@ -156,17 +156,29 @@ def test_a_kept_calibration_speaks_for_its_metric_and_model_only(make: Make) -> 
     assert (gallery.search(q, 3).decision == "").all()
 
 
-@pytest.mark.parametrize("steps", [{"expand": 3}, {"neighbours": 4}, {"by": "person"}])
-def test_steps_on_an_empty_gallery_and_with_more_places_than_rows(make: Make, steps: dict) -> None:
+OPTIONS = ({"expand": 3}, {"neighbours": 4}, {"by": "person"})
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_empty_gallery_answers_with_empty_places(make: Make, options: dict) -> None:
     gallery = make()
-    assert (gallery.search(rows(2), 3, **steps).rows == -1).all()
-    assert gallery.search(rows(0), 3, **steps).rows.shape == (0, 3)
+    assert (gallery.search(rows(2), 3, **options).rows == -1).all()
+    assert gallery.search(rows(0), 3, **options).rows.shape == (0, 3)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_more_places_than_rows_leave_places_empty(make: Make, options: dict) -> None:
+    gallery = make()
     gallery.add(rows(2), people=["a", "b"])
-    got = gallery.search(rows(1), 200, **steps)
+    got = gallery.search(rows(1), 200, **options)
     assert got.rows.shape == (1, 200) and got.found.sum() == 2 and got.people[0, 0] == "a"
-    for bad in ({"by": "peopel"}, {"by": "person", "neighbours": 3}):
-        with pytest.raises(GalleryError, match="expected by='row'"):
-            gallery.search(rows(1), 3, **bad)
+
+
+@pytest.mark.parametrize("options", [{"by": "peopel"}, {"by": "person", "neighbours": 3}])
+def test_by_something_else_or_by_person_with_neighbours_is_refused(options: dict) -> None:
+    gallery = Gallery("f", 12)
+    with pytest.raises(GalleryError, match="expected by='row'"):
+        gallery.search(rows(1), 3, **options)
 
 
 def test_a_folder_keeps_its_calibration(tmp_path: object) -> None:
