@@ -52,6 +52,10 @@ class Store(ABC):
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """Those of the ids that are there, in any order."""
 
+    def taken(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the ids that rows have."""
+        return self.get(ids, vectors=False).ids
+
     @abstractmethod
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """Every row that fits, by rising id, some at a time. Do not change the store meanwhile."""
