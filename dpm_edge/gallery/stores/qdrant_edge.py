@@ -319,7 +319,7 @@ class EdgeStore(CandidateStore):
             GalleryError: the folder exists, or the disk is full.
         """
         if folder.exists():
-            raise GalleryError(f"{folder} exists; expected a new folder for the snapshot. Choose another name")
+            raise GalleryError(f"expected a new folder for the snapshot, got {folder}, which exists. Choose another")
         self.flush()
         try:
             with whole_folder(folder) as beside:
@@ -351,7 +351,8 @@ class EdgeStore(CandidateStore):
             full = any(word in str(error) for word in ("No space", os.strerror(errno.EFBIG), "disk space"))
             remedy = "Free some space and add again" if full else "Restore a snapshot if this persists"
             raise GalleryError(
-                f"{self.folder} refused a change ({str(error).splitlines()[0]}); rows acknowledged before are kept. "
+                f"expected {self.folder} to take a change, got {str(error).splitlines()[0]}; rows acknowledged before "
+                f"are kept. "
                 f"{remedy}"
             ) from error
 
@@ -364,8 +365,8 @@ class EdgeStore(CandidateStore):
         except BaseException as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise GalleryError(
-                f"{self.folder} could not {doing}: {first}. If the disk is full, free some space; restore a snapshot "
-                f"if this persists"
+                f"expected {self.folder} to {doing}, got {first}. If the disk is full, free some space; restore a "
+                f"snapshot if this persists"
             ) from error
 
     def _next_shard(self) -> str:

@@ -64,7 +64,10 @@ def load_shard(folder: Path, named: Path, shard: str) -> Any:
                 f"with Gallery.open(…, read_only=True), or use a server (qdrant://, milvus://)"
             ) from error
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GalleryError(f"{named} is damaged ({first}). Restore a snapshot: copy its folder here") from error
+        raise GalleryError(
+            f"expected a gallery that Qdrant Edge can open in {named}, got a damaged one ({first}). Restore a "
+            f"snapshot: copy its folder here"
+        ) from error
 
 
 def room_for(payloads: Sequence[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
