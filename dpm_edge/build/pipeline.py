@@ -76,7 +76,7 @@ def build(
     """
     model, out = Path(model), Path(out)
     profiles = (batch,) if isinstance(batch, BatchRange) else BatchRange.parse_all(batch)
-    _check(out, backend, precision, calibrate, profiles, mask_head, plan)
+    _check(out, backend, precision, calibrate, profiles, mask_head, plan, closed_set=closed_set is not None)
     calibrated = precision in CALIBRATED or (precision == AUTO and calibrate is not None)
     calibration, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=calibrated)
     with whole_folder(out) as folder:
@@ -116,6 +116,8 @@ def _check(
     profiles: tuple[BatchRange, ...],
     mask_head: str,
     plan: PlanOptions | None,
+    *,
+    closed_set: bool,
 ) -> None:
     """Refuse what cannot work before anything is done.
 
@@ -135,6 +137,11 @@ def _check(
         raise SpecError(f"mask head {mask_head!r} is unknown.{nearest(mask_head, MASK_HEADS)}")
     if mask_head == "plugin" and backend != "tensorrt":
         raise SpecError(f"the plugin is TensorRT's; {backend} computes the mask head itself (--mask-head native)")
+    if closed_set and backend == "torch":
+        raise SpecError(
+            "expected a backend that gives closed-set logits, got torch. Build with --backend openvino, onnxruntime or "
+            "tensorrt, or search a Gallery with what a torch engine gives"
+        )
     if len(profiles) > 1 and not backend.startswith("tensorrt"):
         raise SpecError(f"{backend} takes one range of batch sizes, such as {BatchRange.whole(profiles)}")
     if plan is not None and plan.arguments() and not backend.startswith("tensorrt"):
