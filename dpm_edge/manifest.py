@@ -229,9 +229,12 @@ class Manifest:
         """
         path = folder / NAME
         if not path.is_file():
-            raise EngineError(
-                f"expected an engine directory with a {NAME}, got {folder}. Build one: dpm-edge build MODEL -o {folder}"
-            )
+            got, command = f"{folder}", f"dpm-edge build MODEL -o {folder}"
+            if folder.is_file():
+                got, command = f"the file {folder}", f"dpm-edge build {folder} -o {folder.with_suffix('')}-engine"
+            elif not folder.exists():
+                got = f"{folder}, which does not exist"
+            raise EngineError(f"expected an engine directory with a {NAME}, got {got}. Build one: {command}")
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
