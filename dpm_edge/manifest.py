@@ -51,7 +51,7 @@ class BatchRange:
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.best <= self.high:
-            raise SpecError(f"batch {self} must rise and start at 1 or more, such as 1:8:64")
+            raise SpecError(f"expected batch sizes that rise from 1 or more, such as 1:8:64, got {self}")
 
     def __str__(self) -> str:
         return f"{self.low}:{self.best}:{self.high}"
@@ -65,7 +65,7 @@ class BatchRange:
         """
         parts = text.split(":")
         if len(parts) not in (1, 3) or not all(p.isdigit() for p in parts):
-            raise SpecError(f"batch is {text!r}; low:best:high such as 1:8:64, or one number, is wanted")
+            raise SpecError(f"expected a batch as low:best:high, such as 1:8:64, or one number, got {text!r}")
         numbers = [int(p) for p in parts]
         low, best, high = numbers if len(numbers) == 3 else (1, numbers[0], numbers[0])
         return cls(low=low, best=best, high=high)
@@ -81,7 +81,8 @@ class BatchRange:
         for below, above in itertools.pairwise(ranges):
             if above.low != below.high + 1:
                 raise SpecError(
-                    f"batch {above} follows {below}: {below.high + 1}:…:… is wanted, so that every size has one profile"
+                    f"expected a range from {below.high + 1} on after batch {below}, got {above}. Every size needs "
+                    "exactly one profile"
                 )
         return ranges
 
@@ -121,11 +122,10 @@ class GpuCard:
     def __post_init__(self) -> None:
         if self.hardware_compatibility not in HARDWARE:
             raise SpecError(
-                f"hardware compatibility {self.hardware_compatibility!r} is unknown; one of {', '.join(HARDWARE)} "
-                "is wanted"
+                f"expected a hardware compatibility of {', '.join(HARDWARE)}, got {self.hardware_compatibility!r}"
             )
         if self.weights not in WEIGHTS:
-            raise SpecError(f"weights {self.weights!r} is unknown; one of {', '.join(WEIGHTS)} is wanted")
+            raise SpecError(f"expected weights of {', '.join(WEIGHTS)}, got {self.weights!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,16 +172,43 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            raise SpecError(f"backend {self.backend!r} is unknown; one of {', '.join(BACKENDS)} is wanted")
+            raise SpecError(f"expected a backend of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.precision not in PRECISIONS:
-            raise SpecError(f"precision {self.precision!r} is unknown; one of {', '.join(PRECISIONS)} is wanted")
+            raise SpecError(f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r}")
         for name in ("profiles", "outputs", "options"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown:
-            raise SpecError(f"output {unknown[0]!r} is unknown; {', '.join(OUTPUTS)} are known")
+            raise SpecError(f"expected outputs of {', '.join(OUTPUTS)}, got {unknown[0]!r}")
+        if "logits" in self.outputs and self.backend == "torch":
+            raise SpecError("expected the outputs feature and mask of backend torch, got logits too")
         if self.profiles and BatchRange.whole(self.profiles) != self.batch:
-            raise SpecError(f"batch {self.batch} does not cover the profiles {', '.join(map(str, self.profiles))}")
+            whole = BatchRange.whole(self.profiles)
+            raise SpecError(f"expected batch {whole}, which covers the profiles, got {self.batch}")
+
+    def needed(self) -> list[str]:
+        """Names of the files that opening the engine reads; each has its sha256 in `files`."""
+        beside = {"openvino": [f"{Path(self.engine).stem}.bin"], "torch": [f"{Path(self.engine).stem}.json"]}
+        stripped = self.gpu is not None and self.gpu.weights == "stripped"
+        return [
+            self.engine,
+            *(beside.get(self.backend, []) if Path(self.engine).suffix in (".xml", ".safetensors") else []),
+            GOLDEN,
+            *([TYPED] if stripped else []),
+            *([PEOPLE] if "logits" in self.outputs else []),
+        ]
+
+    def check_names(self) -> None:
+        """Refuse names that lead out of the engine's folder, and an engine that was not hashed.
+
+        Raises:
+            SpecError: naming the file.
+        """
+        for name in (*self.files, self.engine):
+            if not isinstance(name, str) or name in ("", ".", "..", NAME) or any(c in name for c in "/\\\0"):
+                raise SpecError(f"expected names of plain files in the manifest's own folder, got {name!r}")
+        if self.engine not in self.files:
+            raise SpecError(f"expected a sha256 of every file that is opened, got none of {self.engine}")
 
     def to_json(self) -> str:
         """Indented JSON, keys in the order of the fields, and a seal over them that shows later edits."""
@@ -197,17 +224,27 @@ class Manifest:
         """The manifest of an engine directory.
 
         Raises:
-            EngineError: it is missing, is not JSON, is of a newer format, lacks or invents a field, or was edited.
+            EngineError: it is missing, cannot be read, is not JSON, is of a newer format, lacks or invents a field,
+                names a file outside the folder or one that was not hashed, or was edited.
         """
         path = folder / NAME
         if not path.is_file():
-            raise EngineError(
-                f"{folder} is no engine directory: no {NAME}. Build one: dpm-edge build MODEL -o {folder}"
-            )
+            got, command = f"{folder}", f"dpm-edge build MODEL -o {folder}"
+            if folder.is_file():
+                got, command = f"the file {folder}", f"dpm-edge build {folder} -o {folder.with_suffix('')}-engine"
+            elif not folder.exists():
+                got = f"{folder}, which does not exist"
+            raise EngineError(f"expected an engine directory with a {NAME}, got {got}. Build one: {command}")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise EngineError(
+                f"{path} cannot be read ({error.strerror}). Give this user the right to read it"
+            ) from error
+        try:
+            data = json.loads(text)
             if data.get("format", 0) > FORMAT:
-                raise EngineError(f"{path} is of format {data['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+                raise EngineError(f"expected {path} of format {FORMAT}, got format {data['format']}. Upgrade dpm-edge")
             seal = data.pop("seal", None)
             edited = seal != _seal(data)
             data["spec"] = ModelSpec.from_dict(data["spec"])
@@ -223,19 +260,35 @@ class Manifest:
                 f"{path} was edited after the build (its seal does not fit), so it no longer says what the engine is. "
                 f"{rebuild_advice(folder)}"
             )
+        try:
+            manifest.check_names()
+        except SpecError as error:
+            raise EngineError(f"{path}: {error}. {rebuild_advice(folder)}") from error
         return manifest
 
     def check_files(self, folder: Path) -> None:
         """Compare every file's sha256.
 
         Raises:
-            EngineError: a file is missing or is not the one that was built.
+            EngineError: a file is missing, cannot be read, is not the one that was built, or is opened without a hash.
         """
-        for name, wanted in self.files.items():
+        unknown = [name for name in self.needed() if name not in self.files]
+        if unknown:
+            raise EngineError(
+                f"{folder / NAME}: expected a sha256 of every file that is opened, got none of {', '.join(unknown)}. "
+                f"{rebuild_advice(folder)}"
+            )
+        for name, at_build in self.files.items():
             path = folder / name
             if not path.is_file():
                 raise EngineError(f"{folder} lacks {name}. {rebuild_advice(folder)}")
-            if sha256(path) != wanted:
+            try:
+                here = sha256(path)
+            except OSError as error:
+                raise EngineError(
+                    f"{path} cannot be read ({error.strerror}). Give this user the right to read it"
+                ) from error
+            if here != at_build:
                 raise EngineError(f"{path} is not the file that was built (sha256 differs). {rebuild_advice(folder)}")
 
 
@@ -254,7 +307,7 @@ def people(folder: Path) -> tuple[str, ...]:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("a list of names is wanted")
+            raise ValueError("expected a list of names")
     except (OSError, ValueError) as error:
         raise EngineError(f"{path} is missing or damaged ({error}). {rebuild_advice(folder)}") from error
     return tuple(names)

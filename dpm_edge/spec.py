@@ -42,14 +42,14 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if self.height < 16 or self.width < 16:
-            raise SpecError(f"input is {self.height}×{self.width} pixels; at least 16×16 is wanted")
+            raise SpecError(f"expected an input of at least 16×16 pixels, got {self.height}×{self.width}")
         if self.color not in ("rgb", "bgr"):
-            raise SpecError(f"color is {self.color!r}; 'rgb' or 'bgr' is wanted")
+            raise SpecError(f"expected color 'rgb' or 'bgr', got {self.color!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise SpecError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+            raise SpecError(f"expected three numbers each, std above 0, got mean {self.mean} and std {self.std}")
         if self.interpolation not in INTERPOLATIONS:
             offer = nearest(self.interpolation, INTERPOLATIONS)
-            raise SpecError(f"interpolation {self.interpolation!r} is unknown.{offer}")
+            raise SpecError(f"expected a known interpolation, got {self.interpolation!r}.{offer}")
 
     def affine(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Give the normalisation as two numbers a channel: input = scale · value + shift = (value/255 − mean)/std.
@@ -122,20 +122,20 @@ class ModelSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask_blocks", tuple(int(b) for b in self.mask_blocks))
         if self.width % self.heads:
-            raise SpecError(f"width {self.width} does not divide into {self.heads} heads")
+            raise SpecError(f"expected a width that divides into {self.heads} heads, got {self.width}")
         if not 1 <= self.stride <= self.patch:
-            raise SpecError(f"stride is {self.stride}; 1 to {self.patch} (the patch side) is wanted")
+            raise SpecError(f"expected a stride of 1 to {self.patch} (the patch side), got {self.stride}")
         if self.hmg not in ("paper", "lite"):
-            raise SpecError(f"hmg is {self.hmg!r}; 'paper' or 'lite' is wanted")
+            raise SpecError(f"expected hmg 'paper' or 'lite', got {self.hmg!r}")
         if self.feature not in ("cls", "concat"):
-            raise SpecError(f"feature is {self.feature!r}; 'cls' or 'concat' is wanted")
+            raise SpecError(f"expected feature 'cls' or 'concat', got {self.feature!r}")
         if self.neck not in NECKS:
-            raise SpecError(f"neck is {self.neck!r}; 'before' or 'after' is wanted")
+            raise SpecError(f"expected neck 'before' or 'after', got {self.neck!r}")
         if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
-            raise SpecError(f"mask_blocks {self.mask_blocks} must lie in 1..{self.layers}")
+            raise SpecError(f"expected mask_blocks in 1..{self.layers}, got {self.mask_blocks}")
         if min(self.grid) < 4:
             raise SpecError(
-                f"the token grid is {self.grid}; at least 4×4 (two 2×2 poolings) is wanted: enlarge the input"
+                f"expected a token grid of at least 4×4 (two 2×2 poolings), got {self.grid}. Enlarge the input"
             )
 
     @property
@@ -181,7 +181,7 @@ def strict(kind: type, data: Any, what: str) -> Any:
         SpecError: naming the field.
     """
     if not isinstance(data, dict):
-        raise SpecError(f"{what}: an object is wanted, {type(data).__name__} came")
+        raise SpecError(f"{what}: expected an object, got {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in data:
         if name not in fields:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_engine
@@ -53,17 +54,60 @@ def test_edits_are_shown(folder: Path, change: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "drop", "names"),
     [
-        ({"format": 99}, None, "format 99; 1 is read here"),
+        ({"format": 99}, None, "of format 1, got format 99"),
         ({"colour": 1}, None, "unknown field 'colour'"),
         ({}, "backend", "missing field backend"),
         ({}, "spec", "'spec'"),
-        ({"backend": "tvm"}, None, "'tvm' is unknown"),
-        ({"batch": {"low": 4, "best": 2, "high": 8}}, None, "must rise"),
+        ({"backend": "tvm"}, None, "got 'tvm'"),
+        ({"batch": {"low": 4, "best": 2, "high": 8}}, None, "that rise"),
     ],
 )
 def test_damage_is_named(folder: Path, change: dict, drop: str | None, names: str) -> None:
     edit(folder, change, drop)
     with pytest.raises(EngineError, match=names):
+        Manifest.read(folder)
+
+
+def sealed(folder: Path, **changes: Any) -> None:
+    """A manifest that holds anything, with a seal that fits."""
+    dataclasses.replace(Manifest.read(folder), **changes).write(folder)
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", "manifest.json"])
+def test_a_file_outside_the_folder_is_refused(folder: Path, name: str) -> None:
+    sealed(folder, files={**Manifest.read(folder).files, name: "0" * 64})
+    with pytest.raises(EngineError, match="plain files in the manifest's own folder"):
+        Manifest.read(folder)
+
+
+def test_an_engine_outside_the_folder_is_refused(folder: Path) -> None:
+    sealed(folder, engine="../elsewhere.plan")
+    with pytest.raises(EngineError, match=r"plain files.*elsewhere\.plan"):
+        Manifest.read(folder)
+
+
+def test_an_engine_that_was_not_hashed_is_refused_when_read(folder: Path) -> None:
+    sealed(folder, files={k: v for k, v in Manifest.read(folder).files.items() if k != "model.onnx"})
+    with pytest.raises(EngineError, match=r"sha256 of every file that is opened, got none of model\.onnx"):
+        Manifest.read(folder)
+
+
+def test_a_golden_crop_that_was_not_hashed_is_refused(folder: Path) -> None:
+    sealed(folder, files={k: v for k, v in Manifest.read(folder).files.items() if k != "golden.npz"})
+    with pytest.raises(EngineError, match=r"got none of golden\.npz"):
+        Manifest.read(folder).check_files(folder)
+
+
+def test_the_weights_beside_an_openvino_engine_must_be_hashed(tmp_path: Path) -> None:
+    folder = tiny_engine.write_engine(tmp_path / "openvino", "openvino")
+    sealed(folder, files={k: v for k, v in Manifest.read(folder).files.items() if k != "engine.bin"})
+    with pytest.raises(EngineError, match=r"got none of engine\.bin"):
+        Manifest.read(folder).check_files(folder)
+
+
+def test_logits_of_a_torch_engine_are_refused(folder: Path) -> None:
+    edit(folder, {"backend": "torch", "outputs": ["feature", "mask", "logits"]})
+    with pytest.raises(EngineError, match="of backend torch, got logits too"):
         Manifest.read(folder)
 
 
@@ -116,6 +160,7 @@ def gpu_manifest(folder: Path) -> Manifest:
         profiles=PROFILES,
         batch=BatchRange.whole(PROFILES),
         outputs=("feature", "mask", "logits"),
+        files={**Manifest.read(folder).files, "engine.onnx": "0" * 64, "people.json": "0" * 64},
         options=("--opt-level", "4"),
         trtexec="trtexec --onnx=engine.onnx",
         resources={"seconds": 2.5},
@@ -144,11 +189,11 @@ def test_a_manifest_without_the_gpu_side_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"gpu": {**dataclasses.asdict(GPU), "hardware_compatibility": "all"}}, "'all' is unknown"),
-        ({"gpu": {**dataclasses.asdict(GPU), "weights": "half"}}, "'half' is unknown"),
+        ({"gpu": {**dataclasses.asdict(GPU), "hardware_compatibility": "all"}}, "got 'all'"),
+        ({"gpu": {**dataclasses.asdict(GPU), "weights": "half"}}, "got 'half'"),
         ({"gpu": {"name": "Orin"}}, "gpu: missing field"),
-        ({"outputs": ["feature", "age"]}, "'age' is unknown"),
-        ({"profiles": [{"low": 1, "best": 1, "high": 1}]}, "does not cover the profiles"),
+        ({"outputs": ["feature", "age"]}, "got 'age'"),
+        ({"profiles": [{"low": 1, "best": 1, "high": 1}]}, "which covers the profiles"),
     ],
 )
 def test_a_wrong_gpu_side_is_named(folder: Path, change: dict, names: str) -> None:

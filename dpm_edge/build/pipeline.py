@@ -84,7 +84,7 @@ def build(
     """
     model, out = Path(model), Path(out)
     profiles = (batch,) if isinstance(batch, BatchRange) else BatchRange.parse_all(batch)
-    _check(out, backend, precision, calibrate, profiles, mask_head, plan)
+    _check(out, backend, precision, calibrate, profiles, mask_head, plan, closed_set=closed_set is not None)
     _check_that_it_can_be_opened(backend, precision, force=force, quiet=not progress)
     people = read_dataset(Path(labelled), layout) if labelled else None
     calibrated = precision in CALIBRATED or (precision == AUTO and calibrate is not None)
@@ -132,6 +132,8 @@ def _check(
     profiles: tuple[BatchRange, ...],
     mask_head: str,
     plan: PlanOptions | None,
+    *,
+    closed_set: bool,
 ) -> None:
     """Refuse what cannot work before anything is done.
 
@@ -159,6 +161,11 @@ def _check(
         raise SpecError(
             f"expected the backend tensorrt for --mask-head plugin, got {backend}, which computes the mask head "
             "itself. Use --mask-head native"
+        )
+    if closed_set and backend == "torch":
+        raise SpecError(
+            "expected a backend that gives closed-set logits, got torch. Build with --backend openvino, onnxruntime or "
+            "tensorrt, or search a Gallery with what a torch engine gives"
         )
     if len(profiles) > 1 and not backend.startswith("tensorrt"):
         raise SpecError(

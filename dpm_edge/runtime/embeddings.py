@@ -1,6 +1,6 @@
-"""What an engine makes of crops: one validated set of arrays of equal length.
+"""What an engine makes of crops: embeddings, and of a closed set also how much each resembles each person.
 
-N rows that could be embedded · D feature dimensions
+N rows that could be embedded · D feature dimensions · C people of a closed set
 """
 
 from __future__ import annotations
@@ -46,19 +46,25 @@ class Embeddings:
         object.__setattr__(self, "visibility", np.asarray(self.visibility, np.float32))
         object.__setattr__(self, "rows", np.asarray(self.rows, np.int64))
         if features.ndim != 2:
-            raise EmbeddingsError(f"features have shape {features.shape}; (N, D) is wanted")
+            raise EmbeddingsError(f"expected features (N, D), got {features.shape}")
         shapes = {"masks": features.shape, "visibility": features.shape[:1], "rows": features.shape[:1]}
-        for name, wanted in shapes.items():
-            if getattr(self, name).shape != wanted:
-                raise EmbeddingsError(f"{name} have shape {getattr(self, name).shape}; {wanted} is wanted")
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise EmbeddingsError(f"expected {name} {shape}, as the features are, got {getattr(self, name).shape}")
         if self.sources and len(self.sources) != len(features):
-            raise EmbeddingsError(f"{len(self.sources)} sources for {len(features)} rows; one each is wanted")
+            raise EmbeddingsError(f"expected a source for each of {len(features)} rows, got {len(self.sources)}")
         bad = ~(np.isfinite(features).all(1) & np.isfinite(self.masks).all(1) & np.isfinite(self.visibility))
         if bad.any():
-            raise EmbeddingsError(f"rows {np.flatnonzero(bad)[:8].tolist()} hold NaN or infinity; finite is wanted")
+            raise EmbeddingsError(
+                f"expected finite numbers, got NaN or infinity in rows {np.flatnonzero(bad)[:8].tolist()}"
+            )
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __repr__(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"Embeddings({len(self)} × {self.dimension}, model {self.fingerprint[:8]}…{skipped})"
 
     @property
     def dimension(self) -> int:
@@ -102,9 +108,11 @@ class Embeddings:
             EmbeddingsError: there is no part, or they are of different models.
         """
         if not parts:
-            raise EmbeddingsError("no embeddings to join; one set or more is wanted")
+            raise EmbeddingsError("expected one set of embeddings or more to join, got none")
         if len({p.fingerprint for p in parts}) > 1:
-            raise EmbeddingsError("embeddings of different models cannot be joined; embed all of it with one engine")
+            raise EmbeddingsError(
+                "expected embeddings of one model, got several models'. Embed all of it with one engine"
+            )
         return cls(
             features=np.concatenate([p.features for p in parts]),
             masks=np.concatenate([p.masks for p in parts]),
@@ -143,7 +151,7 @@ class Embeddings:
         """
         if Path(path).suffix == ".parquet":
             raise EmbeddingsError(
-                f"{path} is parquet, written for other programs. Embed to .safetensors to read it here"
+                f"expected a .safetensors file, got {path}: parquet is for other programs. Embed to .safetensors"
             )
         arrays, labels, facts = tensorfile.load(Path(path), "embeddings", EmbeddingsError)
         try:
@@ -180,3 +188,26 @@ class Embeddings:
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, sink)
         write_whole(path, sink.getvalue().to_pybytes())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Identified:
+    """What an engine of a closed set says of N crops: their logits over C people."""
+
+    people: tuple[str, ...]
+    """C names."""
+    logits: NDArray[np.float32]
+    """(N, C) float32: masked similarity with each person's prototype."""
+    rows: NDArray[np.int64]
+    """(N,) int64: which input each row came from."""
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    """(input row, reason) of each input that could not be used."""
+
+    def __repr__(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"Identified({len(self.rows)} crops of {len(self.people)} people{skipped})"
+
+    @property
+    def best(self) -> list[str]:
+        """The likeliest person of each crop."""
+        return [self.people[i] for i in self.logits.argmax(axis=1)]

@@ -5,7 +5,6 @@ frame (H, W, 3) uint8 · boxes (N, 4) float xyxy pixels · D feature dimensions 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,10 @@ from dpm_edge.errors import EngineError, ImageError
 from dpm_edge.manifest import BatchRange, Manifest, people
 from dpm_edge.runtime import checks, trust
 from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
-from dpm_edge.runtime.closed_set import Identified
-from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.runtime.embeddings import Embeddings, Identified
 from dpm_edge.runtime.frame_queries import FrameQueries, SearchBehind
-from dpm_edge.runtime.frames import Boxed, boxed
-from dpm_edge.runtime.tickets import InOrder, Ticket
+from dpm_edge.runtime.frames import Boxed, boxed, read_pictures
+from dpm_edge.runtime.tickets import Calls, InOrder, Ticket
 from dpm_edge.spec import ModelSpec
 
 _Outputs = tuple[NDArray[np.float32], ...]
@@ -50,10 +48,15 @@ class Engine:
         self.folder = folder
         self.device = device
         self._backend: Backend | None = backend
-        self._calls = 0
-        self._idle = threading.Condition()
         self._people = people(folder) if "logits" in manifest.outputs else ()
         self._submitted = InOrder(backend.lanes if isinstance(backend, GpuBackend) else 1)
+        self._calls = Calls(self._submitted, backend)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        state = "closed" if self._backend is None else self.device
+        what = f"{m.spec.name!r}, {m.backend} {m.precision}, {state}, model {m.fingerprint[:8]}…"
+        return f"Engine({what}, {str(self.folder)!r})"
 
     @classmethod
     def load(
@@ -123,19 +126,21 @@ class Engine:
         """Features, masks and visibility of crops, in the order given.
 
         Args:
-            images: without boxes, a sequence of N pictures (H, W, 3) uint8 of any size, or one array (N, H, W, 3);
-                with boxes, one frame (H, W, 3). An engine on a GPU also takes a frame that lies there (DLPack or
-                `__cuda_array_interface__`: torch, CuPy, pycuda, numba).
+            images: without boxes, a sequence of N pictures (H, W, 3) uint8 of any size or paths of picture files, one
+                array (N, H, W, 3), or one picture or path; with boxes, one frame (H, W, 3) or its path. An engine on a
+                GPU also takes a frame that lies there (DLPack or `__cuda_array_interface__`: torch, CuPy, pycuda,
+                numba).
             boxes: (N, 4) float x0 y0 x1 y1 in the frame's pixels, clipped to it.
             color: channel order of the pictures: "bgr" (OpenCV's) or "rgb".
             stream: the CUDA stream whose work the frame on the GPU comes from: an int, or a stream object of
                 torch, CuPy, pycuda or cuda.core. The GPU waits for it, this thread does not.
 
         Returns:
-            Embeddings; `rows` says which input each row is, `skipped` names every input that has no row, and why.
+            Embeddings; `rows` says which input each row is, `skipped` names every input that has no row, and why,
+            `sources` holds the paths where some were given.
 
         Raises:
-            ImageError: what came is no picture, no sequence of pictures, or no array of boxes.
+            ImageError: what came is no picture, no sequence of pictures or no array of boxes, or a file cannot be read.
             EngineError: the engine is closed, or its output is not finite.
         """
         with self._using() as backend:
@@ -233,14 +238,12 @@ class Engine:
         """Let go of the engine's memory; a second call does nothing.
 
         What was submitted is finished first, and so are calls of `embed` in other threads; later ones raise
-        EngineError.
+        EngineError. In a forked child the memory is kept until the child ends.
         """
         self._submitted.close()
-        with self._idle:
-            backend, self._backend = self._backend, None
-            while self._calls:
-                self._idle.wait()
-        if backend is not None:
+        backend, self._backend = self._backend, None
+        self._calls.wait()
+        if backend is not None and not self._calls.forked:
             backend.close()
 
     def __enter__(self) -> Engine:
@@ -258,15 +261,8 @@ class Engine:
     @contextmanager
     def _using(self) -> Iterator[Backend]:
         """The backend, which `close` leaves alone meanwhile."""
-        with self._idle:
-            backend = self._open()
-            self._calls += 1
-        try:
-            yield backend
-        finally:
-            with self._idle:
-                self._calls -= 1
-                self._idle.notify_all()
+        with self._calls:
+            yield self._open()
 
     def _gpu(self, backend: Backend) -> GpuBackend:
         if not isinstance(backend, GpuBackend):
@@ -282,10 +278,8 @@ class Engine:
         """`embed`, once the stream to wait for was marked; and the logits (n, C), C = 0 without a closed set."""
         if boxes is not None:
             return self._compute_boxes(backend, boxed(images, boxes, color), after, None)
-        if isinstance(images, np.ndarray) and images.ndim != 4:
-            raise ImageError(f"images has shape {images.shape}; (N, H, W, 3), or a list of pictures, is wanted")
-        crops = [pictures.as_bgr(image, color=color, what=f"image {row}") for row, image in enumerate(images)]
-        return self._embeddings(self._run(backend, crops), list(range(len(crops))), [])
+        crops, sources = read_pictures(images, color)
+        return self._embeddings(self._run(backend, crops), list(range(len(crops))), [], sources)
 
     def _compute_boxes(
         self, backend: Backend, one: Boxed, after: Any, search: SearchBehind | None
@@ -304,7 +298,7 @@ class Engine:
         return self._embeddings(outputs, one.rows, one.skipped)
 
     def _embeddings(
-        self, outputs: _Outputs, rows: list[int], skipped: list[tuple[int, str]]
+        self, outputs: _Outputs, rows: list[int], skipped: list[tuple[int, str]], sources: Sequence[str] = ()
     ) -> tuple[Embeddings, NDArray[np.float32]]:
         """Outputs of the network with what belongs to them; and the logits."""
         feature, mask, logits = outputs
@@ -315,6 +309,7 @@ class Engine:
             rows=np.array(rows, np.int64),
             fingerprint=self.fingerprint,
             skipped=skipped,
+            sources=list(sources),
         )
         return found, logits
 

@@ -1,10 +1,12 @@
-"""Frames and boxes as callers bring them: which lie on a GPU, which boxes can be used.
+"""Pictures, frames and boxes as callers bring them: which lie on a GPU, which boxes can be used.
 
 frame (H, W, 3) uint8, numpy or on a GPU · boxes (N, 4) float xyxy pixels
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,19 +47,87 @@ def is_on_gpu(array: Any) -> bool:
     return device is not None and int(device()[0]) in ON_GPU
 
 
-def boxed(frame: Any, boxes: Any, color: str) -> Boxed:
-    """Check a frame and clip its boxes to it.
+def read_pictures(images: Any, color: str) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """The pictures (H, W, 3) uint8 BGR that a caller brings, and where each comes from.
+
+    Args:
+        images: pictures or paths of picture files, in any sequence; one array (N, H, W, 3); one picture; or one path.
+        color: channel order of the arrays; files are read as they are.
+
+    Returns:
+        N pictures; and N paths, "" for an array, or no path at all where everything is an array.
 
     Raises:
-        ImageError: the frame is no single picture, or the boxes are no (N, 4) numbers.
+        ImageError: something is no picture, or a file cannot be read; the message has its number.
     """
-    if isinstance(frame, np.ndarray) and frame.ndim != 4:
+    if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        images = [images]
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise ImageError(f"expected pictures (N, H, W, 3) or a list of pictures, got an array {images.shape}")
+    if isinstance(images, (bytes, dict)) or not isinstance(images, Iterable):
+        raise ImageError(f"expected pictures (H, W, 3) uint8 or paths, got {_named(images)}")
+    found, paths = [], []
+    for row, image in enumerate(images):
+        if isinstance(image, (str, Path)):
+            try:
+                found.append(pictures.read_image(Path(image)))
+            except ImageError as error:
+                raise ImageError(f"image {row}: {error}") from error
+            paths.append(str(image))
+        else:
+            found.append(pictures.as_bgr(image, color=color, what=f"image {row}"))
+            paths.append("")
+    return found, paths if any(paths) else []
+
+
+def boxed(frame: Any, boxes: Any, color: str) -> Boxed:
+    """Check a frame, or read its file, and clip its boxes to it.
+
+    Raises:
+        ImageError: the frame is no single picture, or the boxes are no (N, 4) numbers in pixels.
+    """
+    if isinstance(frame, (str, Path)):
+        frame, color = pictures.read_image(Path(frame)), "bgr"
+    elif isinstance(frame, np.ndarray) and frame.ndim != 4:
         frame, color = pictures.as_bgr(frame, color=color, what="the frame"), "bgr"
     elif isinstance(frame, np.ndarray) or not is_on_gpu(frame):
-        raise ImageError("with boxes, one frame (H, W, 3) is wanted, not a batch: call embed once per frame")
+        raise ImageError(
+            f"expected one frame (H, W, 3) uint8 with boxes, got {_named(frame)}. Call embed once per frame"
+        )
     elif len(frame.shape) != 3 or frame.shape[2] != 3 or 0 in tuple(frame.shape):
-        raise ImageError(f"the frame on the GPU has shape {tuple(frame.shape)}; (H, W, 3) is wanted")
-    whole, skipped = pictures.clip_boxes(np.asarray(boxes, np.float64), tuple(frame.shape))
+        raise ImageError(f"expected a frame (H, W, 3) on the GPU, got {tuple(frame.shape)}")
+    whole, skipped = pictures.clip_boxes(_in_pixels(boxes, frame.shape), tuple(frame.shape))
     unusable = {row for row, _ in skipped}
     rows = [row for row in range(len(whole)) if row not in unusable]
     return Boxed(frame, color, whole[rows], rows, skipped)
+
+
+def _in_pixels(boxes: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Boxes as numbers, (N, 4) or none; those that are fractions of the frame are refused.
+
+    Raises:
+        ImageError: text, rows of different lengths, another shape, or nothing but fractions.
+    """
+    try:
+        numbers = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ImageError(f"expected (N, 4) boxes in pixels, got {_named(boxes)} ({error}). Pass x0 y0 x1 y1") from error
+    if numbers.size == 0:
+        return np.zeros((0, 4))
+    if numbers.ndim != 2 or numbers.shape[1] != 4:
+        raise ImageError(f"expected (N, 4) boxes in pixels, got {numbers.shape}. Pass x0 y0 x1 y1 for each person")
+    known = numbers[np.isfinite(numbers).all(axis=1)]
+    if known.size and min(shape[:2]) > 1 and known.min() >= 0 and known.max() <= 1:
+        raise ImageError(
+            "expected boxes in pixels, got fractions of the frame (all of them lie in 0..1). Multiply x by "
+            f"{shape[1]} and y by {shape[0]}"
+        )
+    return numbers
+
+
+def _named(value: Any) -> str:
+    """What came, in a few words."""
+    if value is None:
+        return "None (a camera or a file that gave no picture?)"
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" if shape is None else f"a {type(value).__name__} {tuple(shape)}"

@@ -105,8 +105,9 @@ def test_a_checkpoint_without_torch_says_what_to_install(checkpoint_path: Path, 
         ({"precision": "fp31"}, "expected a precision, got 'fp31'"),
         ({"backend": "onnxruntime", "precision": "fp16"}, r"a precision of onnxruntime \(fp32, int8\), got fp16"),
         ({"precision": "int8", "calibrate": None}, "--calibrate DIR"),
-        ({"batch": "8:1:64"}, "must rise"),
+        ({"batch": "8:1:64"}, "that rise"),
         ({"batch": "many"}, "'many'"),
+        ({"backend": "torch", "closed_set": "gallery"}, "closed-set logits, got torch"),
     ],
 )
 def test_contradictions_are_refused_first(arguments: dict, says: str, crops: Path, tmp_path: Path) -> None:

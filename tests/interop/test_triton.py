@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from triton_server import TritonServer
 
 from dpm_edge import Engine
-from dpm_edge.errors import ExportError
+from dpm_edge.errors import EngineError, ExportError
 from dpm_edge.interop import triton
 from dpm_edge.interop.pbtxt import Name, to_text
 from dpm_edge.manifest import BatchRange, GpuCard, Manifest
@@ -67,6 +69,8 @@ def plan_engine(folder: Path, backend: str = "tensorrt", **changes: Any) -> Path
         "gpu": CARD,
         "libraries": {"tensorrt": "10.3.0"},
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "engine.onnx").write_bytes(b"the graph that the plan was built from")
     tiny_engine.write_engine(folder, backend, **{**fields, **changes})
     return folder
 
@@ -134,6 +138,17 @@ def test_engines_that_triton_would_fail_on_are_refused(tmp_path: Path, changes: 
     with pytest.raises(ExportError, match=says):
         triton.export(tmp_path / "models", [plan_engine(tmp_path / "engine", **changes)])
     assert not (tmp_path / "models").exists()
+
+
+def test_a_manifest_that_names_a_file_elsewhere_writes_nothing(tmp_path: Path) -> None:
+    engine = tiny_engine.write_engine(tmp_path / "a" / "b" / "engine", "onnxruntime")
+    (tmp_path / "evil.txt").write_bytes(b"elsewhere")
+    manifest = Manifest.read(engine)
+    files = {**manifest.files, "../../../evil.txt": hashlib.sha256(b"elsewhere").hexdigest()}
+    dataclasses.replace(manifest, files=files).write(engine)
+    with pytest.raises(EngineError, match=r"own folder, got '\.\./\.\./\.\./evil\.txt'"):
+        triton.export(tmp_path / "x" / "models", [engine])
+    assert not (tmp_path / "x").exists()
 
 
 def test_other_models_are_left_alone_and_strangers_are_not_replaced(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import known_delay
 import numpy as np
@@ -17,6 +18,14 @@ from dpm_edge.runtime.batcher import Batcher, QueueFull
 
 def number_of(embedding: Embeddings) -> int:
     return known_delay.number_of(embedding.features[0])
+
+
+class Keeps(KnownDelay):
+    """An engine that remembers the pictures it was given."""
+
+    def embed(self, images: list[np.ndarray]) -> Embeddings:
+        self.images = images
+        return super().embed([numbered(0) for _ in images])
 
 
 def test_many_threads_lose_and_swap_nothing() -> None:
@@ -115,6 +124,67 @@ def test_closing_finishes_what_was_submitted_and_refuses_more() -> None:
     assert [number_of(f.result(timeout=0)) for f in futures] == list(range(5))
     with pytest.raises(EngineError, match="closed"):
         batcher.submit(numbered(9))
+
+
+@pytest.mark.parametrize("cut", [np.s_[:], np.s_[:10], np.s_[:, 3:9]], ids=["whole crop", "full-width strip", "part"])
+def test_a_frame_buffer_may_be_used_again_at_once(cut: Any) -> None:
+    engine = Keeps()
+    with Batcher(engine, max_wait=0.1) as batcher:
+        frame = np.random.default_rng(0).integers(1, 256, (20, 12, 3), np.uint8)
+        submitted = frame[cut].copy()
+        future = batcher.submit(frame[cut])
+        frame[:] = 0
+        future.result(timeout=5)
+    np.testing.assert_array_equal(engine.images[0], submitted)
+
+
+def test_without_a_copy_the_engine_gets_the_callers_own_memory() -> None:
+    engine = Keeps()
+    frame = np.ones((20, 12, 3), np.uint8)
+    with Batcher(engine, max_wait=0) as batcher:
+        batcher.submit(frame, copy=False).result(timeout=5)
+    assert np.shares_memory(engine.images[0], frame)
+
+
+def test_closing_in_a_callback_finishes_the_rest() -> None:
+    batcher = Batcher(KnownDelay(delay=0.02), max_batch=1, max_wait=0)
+    errors: list[BaseException] = []
+
+    def close(_: object) -> None:
+        try:
+            batcher.close()
+        except BaseException as error:
+            errors.append(error)
+
+    futures = [batcher.submit(numbered(i)) for i in range(4)]
+    futures[0].add_done_callback(close)
+    assert [number_of(f.result(timeout=5)) for f in futures] == [0, 1, 2, 3]
+    batcher.close()
+    assert not batcher._thread.is_alive() and errors == []
+
+
+@pytest.mark.parametrize("policy", ["block", "drop_oldest"])
+def test_a_callback_may_submit_to_a_full_queue(policy: str) -> None:
+    more: list[Any] = []
+    with Batcher(KnownDelay(delay=0.05), max_batch=1, max_wait=0, capacity=1, policy=policy) as batcher:
+        first = batcher.submit(numbered(1))
+        first.add_done_callback(lambda _: more.append(batcher.submit(numbered(3))))
+        time.sleep(0.02)
+        batcher.submit(numbered(2))  # fills the queue
+        first.result(timeout=5)
+        time.sleep(0.05)
+        assert number_of(more[0].result(timeout=5)) == 3
+
+
+def test_a_callback_of_a_dropped_crop_may_submit() -> None:
+    again: list[Any] = []
+    with Batcher(KnownDelay(delay=0.1), max_batch=1, max_wait=0, capacity=1, policy="drop_oldest") as batcher:
+        batcher.submit(numbered(0))
+        time.sleep(0.03)
+        dropped = batcher.submit(numbered(1))
+        dropped.add_done_callback(lambda _: again.append(batcher.submit(numbered(3))))
+        batcher.submit(numbered(2))
+        assert number_of(again[0].result(timeout=5)) == 3
 
 
 def test_a_cancelled_crop_is_skipped() -> None:

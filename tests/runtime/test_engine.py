@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tiny_engine
@@ -90,11 +91,86 @@ def test_what_is_no_picture_is_refused_by_row(engine: Engine, what: Any) -> None
         engine.embed([np.zeros((5, 5, 3), np.uint8), what])
 
 
-def test_a_single_picture_without_boxes_is_refused(engine: Engine) -> None:
-    with pytest.raises(ImageError, match=r"\(N, H, W, 3\)"):
-        engine.embed(np.zeros((5, 5, 3), np.uint8))
-    with pytest.raises(ImageError, match=r"expected \(N, 4\) boxes"):
-        engine.embed(np.zeros((5, 5, 3), np.uint8), [[1, 2, 3]])
+def test_a_single_picture_is_one_crop(engine: Engine) -> None:
+    (image,) = tiny_engine.people(1)
+    got = engine.embed(image)
+    assert got.rows.tolist() == [0]
+    np.testing.assert_array_equal(got.features, engine.embed([image]).features)
+
+
+def test_picture_files_give_what_their_pictures_give(engine: Engine, tmp_path: Path) -> None:
+    images = tiny_engine.people(2)
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    for path, image in zip(paths, images):
+        cv2.imwrite(str(path), image)
+    alone = engine.embed(images).features
+    files = engine.embed([paths[0], str(paths[1])])
+    np.testing.assert_array_equal(files.features, alone)
+    assert files.sources == [str(path) for path in paths]
+    mixed = engine.embed([images[0], paths[1]])
+    np.testing.assert_array_equal(mixed.features, alone)
+    assert mixed.sources == ["", str(paths[1])]
+    np.testing.assert_array_equal(engine.embed(paths[0]).features, alone[:1])
+    boxed = engine.embed(paths[0], [[2, 3, 15, 30]])
+    np.testing.assert_array_equal(boxed.features, engine.embed(images[0], [[2, 3, 15, 30]]).features)
+
+
+FRAME = np.zeros((50, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes", "says"),
+    [
+        (None, None, "expected pictures .* got None"),
+        (None, [[0, 0, 5, 5]], "expected one frame .* got None"),
+        (7, None, "got a int"),
+        (b"jpeg", None, "got a bytes"),
+        (np.zeros((5, 5), np.uint8), None, r"expected pictures \(N, H, W, 3\)"),
+        ("nothing.jpg", None, "image 0: nothing.jpg: No such file"),
+        (np.zeros((2, 50, 40, 3), np.uint8), [[0, 0, 5, 5]], r"one frame .* got a ndarray \(2, 50, 40, 3\)"),
+        (FRAME, [[1, 2, 3]], r"expected \(N, 4\) boxes in pixels, got \(1, 3\)"),
+        (FRAME, [1, 2, 3, 4], r"got \(4,\)"),
+        (FRAME, [[1, 2, 3], [1, 2, 3, 4]], r"expected \(N, 4\) boxes in pixels, got a list"),
+        (FRAME, [["a", 1, 2, 3]], r"expected \(N, 4\) boxes in pixels, got a list"),
+        (FRAME, [[0.1, 0.2, 0.5, 0.9], [0, 0, 1, 1]], "got fractions of the frame.* x by 40 and y by 50"),
+    ],
+)
+def test_what_cannot_be_embedded_is_named(engine: Engine, images: Any, boxes: Any, says: str) -> None:
+    with pytest.raises(ImageError, match=says):
+        engine.embed(images, boxes)
+
+
+def test_a_box_of_one_pixel_beside_others_is_a_box(engine: Engine) -> None:
+    assert engine.embed(FRAME, [[0, 0, 1, 1], [2, 2, 30, 40]]).rows.tolist() == [0, 1]
+
+
+def test_an_engine_and_what_it_gives_are_shown_in_one_line(engine: Engine) -> None:
+    people = engine.embed(tiny_engine.people(3))
+    assert repr(people) == "Embeddings(3 × 24, model tinytiny…)"
+    assert repr(engine).startswith(f"Engine('tiny', {engine.manifest.backend} fp32, CPU, model tinytiny…")
+    ticket = engine.submit(tiny_engine.people(1))
+    ticket.result(60)
+    assert repr(ticket) == "Ticket(done)"
+
+
+def test_a_file_that_one_may_not_read_is_named(engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = engine_dir / Manifest.read(engine_dir).engine
+
+    def denied(read: Path) -> str:  # root may read every file, so that rights taken away would not be seen
+        if read == path:
+            raise PermissionError(13, "Permission denied")
+        return sha256(read)
+
+    monkeypatch.setattr("dpm_edge.manifest.sha256", denied)
+    with pytest.raises(EngineError, match=rf"{re.escape(path.name)} cannot be read \(Permission denied\)"):
+        Engine.load(engine_dir)
+
+
+@pytest.mark.parametrize("name", ["yolo.onnx", "weights.safetensors"])
+def test_a_model_that_is_no_engine_names_the_build(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"model")
+    with pytest.raises(EngineError, match=rf"expected an engine directory.*got the file .*dpm-edge build .*{name} -o"):
+        Engine.load(tmp_path / name)
 
 
 def test_eight_threads_give_what_one_gives(engine: Engine) -> None:

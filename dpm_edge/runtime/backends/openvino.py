@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections import deque
 from dataclasses import dataclass
@@ -35,9 +36,16 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     return OpenVinoBackend(compiled, openvino.Tensor, manifest)
 
 
-def release_freed_memory() -> None:
-    """Give memory that was freed back to the system, where the C library can (glibc's malloc_trim)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+def release_memory(compiled: Any) -> None:
+    """Free the memory of a compiled model's intermediate results, and give it back to the system.
+
+    Called before a batch larger than all before it. OpenVINO grows each of its buffers by freeing it and taking a
+    larger one; glibc keeps the freed blocks, and none of them fits the next larger size, so that rising sizes would
+    leave gigabytes behind.
+    """
+    with contextlib.suppress(RuntimeError):  # another thread is computing with it: left for the next larger batch
+        compiled.release_memory()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's: other C libraries give memory back themselves
     if trim is not None:
         trim(0)
 
@@ -59,6 +67,7 @@ class OpenVinoBackend:
         self._outputs = [compiled.output(name) for name in manifest.outputs]
         self._row = (3, pre.height, pre.width)
         self._free: deque[_Request] = deque()
+        self._largest = 0
 
     def run(
         self,
@@ -73,9 +82,11 @@ class OpenVinoBackend:
             request = self._free.pop()
         except IndexError:
             request = _Request(self._compiled.create_infer_request(), np.empty((0, *self._row), np.float32))
-        is_largest = len(request.buffer) < n
-        if is_largest:
+        if len(request.buffer) < n:
             request.buffer = np.empty((n, *self._row), np.float32)
+        if n > self._largest:
+            self._largest = n
+            release_memory(self._compiled)
         try:
             batch = request.buffer[:n]
             fill(batch)
@@ -83,10 +94,6 @@ class OpenVinoBackend:
             for output, out in zip(self._outputs, (feature, mask, logits)):
                 if out is not None:
                     np.copyto(out, request.infer.get_tensor(output).data)
-            if is_largest:
-                # OpenVINO grows each of its buffers by freeing it and taking a larger one. glibc keeps such blocks,
-                # and none fits the next larger size, so that rising sizes would leave gigabytes behind.
-                release_freed_memory()
         finally:
             self._free.append(request)
 
