@@ -183,6 +183,7 @@ def _occupancy_header() -> Path | None:
     _occupancy_header() is None or shutil.which("cc") is None,
     reason="needs a C compiler and cuda_occupancy.h of the CUDA toolkit (CUDA_HOME)",
 )
+@pytest.mark.slow
 def test_occupancy_equals_nvidias_own_calculator(tmp_path: Path) -> None:
     cases = [
         (sm, warps, registers, shared)

@@ -169,6 +169,7 @@ def test_splits_never_leave_a_device_emptier_than_one_part(arch, tiles, steps):
         assert parts == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matching", [False, True])
 def test_operator_passes_torchs_own_checks(matching):
     tokens = random_tokens(2, (4, 4), 16, torch.float32)

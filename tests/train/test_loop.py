@@ -165,6 +165,7 @@ def test_the_paper_recipes_say_which_file_they_need(market, tmp_path):
         prepare(override(recipe("market"), ["loss.i2t=0", "loss.anchor=0"]), market, tmp_path, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_time_budget_sets_the_epochs(market, small, tmp_path):
     config = override(small, ["schedule.minutes=0.1", "transfer.probability=0", "schedule.epochs=100000"])
     run = prepare(config, market, tmp_path, quiet=True)
