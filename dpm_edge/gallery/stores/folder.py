@@ -241,7 +241,13 @@ def has_room_to_open(folder: Path, shard: str) -> bool:
 def _sizes(folder: Path) -> tuple[int, int]:
     """Bytes that the files below a folder take on their disk, and bytes of their holes."""
     allocated = holes = 0
-    for one in [path.stat() for path in folder.rglob("*") if path.is_file()]:
+    for path in folder.rglob("*"):
+        try:
+            one = path.stat()
+        except FileNotFoundError:  # a writer has just removed it
+            continue
+        if path.is_dir():
+            continue
         taken = int(getattr(one, "st_blocks", one.st_size // 512 + 1)) * 512
         allocated, holes = allocated + taken, holes + max(one.st_size - taken, 0)
     return allocated, holes

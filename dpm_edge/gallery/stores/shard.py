@@ -35,14 +35,20 @@ def new_shard(place: Path, meta: dict[str, Any]) -> Any:
     )
     never = edge.EdgeOptimizersConfig(indexing_threshold=2**40)  # an HNSW graph costs minutes and hardly helps
     vectors = {"feature": vector, "mask": vector} if meta["masks"] else {"feature": vector}
-    shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(vectors=vectors, optimizers=never))
-    for names, kind in (
-        (INDEXED_TEXTS, edge.PayloadSchemaType.Keyword),
-        (INDEXED_NUMBERS, edge.PayloadSchemaType.Float),
-    ):
-        for field in names:
-            shard.update(edge.UpdateOperation.create_field_index(field, kind))
-    shard.flush()
+    try:
+        shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(vectors=vectors, optimizers=never))
+        for names, kind in (
+            (INDEXED_TEXTS, edge.PayloadSchemaType.Keyword),
+            (INDEXED_NUMBERS, edge.PayloadSchemaType.Float),
+        ):
+            for field in names:
+                shard.update(edge.UpdateOperation.create_field_index(field, kind))
+        shard.flush()
+    except Exception as error:  # the library raises nothing narrower
+        raise GalleryError(
+            f"expected to create a gallery's shard in {place}, got {str(error).splitlines()[0]}. Check the room on the "
+            f"disk and the rights"
+        ) from error
     return shard
 
 
