@@ -58,10 +58,10 @@ class DataConfig:
     """Threads that decode pictures at the start; 0 for one per core."""
     min_visible: float = 0.0
     """Leave out training pictures whose labels.csv says that less of the person is visible (rendered data only)."""
-    licence: str = "research only: trained on pictures of real people"
-    """What the checkpoint's card says of the weights' licence."""
+    licence: str = ""
+    """What the checkpoint's card says of the weights' licence; empty: "unknown", for only you know the pictures'."""
     described: str = ""
-    """What the card says of the pictures; empty for the layout and the folder's name."""
+    """What the card says of the pictures; empty for the folder's name, its layout and how many there are."""
     limit_identities: int = 0
     """Use only the first so many training identities; 0 for all."""
 
@@ -199,7 +199,8 @@ class ScheduleConfig:
     epochs: int = 60
     """Passes over the identities; shortened to fit `minutes` when that is given."""
     minutes: float = 0.0
-    """Wall-clock budget; after a short measurement the epochs are set to fill it. 0: train `epochs`."""
+    """Wall-clock budget from reading the pictures to the last score, saliency, evaluations and covered queries with
+    it; after a short measurement the epochs are set to fill it. 0: train `epochs`."""
     shape: str = "cosine"
     """"cosine" to zero or "step"."""
     warmup_epochs: float = 5.0
