@@ -271,9 +271,9 @@ def override(config: Config, assignments: list[str]) -> Config:
     for word in assignments:
         name, equals, text = word.partition("=")
         if not equals:
-            raise SpecError(f"{word!r} is not an override: write field=value, for example schedule.epochs=20")
+            raise SpecError(f"expected field=value, such as schedule.epochs=20, got {word!r}")
         if name not in names:
-            raise SpecError(f"no field {name!r}.{_offer(name, names)}")
+            raise SpecError(f"expected a field of the recipe, got {name!r}.{_offer(name, names)}")
         *path, leaf = name.split(".")
         section: Any = config
         for part in path:
@@ -291,7 +291,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
-            raise SpecError(f"no field {prefix + name!r}.{nearest(name, hints)}")
+            raise SpecError(f"expected a field of the recipe, got {prefix + name!r}.{nearest(name, hints)}")
     built = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -319,4 +319,4 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         return hint(text)
     except (KeyError, ValueError) as error:
         kind = hint.__name__ if isinstance(hint, (type, types.GenericAlias)) else str(hint)
-        raise SpecError(f"{name}={text}: {text!r} is no {kind}") from error
+        raise SpecError(f"expected a {kind} for {name}, got {text!r}") from error

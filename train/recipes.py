@@ -111,5 +111,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
 def recipe(name: str) -> Config:
     """The named recipe's config. Raises SpecError with the nearest name when there is none."""
     if name not in RECIPES:
-        raise SpecError(f"no recipe {name!r}.{nearest(name, RECIPES)}")
+        raise SpecError(f"expected a recipe, got {name!r}.{nearest(name, RECIPES)}")
     return RECIPES[name]()
