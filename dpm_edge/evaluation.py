@@ -73,9 +73,12 @@ def market_scores(
     gallery_people, gallery_cameras = np.asarray(gallery_people), np.asarray(gallery_cameras)
     wanted = (len(query_people), len(gallery_people))
     if similarity.shape != wanted or len(query_cameras) != wanted[0] or len(gallery_cameras) != wanted[1]:
-        raise DataError(f"similarities are {similarity.shape}; {wanted} (queries × gallery) is wanted")
+        raise DataError(
+            f"expected similarities {wanted} (queries × gallery) and a person and camera of each, got "
+            f"{similarity.shape}"
+        )
     if not np.isfinite(similarity).all():
-        raise DataError("similarities hold NaN or infinity: a feature or a mask is not finite")
+        raise DataError("expected finite similarities, got NaN or infinity: a feature or a mask is not finite")
     junk = gallery_people < 0
     hits = dict.fromkeys(RANKS, 0)
     precisions: list[float] = []
@@ -94,7 +97,10 @@ def market_scores(
             hits[k] += int(places[0] < k)
         precisions.append(float(np.mean((np.arange(len(places)) + 1) / (places + 1))))
     if not precisions:
-        raise DataError(f"none of {wanted[0]} queries has a match in the gallery from another camera")
+        raise DataError(
+            f"expected queries with a match from another camera, but none of {wanted[0]} has one in the gallery. Give "
+            "pictures of the same people from two cameras or more"
+        )
     return Scores(
         rank={k: n / len(precisions) for k, n in hits.items()},
         mean_average_precision=float(np.mean(precisions)),

@@ -37,14 +37,14 @@ def read_folder(folder: Path) -> LabelledFolder:
         DataError: the folder is missing or empty, or a name does not follow Market-1501's.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist; a folder of pictures named like 0002_c1s1_000451_03.jpg is wanted")
+        raise DataError(f"expected a folder of pictures named like 0002_c1s1_000451_03.jpg, got no folder {folder}")
     paths = find_images(folder)
     names = [(p, NAME.match(p.name)) for p in paths]
     strange = [p.name for p, match in names if match is None]
     if strange:
         raise DataError(
-            f"{folder}: {len(strange)} names are not PERSON_cCAMERA…, such as {strange[0]!r}; "
-            "0002_c1s1_000451_03.jpg is wanted"
+            f"expected names PERSON_cCAMERA…, such as 0002_c1s1_000451_03.jpg, in {folder}, got {strange[0]!r} and "
+            f"{len(strange) - 1} more. Rename them, or put them in PERSON/CAMERA/ folders"
         )
     labels = [match for _, match in names if match]
     return LabelledFolder(
@@ -64,6 +64,6 @@ def query_and_gallery(root: Path) -> tuple[LabelledFolder, LabelledFolder]:
     missing = [s.name for s in sides if not s.is_dir()]
     if missing:
         holds = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "nothing: it does not exist"
-        raise DataError(f"{root} lacks {' and '.join(missing)} (Market-1501's layout is wanted); it holds {holds}")
+        raise DataError(f"expected Market-1501's folders, got {root} without {' and '.join(missing)}; it holds {holds}")
     query, gallery = (read_folder(s) for s in sides)
     return query, gallery

@@ -58,10 +58,10 @@ class DataConfig:
     """Threads that decode pictures at the start; 0 for one per core."""
     min_visible: float = 0.0
     """Leave out training pictures whose labels.csv says that less of the person is visible (rendered data only)."""
-    licence: str = "research only: trained on pictures of real people"
-    """What the checkpoint's card says of the weights' licence."""
+    licence: str = ""
+    """What the checkpoint's card says of the weights' licence; empty: "unknown", for only you know the pictures'."""
     described: str = ""
-    """What the card says of the pictures; empty for the layout and the folder's name."""
+    """What the card says of the pictures; empty for the folder's name, its layout and how many there are."""
     limit_identities: int = 0
     """Use only the first so many training identities; 0 for all."""
 
@@ -199,7 +199,8 @@ class ScheduleConfig:
     epochs: int = 60
     """Passes over the identities; shortened to fit `minutes` when that is given."""
     minutes: float = 0.0
-    """Wall-clock budget; after a short measurement the epochs are set to fill it. 0: train `epochs`."""
+    """Wall-clock budget from reading the pictures to the last score, saliency, evaluations and covered queries with
+    it; after a short measurement the epochs are set to fill it. 0: train `epochs`."""
     shape: str = "cosine"
     """"cosine" to zero or "step"."""
     warmup_epochs: float = 5.0
@@ -270,9 +271,9 @@ def override(config: Config, assignments: list[str]) -> Config:
     for word in assignments:
         name, equals, text = word.partition("=")
         if not equals:
-            raise SpecError(f"{word!r} is not an override: write field=value, for example schedule.epochs=20")
+            raise SpecError(f"expected field=value, such as schedule.epochs=20, got {word!r}")
         if name not in names:
-            raise SpecError(f"no field {name!r}.{_offer(name, names)}")
+            raise SpecError(f"expected a field of the recipe, got {name!r}.{_offer(name, names)}")
         *path, leaf = name.split(".")
         section: Any = config
         for part in path:
@@ -290,7 +291,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
-            raise SpecError(f"no field {prefix + name!r}.{nearest(name, hints)}")
+            raise SpecError(f"expected a field of the recipe, got {prefix + name!r}.{nearest(name, hints)}")
     built = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -318,4 +319,4 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         return hint(text)
     except (KeyError, ValueError) as error:
         kind = hint.__name__ if isinstance(hint, (type, types.GenericAlias)) else str(hint)
-        raise SpecError(f"{name}={text}: {text!r} is no {kind}") from error
+        raise SpecError(f"expected a {kind} for {name}, got {text!r}") from error

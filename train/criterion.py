@@ -32,7 +32,9 @@ class Criterion:
     def __init__(self, config: LossConfig, texts: Tensor | None = None, compiled: str = "") -> None:
         """compiled: a mode of torch.compile, or "" for none. Raises SpecError for an unknown side of the neck."""
         if config.triplet_side not in NECKS:
-            raise SpecError(f"loss.triplet_side={config.triplet_side}.{nearest(config.triplet_side, NECKS)}")
+            raise SpecError(
+                f"expected a loss.triplet_side, got {config.triplet_side!r}.{nearest(config.triplet_side, NECKS)}"
+            )
         self.config, self.texts = config, texts
         self._computed = torch.compile(self._terms, mode=compiled) if compiled else self._terms
 

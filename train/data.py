@@ -130,7 +130,8 @@ class IdentitySampler:
         self.rows = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
         if len(self.rows) < identities:
             raise DataError(
-                f"{len(self.rows)} training people; a batch wants {identities}: set data.identities={len(self.rows)}"
+                f"expected {identities} training people or more, got {len(self.rows)}. Set "
+                f"data.identities={len(self.rows)}"
             )
         self.identities, self.pictures, self.seed = identities, pictures, seed
         self.rounds = max(1, round(sum(map(len, self.rows)) / (len(self.rows) * pictures)))

@@ -41,7 +41,9 @@ class Processes:
     def part(self, batch: int) -> slice:
         """This process's rows of a global batch. Raises SpecError where the batch does not divide."""
         if batch % self.world:
-            raise SpecError(f"a batch of {batch} does not divide over {self.world} processes: change data.identities")
+            raise SpecError(
+                f"expected a batch that divides over {self.world} processes, got {batch}. Change data.identities"
+            )
         share = batch // self.world
         return slice(self.rank * share, (self.rank + 1) * share)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ MOST_BODIES = 500
 """People's pictures to cut bodies from."""
 COLLAPSED = 0.1
 """A spread below which distances before the neck are too small for the triplet loss's soft margin to tell apart."""
+WORKERS_START = 5.0
+"""Seconds that the processes which cover queries take to start."""
 OCCLUDER_SEED = 0
 """The same occluders for every run, whatever its own seed."""
 
@@ -119,12 +122,14 @@ def occlusion_sets(
     Covering takes milliseconds a picture: it is spread over `workers` processes (0: one per core), and `cache`, a file
     that is written when it does not exist, saves it the next time. Raises DataError where the cache is of others.
     """
-    cut = bodies.pixels[:: max(1, len(bodies) // MOST_BODIES)].cpu().permute(0, 2, 3, 1).contiguous().numpy()
-    wanted = [(kind, share) for kind in occluders.kinds(cut) for share in shares if share > 0]
+    cut = _cut(bodies)
+    wanted = [(kind, share) for kind in occluders.KINDS for share in shares if share > 0]
     if cache is not None and cache.is_file():
         with safe_open(str(cache), "pt") as file:
             if json.loads((file.metadata() or {}).get("queries", "[]")) != query.names:
-                raise DataError(f"{cache} holds covered pictures of other queries; delete it to make them again")
+                raise DataError(
+                    f"expected covered pictures of these queries, got others in {cache}. Delete it to make them again"
+                )
             pixels = {key: file.get_tensor(_cache_name(*key)) for key in wanted}
     else:
         plain = replace(query, pixels=query.pixels.cpu())
@@ -136,6 +141,21 @@ def occlusion_sets(
             tensors = {_cache_name(*key): value for key, value in pixels.items()}
             write_whole(cache, to_safetensors(tensors, {"queries": json.dumps(query.names)}))
     return {key: replace(query, pixels=value) for key, value in pixels.items()}
+
+
+def covering_seconds(query: Pictures, bodies: Pictures, shares: tuple[float, ...]) -> float:
+    """Estimate how long `occlusion_sets` takes without a cache, from covering a few queries."""
+    few = Pictures(query.pixels[:4].cpu(), query.people[:4], query.cameras[:4], query.names[:4])
+    cut, begin = _cut(bodies), time.perf_counter()
+    for kind in occluders.KINDS:
+        covered(few, kind, 0.3, cut, OCCLUDER_SEED)
+    each = (time.perf_counter() - begin) / len(few)
+    return WORKERS_START + each * len(query) * sum(share > 0 for share in shares) / cores()
+
+
+def _cut(bodies: Pictures) -> np.ndarray:
+    """Pictures that occluding bodies are cut from, (M, H, W, 3) uint8, M at most about MOST_BODIES."""
+    return bodies.pixels[:: max(1, len(bodies) // MOST_BODIES)].cpu().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _cache_name(kind: str, share: float) -> str:

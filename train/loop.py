@@ -1,4 +1,4 @@
-"""Training: epoch by epoch step, log, evaluate, save.
+"""Training: score the starting weights; then epoch by epoch step, log, evaluate, save.
 
 B pictures of a batch · b = B / processes. Every draw depends on (seed, step) alone, so that a resumed run continues
 exactly.
@@ -16,6 +16,7 @@ from dpm_edge.train.augment import augment, flip
 from dpm_edge.train.criterion import Targets
 from dpm_edge.train.data import to_input
 from dpm_edge.train.run import Run, restore, snapshot
+from dpm_edge.train.status import StatusLines, working
 from dpm_edge.train.transfer import transfer
 from dpm_edge.train.watch import Watch
 
@@ -26,24 +27,31 @@ def fit(run: Run) -> dict[str, Any]:
     if resume_from.is_file():
         restore(run, state.load(resume_from, run.config))
     log = state.RunLog(run.out, run.config, keep_steps=run.step) if run.processes.first else None
+    if run.processes.first and run.step == 0:
+        with working("scoring the starting weights", quiet=run.quiet):
+            report.score_start(run, log, resume_from)
+    run.processes.wait()
     watch = Watch(run, log)
-    while run.epoch < run.epochs:
-        for number, rows in enumerate(torch.from_numpy(run.sampler.epoch(run.epoch)).to(run.device)):
-            done = run.epoch + number / run.sampler.batches
-            terms = train_step(run, rows, done)
-            run.step += 1
-            watch.tick(terms, rows, done)
-        watch.stop_at_nan()
-        run.epoch += 1
-        last = run.epoch == run.epochs
-        if run.processes.first and (last or run.epoch % run.config.evaluate.every == 0):
-            report.judge(run, log)
-        if run.processes.first and (last or run.epoch % run.config.save_every == 0):
-            state.save(resume_from, snapshot(run))
-        run.processes.wait()
+    with StatusLines(watch.line, quiet=run.quiet):
+        while run.epoch < run.epochs:
+            for number, rows in enumerate(torch.from_numpy(run.sampler.epoch(run.epoch)).to(run.device)):
+                done = run.epoch + number / run.sampler.batches
+                terms = train_step(run, rows, done)
+                run.step += 1
+                watch.tick(terms, rows, done)
+            watch.stop_at_nan()
+            run.epoch += 1
+            last = run.epoch == run.epochs
+            with watch.between_epochs():
+                if run.processes.first and (last or run.epoch % run.config.evaluate.every == 0):
+                    report.judge(run, log)
+                if run.processes.first and (last or run.epoch % run.config.save_every == 0):
+                    state.save(resume_from, snapshot(run))
+                run.processes.wait()
     if not run.processes.first:
         return {}
-    results = report.finish(run, watch.speed())
+    with working("scoring covered queries", quiet=run.quiet or not run.config.evaluate.occlusion):
+        results = report.finish(run, watch.speed())
     assert log is not None
     log.close()
     return results

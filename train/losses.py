@@ -37,7 +37,7 @@ def masked_logits(
     if kernel == "reference":
         return arcface(masked_cosines(q_BD, m_BD, w_CD), labels, scale, margin)
     if kernel != "triton":
-        raise SpecError(f"loss.kernel={kernel}.{nearest(kernel, ('reference', 'triton'))}")
+        raise SpecError(f"expected a loss.kernel, got {kernel!r}.{nearest(kernel, ('reference', 'triton'))}")
     try:
         from dpm_edge.kernels.masked_distance.op import margin_logits
     except ImportError as error:

@@ -114,7 +114,7 @@ def teach(net: DPM, train: Pictures, lesson: Lesson, *, quiet: bool = False) -> 
     """
     labels = train.labels()
     if int(labels.max()) < 1:
-        raise DataError("pictures of one person alone cannot teach masks; two people or more are wanted")
+        raise DataError("expected pictures of two people or more to teach masks with, got one person's")
     draw = np.random.default_rng(lesson.seed)
     torch.manual_seed(lesson.seed)
     chosen = torch.from_numpy(draw.permutation(len(train))[: lesson.pictures])
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"expected a data set with a training part, got {options.data} of layout {people.layout!r} with none"
             )
         if net.spec.cameras:
-            raise CheckpointError(f"{options.checkpoint} has a camera embedding; one without is wanted")
+            raise CheckpointError(f"expected a checkpoint without camera embedding, got {options.checkpoint} with one")
         train, query, gallery = (decode(part, pre) for part in (people.train, people.query, people.gallery))
         taught = teach(net, train, lesson)
         options.out.mkdir(parents=True, exist_ok=True)

@@ -182,6 +182,10 @@ def _place(
     return covered, (top, left, tall, wide)
 
 
+KINDS = ("texture", "object", "body")
+"""Names of the kinds of occluders."""
+
+
 def kinds(bodies: NDArray[np.uint8]) -> dict[str, Callable[[int, int, np.random.Generator], Stamp]]:
-    """The three kinds by name."""
-    return {"texture": texture_stamp, "object": object_stamp, "body": body_stamp(bodies)}
+    """Give the maker of each of the KINDS; bodies (M, H, W, 3): other people's pictures."""
+    return dict(zip(KINDS, (texture_stamp, object_stamp, body_stamp(bodies))))

@@ -1,6 +1,6 @@
 """A sheet of what SPT trains on: image, saliency, donor, result, OIoU.
 
-    python -m dpm_edge.train.preview RECIPE --data DIR --out sheet.jpg [field=value …]
+    dpm-edge train preview RECIPE --data DIR --out sheet.jpg [field=value …]
 
 The saliency comes from saliency.masks, or from saliency.safetensors beside the sheet, or is trained now.
 """
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         masks = person_masks(config, train, options.data, options.out.parent, device)
         example = examples(config, train, masks)[0]
     except DpmError as error:
-        print(f"preview: {error}", file=sys.stderr)
+        print(f"dpm-edge train preview: {error}", file=sys.stderr)
         return 1
     cv2.imwrite(str(options.out), sheet(example, options.rows), [cv2.IMWRITE_JPEG_QUALITY, 85])
     print(f"{int(example.done.mixed.sum())} of {len(example.pixels)} pictures stand in another's scene: {options.out}")

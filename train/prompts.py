@@ -1,6 +1,6 @@
 """Stage 1 of CLIP's two-stage supervision: a text for each training identity, learned with both encoders frozen.
 
-    python -m dpm_edge.train.prompts RECIPE --data DIR --out texts.safetensors model.clip=FILE [field=value …]
+    dpm-edge train texts RECIPE --data DIR --out texts.safetensors model.clip=FILE [field=value …]
 
     "A photo of a [X]1 [X]2 [X]3 [X]4 person."     four learned tokens an identity
     C identities · n pictures · B of a batch · J joint width.   Source: CLIP-ReID, AAAI 2023 (arXiv 2211.13977).
@@ -122,7 +122,9 @@ def joint_features(net: DPM, pictures: Pictures, batch: int = 128) -> Tensor:
     """f_p of every picture, (n, J) float32, on the network's device. Raises SpecError without a projection."""
     device = next(net.parameters()).device
     if net.backbone.proj is None:
-        raise SpecError(f"{net.spec.name} has joint_dim 0: texts need a projection into CLIP's joint space")
+        raise SpecError(
+            f"expected a model with CLIP's joint space, got {net.spec.name} with joint_dim 0. Texts need the projection"
+        )
     net.eval()
     parts = pictures.pixels.split(batch)
     found = [net.backbone(to_input(p.to(device), net.spec.preprocessing)).joint.float() for p in parts]
@@ -137,13 +139,13 @@ def save_texts(path: Path, texts: Tensor, people: Tensor) -> None:
 def load_texts(path: Path, people: Tensor) -> Tensor:
     """T (C, J). Raises DataError where the file is missing or of other people than `people` (C,) int64."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; `python -m dpm_edge.train.prompts` writes it")
+        raise DataError(f"expected a file of texts, got no {path}. `dpm-edge train texts` writes it")
     with safe_open(str(path), "pt") as file:
         texts, theirs = file.get_tensor("texts"), file.get_tensor("people")
     if not torch.equal(theirs, people):
         raise DataError(
-            f"{path} holds texts of {len(theirs)} people, not of this training set's {len(people)}: "
-            "learn the texts again on this data set"
+            f"expected texts of this set's {len(people)} people, got texts of {len(theirs)} people in {path}. "
+            "Learn them again on this data set"
         )
     return texts
 
@@ -163,7 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
         device = device_of(config)
         net = network(config.model, 0, 0, config.seed).to(device)
         if config.model.clip in ("", NEEDED):
-            raise SpecError("texts are learned through CLIP's text tower: give model.clip=FILE")
+            raise SpecError(
+                "expected CLIP's weights, whose text tower the texts are learned through, got none. Give "
+                "model.clip=FILE"
+            )
         library = open_clip()
         clip = library.create_model(ARCHITECTURE, pretrained=config.model.clip).to(device)
         pictures = decode(training_set(config, options.data).train, net.spec.preprocessing)
@@ -174,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         texts = learn_prompts(prompts, features, labels.to(device), epochs=options.epochs, seed=config.seed)
         save_texts(options.out, texts, people)
     except DpmError as error:
-        print(f"prompts: {error}", file=sys.stderr)
+        print(f"dpm-edge train texts: {error}", file=sys.stderr)
         return 1
     print(f"{len(people)} texts of {texts.shape[1]} numbers in {options.out}")
     return 0

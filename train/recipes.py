@@ -96,12 +96,10 @@ def market_tiny_cpu() -> Config:
 
 
 def rendered_tiny() -> Config:
-    """The shipped dpm-t: rendered people alone, so that its licence is clean."""
+    """dpm-t from nothing, on rendered people: how the weights that ship are made."""
     config = _from_scratch("rendered_tiny")
     config.transfer.probability = 0.0  # the renderer puts real occluders in front
     config.augment = AugmentConfig(erase=0.4, scale=0.2, colour=0.4, grey=0.1, blur=0.35, noise=8.0)
-    config.data.described = "rendered people alone (dpm_edge.train.synthetic)"
-    config.data.licence = "Apache-2.0"
     return config
 
 
@@ -113,5 +111,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
 def recipe(name: str) -> Config:
     """The named recipe's config. Raises SpecError with the nearest name when there is none."""
     if name not in RECIPES:
-        raise SpecError(f"no recipe {name!r}.{nearest(name, RECIPES)}")
+        raise SpecError(f"expected a recipe, got {name!r}.{nearest(name, RECIPES)}")
     return RECIPES[name]()

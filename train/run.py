@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,18 @@ from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.prompts import load_texts
 from dpm_edge.train.saliency.person_masks import person_masks
 from dpm_edge.train.start import NEEDED, model_spec, network
+
+
+@dataclass(frozen=True)
+class EvaluationCosts:
+    """Seconds of what is done between epochs."""
+
+    embedding: float
+    """Queries and gallery."""
+    ranking: float
+    """The gallery for every query, under both metrics."""
+    saving: float = 0.0
+    """The state to resume from."""
 
 
 @dataclass
@@ -46,7 +59,15 @@ class Run:
     gallery: Pictures
     sampler: IdentitySampler
     epochs: int
+    described: str = ""
+    """The training pictures in words, for the checkpoint's card."""
     quiet: bool = False
+    begin: float = field(default_factory=time.perf_counter)
+    """When the run's preparation began: a budget of minutes counts from there."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """Scores of the starting weights, and which weights these are; empty until they are scored."""
+    costs: EvaluationCosts | None = None
+    """Seconds that scoring the starting weights took; None in a run that was resumed."""
     epoch: int = 0
     step: int = 0
     best: float = -1.0
@@ -59,10 +80,11 @@ class Run:
 
 
 def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Run:
-    """Everything up to the first step: pictures in memory, saliency masks if SPT is on, network, optimisers.
+    """Prepare everything up to the first step: pictures in memory, saliency masks if SPT is on, network, optimisers.
 
     Raises DataError for a data set that cannot be trained on, SpecError for a recipe that lacks a file.
     """
+    begin = time.perf_counter()
     device = device_of(config)
     processes = distributed.start(device)
     device = distributed.local_device(device)
@@ -105,12 +127,14 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
         gallery=gallery,
         sampler=sampler,
         epochs=config.schedule.epochs,
+        described=f"{data.resolve().name}, layout {people.layout}: {len(sampler.rows)} people, {len(train)} pictures",
         quiet=quiet,
+        begin=begin,
     )
 
 
 def device_of(config: Config) -> torch.device:
-    """The config's device; "auto" is a GPU where there is one."""
+    """Choose the config's device; "auto" is a GPU where there is one."""
     if config.device != "auto":
         return torch.device(config.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -141,15 +165,17 @@ def training_set(config: Config, data: Path) -> TrainingSet:
 
 
 def forward_of(net: DPM, mode: str, world: int) -> Callable[..., DPMOutput]:
-    """The network's training forward, compiled where `mode` says so.
+    """Give the network's training forward, compiled where `mode` says so.
 
     Raises SpecError for an unknown mode, or for any with many processes: batch norm over the global batch talks to the
     others, which a compiled forward cannot.
     """
     if mode not in COMPILED:
-        raise SpecError(f"optimiser.compile={mode}.{nearest(mode, COMPILED)}")
+        raise SpecError(f"expected a mode of optimiser.compile, got {mode!r}.{nearest(mode, COMPILED)}")
     if mode and world > 1:
-        raise SpecError(f"optimiser.compile={mode} with {world} processes: set optimiser.compile= to train on many")
+        raise SpecError(
+            f"expected one process with optimiser.compile={mode}, got {world}. Set optimiser.compile= to train on many"
+        )
     return torch.compile(net.forward_train, mode=mode) if mode else net.forward_train
 
 
@@ -157,8 +183,8 @@ def _check_texts(config: Config) -> None:
     """Raise SpecError at once where a loss asks for texts and no file is named."""
     if (config.loss.i2t or config.loss.anchor) and config.loss.texts in ("", NEEDED):
         raise SpecError(
-            "loss.i2t and loss.anchor need texts: run `python -m dpm_edge.train.prompts` with CLIP weights first and "
-            "give loss.texts=FILE, or set loss.i2t=0 loss.anchor=0"
+            "expected a file of texts for loss.i2t and loss.anchor, got none. Run `dpm-edge train texts` with CLIP "
+            "weights first and give loss.texts=FILE, or set loss.i2t=0 loss.anchor=0"
         )
 
 
@@ -170,13 +196,14 @@ def _texts(config: Config, train: Pictures) -> Tensor | None:
 
 
 def snapshot(run: Run) -> dict[str, Any]:
-    """All that a resumed run needs."""
+    """Collect all that a resumed run needs."""
     return {
         "config": json.dumps(run.config.to_dict()),
         "epoch": run.epoch,
         "step": run.step,
         "epochs": run.epochs,
         "best": run.best,
+        "start": json.dumps(run.start),
         "history": json.dumps(run.history),
         "net": run.net.state_dict(),
         "average": run.average.state_dict() if run.average is not None else {},
@@ -187,7 +214,7 @@ def snapshot(run: Run) -> dict[str, Any]:
 def restore(run: Run, saved: dict[str, Any]) -> None:
     """Put a snapshot back into a freshly prepared run."""
     run.epoch, run.step, run.epochs, run.best = (saved[k] for k in ("epoch", "step", "epochs", "best"))
-    run.history = json.loads(saved["history"])
+    run.start, run.history = json.loads(saved.get("start", "{}")), json.loads(saved["history"])
     run.net.load_state_dict(saved["net"])
     if run.average is not None:
         run.average.load_state_dict(saved["average"])

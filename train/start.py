@@ -22,7 +22,7 @@ def model_spec(config: ModelConfig, cameras: int = 0) -> ModelSpec:
     Raises SpecError for an unknown preset, or a size that the network cannot have.
     """
     if config.preset not in PRESETS:
-        raise SpecError(f"no preset {config.preset!r}.{nearest(config.preset, PRESETS)}")
+        raise SpecError(f"expected a preset, got {config.preset!r}.{nearest(config.preset, PRESETS)}")
     preset = PRESETS[config.preset]
     return preset.replace(
         height=config.height,
@@ -49,7 +49,7 @@ def network(config: ModelConfig, classes: int, cameras: int, seed: int) -> DPM:
         adopt(net, checkpoint.load(config.init))
     elif config.clip == NEEDED:
         raise SpecError(
-            "this recipe starts from CLIP's ViT-B/16: give model.clip=FILE, open_clip's `ViT-B-16` with the "
+            "expected CLIP's ViT-B/16 to start from, got none. Give model.clip=FILE, open_clip's `ViT-B-16` with the "
             "pretrained tag `openai` as safetensors (or model.init=CHECKPOINT of a dpm-b)"
         )
     elif config.clip:
@@ -66,8 +66,8 @@ def adopt(net: DPM, other: DPM) -> list[str]:
     ours, theirs = net.spec, other.spec
     if (ours.width, ours.layers, ours.patch) != (theirs.width, theirs.layers, theirs.patch):
         raise SpecError(
-            f"first weights are of {theirs.name!r} (width {theirs.width}, {theirs.layers} blocks); "
-            f"{ours.name!r} (width {ours.width}, {ours.layers} blocks) is wanted: set model.preset={theirs.name}, "
+            f"expected first weights of {ours.name!r} (width {ours.width}, {ours.layers} blocks), got those of "
+            f"{theirs.name!r} (width {theirs.width}, {theirs.layers} blocks). Set model.preset={theirs.name}, "
             "or model.init= to start from nothing"
         )
     source = other.state_dict()

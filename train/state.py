@@ -50,8 +50,8 @@ def load(path: Path, config: Config) -> dict[str, Any]:
     if changed:
         came = ", ".join(f"{n}={_flat(ours)[n]!r} (was {_flat(theirs).get(n)!r})" for n in changed[:5])
         raise CheckpointError(
-            f"{path} is of recipe {theirs['recipe']!r} with other settings: {came}. Give another --out to start anew, "
-            "or the same settings to resume"
+            f"expected the settings that {path} was begun with (recipe {theirs['recipe']!r}), got {came}. Give "
+            "another --out to start anew, or the same settings to resume"
         )
     return state
 

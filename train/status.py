@@ -20,9 +20,9 @@ class StatusLines:
     `text` is called on that thread: it reads plain numbers, and never waits for a GPU.
     """
 
-    def __init__(self, text: Callable[[], str], *, quiet: bool = False, every: float = EVERY) -> None:
-        """quiet: say nothing. every: seconds between two lines."""
-        self._text, self._every = text, every
+    def __init__(self, text: Callable[[], str], *, quiet: bool = False) -> None:
+        """quiet: say nothing."""
+        self._text = text
         self._over = threading.Event()
         self._thread = None if quiet else threading.Thread(target=self._repeat, name="status lines", daemon=True)
 
@@ -37,7 +37,7 @@ class StatusLines:
             self._thread.join()
 
     def _repeat(self) -> None:
-        while not self._over.wait(self._every):
+        while not self._over.wait(EVERY):
             say(self._text())
 
 

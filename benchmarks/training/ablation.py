@@ -25,7 +25,7 @@ import numpy as np
 from ablation_plan import (
     DEFAULT,
     ROWS,
-    Plan,
+    AblationPlan,
     candidates,
     check_rows,
     choose,
@@ -111,7 +111,7 @@ def table(found: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class AblationBudget:
     """How long and how much: minutes of all, the most runs at a time, epochs of each run (0: as many as fit)."""
 
     minutes: float = 9.0
@@ -125,7 +125,7 @@ def ablate(
     out: Path,
     overrides: list[str],
     *,
-    budget: Budget,
+    budget: AblationBudget,
     rows: list[str],
     seeds: int,
     rendered: Path | None = None,
@@ -142,15 +142,15 @@ def ablate(
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     todo = jobs(rows, seeds)
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "recipe": recipe,
         "data": str(data),
         "overrides": overrides,
         "init": init,
         "rendered": str(rendered or ""),
     }
-    asked["epochs"] = budget.epochs
-    plan = _kept_plan(out, asked)
+    settings["epochs"] = budget.epochs
+    plan = _kept_plan(out, settings)
     found = finished(out, todo) if plan is not None else {}
     todo = [job for job in todo if job not in found]
     failed: dict[str, str] = {}
@@ -181,7 +181,7 @@ def ablate(
             lap("saliency")
         if plan is None:
             plan = _measured_plan(pool, context, recipe, data, out, shared, todo, budget, left)
-            _keep_plan(out, asked, plan)
+            _keep_plan(out, settings, plan)
             lap("measuring")
         say(f"{plan.epochs} epochs, {plan.parallel} runs at a time, {plan.seconds:.0f} s each: {len(todo)} runs")
         part = max(1, plan.epochs // 4)
@@ -216,12 +216,12 @@ def _measured_plan(
     out: Path,
     shared: list[str],
     todo: list[tuple[str, int]],
-    budget: Budget,
+    budget: AblationBudget,
     left: Callable[[], float],
-) -> Plan:
+) -> AblationPlan:
     """Measure each number of runs at a time, and choose; with given epochs all of budget.parallel run at a time."""
     if budget.epochs:
-        return Plan(budget.parallel, budget.epochs, 0.0)
+        return AblationPlan(budget.parallel, budget.epochs, 0.0)
     dearest = max((row for row, _ in todo), key=lambda row: "loss.masked=true" in ROWS[row])
     words, measured = [*shared, *ROWS[dearest]], {}
     with context.Manager() as manager:
@@ -243,23 +243,29 @@ def finished(out: Path, todo: list[tuple[str, int]]) -> dict[tuple[str, int], di
     return found
 
 
-def _keep_plan(out: Path, asked: dict[str, Any], plan: Plan) -> None:
-    write_whole(out / "plan.json", (json.dumps({"asked": asked, "plan": plan.to_dict()}, indent=1) + "\n").encode())
+def _keep_plan(out: Path, settings: dict[str, Any], plan: AblationPlan) -> None:
+    write_whole(
+        out / "plan.json", (json.dumps({"settings": settings, "plan": plan.to_dict()}, indent=1) + "\n").encode()
+    )
 
 
-def _kept_plan(out: Path, asked: dict[str, Any]) -> Plan | None:
+def _kept_plan(out: Path, settings: dict[str, Any]) -> AblationPlan | None:
     """An earlier call's plan, so that rows trained today and tomorrow have equal epochs.
 
-    Raises SpecError where that call asked for another ablation.
+    Raises SpecError where that call was for another ablation.
     """
     path = out / "plan.json"
     if not path.is_file():
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
-    changed = [f"{name} (was {kept['asked'].get(name)!r})" for name in asked if kept["asked"].get(name) != asked[name]]
+    changed = [
+        f"{name} (was {kept['settings'].get(name)!r})"
+        for name in settings
+        if kept["settings"].get(name) != settings[name]
+    ]
     if changed:
         raise SpecError(f"{out} holds an ablation with another {', '.join(changed)}: give another --out")
-    return Plan(**kept["plan"])
+    return AblationPlan(**kept["plan"])
 
 
 def _write(out: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -272,7 +278,7 @@ def report(
     failed: dict[str, str],
     left: list[tuple[str, int]],
     timing: dict[str, float],
-    plan: Plan | None,
+    plan: AblationPlan | None,
 ) -> dict[str, Any]:
     """What ablation.json holds."""
     runs = [
@@ -316,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--rows", default=";".join(DEFAULT), help="row names with ; between")
     options = vars(made.parse_intermixed_args(arguments))
     options["rows"] = [r.strip() for r in options["rows"].split(";")]
-    options["budget"] = Budget(**{name: options.pop(name) for name in ("minutes", "epochs", "parallel")})
+    options["budget"] = AblationBudget(**{name: options.pop(name) for name in ("minutes", "epochs", "parallel")})
     try:
         result = ablate(
             options.pop("recipe"), options.pop("data"), options.pop("out"), options.pop("overrides"), **options

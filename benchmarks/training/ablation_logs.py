@@ -28,19 +28,19 @@ Evaluations = dict[int, dict[str, Any]]
 """Epoch → one evaluation of a run's log."""
 
 
-def read_runs(left: Path) -> dict[tuple[str, int], Evaluations]:
+def read_runs(folder: Path) -> dict[tuple[str, int], Evaluations]:
     """(row, seed) → its evaluations. Raises DataError where the folder holds no evaluated run of a known row."""
     found: dict[tuple[str, int], Evaluations] = {}
     for row in ROWS:
-        prefix = job_folder(left, row, 0).name.removesuffix("0")
-        for log in sorted(left.glob(f"{prefix}*/log.jsonl")):
+        prefix = job_folder(folder, row, 0).name.removesuffix("0")
+        for log in sorted(folder.glob(f"{prefix}*/log.jsonl")):
             seed = log.parent.name.removeprefix(prefix)
             if seed.isdigit():
                 found[row, int(seed)] = _evaluations(log)
     unread = [f"{row}, seed {seed}" for (row, seed), held in found.items() if not held]
     if not found or unread:
         what = f"no evaluation yet of {'; '.join(unread)}" if unread else "no ROW-seedN/log.jsonl of an ablation's rows"
-        raise DataError(f"{left}: {what}; the folder that `benchmarks/training/ablation.py --out` was given is wanted")
+        raise DataError(f"expected the folder that ablation.py --out was given, got {folder}: {what}")
     return found
 
 
@@ -67,7 +67,7 @@ def collect(runs: dict[tuple[str, int], Evaluations], planned: int) -> dict[str,
     shared = set.intersection(*(set(held) for held in runs.values()))
     if not shared or max(max(held) for held in runs.values()) > planned:
         epochs = "; ".join(f"{row}, seed {seed}: {sorted(held)}" for (row, seed), held in runs.items())
-        raise DataError(f"one epoch of at most {planned} that all runs evaluated is wanted; they have {epochs}")
+        raise DataError(f"expected one epoch of at most {planned} that all runs evaluated, got {epochs}")
     epoch = max(shared)
     by_row: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for (row, _), held in runs.items():
@@ -103,7 +103,7 @@ def collect(runs: dict[tuple[str, int], Evaluations], planned: int) -> dict[str,
 def main(arguments: list[str] | None = None) -> int:
     """Read, write, print the table. Returns the exit code."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("left", type=Path, metavar="DIR", help="where the ablation ran")
+    made.add_argument("folder", type=Path, metavar="DIR", help="where the ablation ran")
     made.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     made.add_argument("--planned", type=int, default=16, help="epochs that were planned for every row")
     made.add_argument("--recipe", default="market_tiny")
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         made.add_argument(f"--{name}", default="not recorded", help="of the runs: their logs do not say")
     options = made.parse_args(arguments)
     try:
-        found = collect(read_runs(options.left), options.planned)
+        found = collect(read_runs(options.folder), options.planned)
         found["recipe"] = options.recipe
         found["machine"] = {name: getattr(options, name) for name in ("device", "torch", "date")}
         write_whole(options.out, (json.dumps(found, indent=1) + "\n").encode())

@@ -102,7 +102,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """What was chosen: runs at a time, epochs of each, seconds that one run will take."""
 
     parallel: int
@@ -122,7 +122,7 @@ def waves(todo: list[tuple[str, int]], parallel: int) -> float:
     return max(places)
 
 
-def choose(measured: Mapping[int, Measured], todo: list[tuple[str, int]], seconds: float) -> Plan:
+def choose(measured: Mapping[int, Measured], todo: list[tuple[str, int]], seconds: float) -> AblationPlan:
     """The plan with the most epochs in `seconds`, CURVES of each run left for its curves; at least one epoch.
 
     Raises SpecError where not even that fits: the message says how many minutes would do.
@@ -135,7 +135,7 @@ def choose(measured: Mapping[int, Measured], todo: list[tuple[str, int]], second
         epochs = int((RESERVE * seconds / rounds - fixed) / epoch)
         least = min(least, rounds * (fixed + epoch) / RESERVE)
         if epochs >= 1:
-            plans.append(Plan(parallel, epochs, fixed + epochs * epoch))
+            plans.append(AblationPlan(parallel, epochs, fixed + epochs * epoch))
     if not plans:
         raise SpecError(
             f"{len(todo)} runs do not fit in {seconds / 60:.1f} minutes, of which {CURVES:.0f} s a run are for curves; "

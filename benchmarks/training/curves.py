@@ -26,7 +26,7 @@ Curve = dict[tuple[str, str], dict[float, list[float]]]
 def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     """Of a results file: line name → score → curve. Raises DataError where it holds no curves."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; a results.json or an ablation.json is wanted")
+        raise DataError(f"expected a results.json or an ablation.json, got no {path}")
     held = json.loads(path.read_text())
     row = f"{held.get('recipe')}"
     sets = [{**scores, "row": f"{row} on {name}"} for name, scores in held.get("sets", {}).items()]
@@ -35,7 +35,7 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     found: dict[str, dict[str, Curve]] = {}
     for run in runs:
         if not run.get("occlusion"):
-            raise DataError(f"{path} holds no occlusion curves: train with evaluate.occlusion=true")
+            raise DataError(f"expected occlusion curves in {path}, got none. Train with evaluate.occlusion=true")
         whole = [r for r in run["occlusion"] if r["kind"] == "whole"]
         kinds = sorted({r["kind"] for r in run["occlusion"]} - {"whole"})
         rows = [r for r in run["occlusion"] if r["kind"] != "whole"] + [{**r, "kind": k} for r in whole for k in kinds]

@@ -86,7 +86,9 @@ def find(path: Path) -> Path:
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) != 1:
-            raise CheckpointError(f"{path} holds {len(found)} .safetensors files; exactly one is wanted, or name it")
+            raise CheckpointError(
+                f"expected one checkpoint in the folder, but {path} holds {len(found)} .safetensors files. Name it"
+            )
         return found[0]
     if path.is_file():
         refuse_pickle(path)
@@ -138,7 +140,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], *, source
         if name not in wanted:
             continue
         if tensor.shape != wanted[name].shape:
-            faults.append(f"{name} is {tuple(tensor.shape)}, {tuple(wanted[name].shape)} is wanted")
+            faults.append(f"{name}: expected {tuple(wanted[name].shape)}, got {tuple(tensor.shape)}")
         elif tensor.is_floating_point() and not torch.isfinite(tensor).all():
             faults.append(f"{name} holds NaN or infinity")
     if faults:
@@ -181,9 +183,9 @@ def _read_card(path: Path) -> dict:
         raise CheckpointError(f"{path} is not JSON ({error}). Copy it again from its source") from error
     wanted = {"format": int, "model": dict, "classes": int, "fingerprint": str}
     if not isinstance(card, dict) or any(not isinstance(card.get(key), kind) for key, kind in wanted.items()):
-        raise CheckpointError(f"{path} is no checkpoint's JSON; the fields {', '.join(wanted)} are wanted")
+        raise CheckpointError(f"expected a checkpoint's JSON with the fields {', '.join(wanted)}, got {path} without")
     if card["format"] != FORMAT:
-        raise CheckpointError(f"{path} is of format {card['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+        raise CheckpointError(f"expected format {FORMAT}, got format {card['format']} in {path}. Upgrade dpm-edge")
     if card["classes"] < 0:
-        raise CheckpointError(f"{path}: classes is {card['classes']}; 0 or more is wanted")
+        raise CheckpointError(f"expected 0 classes or more in {path}, got {card['classes']}")
     return card

@@ -35,8 +35,8 @@ def load_clip(backbone: Backbone, path: str | Path) -> None:
     visual = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
     if not visual:
         raise CheckpointError(
-            f"{path} holds no tensor named {_PREFIX}…; CLIP weights in open_clip's or OpenAI's layout are wanted. "
-            f"It holds {', '.join(sorted(tensors)[:4]) or 'nothing'}…"
+            f"expected CLIP weights in open_clip's or OpenAI's layout, but {path} holds no tensor named {_PREFIX}…; it "
+            f"holds {', '.join(sorted(tensors)[:4]) or 'nothing'}…"
         )
     if "positional_embedding" in visual:
         visual["positional_embedding"] = resize_positions(visual["positional_embedding"], backbone.grid)
@@ -53,7 +53,7 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     side = math.isqrt(max(table.shape[0] - 1, 0))
     if table.dim() != 2 or side < 1 or side * side != table.shape[0] - 1:
-        raise CheckpointError(f"positional_embedding is {tuple(table.shape)}; (1 + g·g, d) of a square grid is wanted")
+        raise CheckpointError(f"expected positional_embedding (1 + g·g, d) of a square grid, got {tuple(table.shape)}")
     if (side, side) == tuple(grid):
         return table.float()
     cls, patches = table[:1].float(), table[1:].float()
@@ -65,7 +65,7 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors by name from safetensors or a tensors-only torch archive."""
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; a file with CLIP weights is wanted")
+        raise CheckpointError(f"expected a file with CLIP weights, but {path} does not exist")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if zipfile.is_zipfile(path):
@@ -86,6 +86,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(k, str) for k in loaded):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; a dictionary of named tensors is wanted")
+        raise CheckpointError(f"expected a dictionary of named tensors in {path}, got a {type(loaded).__name__}")
     tensors = {name.removeprefix("module."): value for name, value in loaded.items()}
     return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}

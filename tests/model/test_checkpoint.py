@@ -87,13 +87,13 @@ def test_missing_unknown_and_resized_tensors_are_named(saved: Path) -> None:
     edit_weights(saved, change)
     with pytest.raises(CheckpointError) as error:
         checkpoint.load(saved)
-    for part in ("backbone.ln_post.bias is missing", "backbone.ln_extra is unknown", "(48, 24), (48, 48) is wanted"):
+    for part in ("backbone.ln_post.bias is missing", "backbone.ln_extra is unknown", "expected (48, 48), got (48, 24)"):
         assert part in str(error.value)
 
 
 def test_checkpoint_of_another_size_names_the_tensor(saved: Path) -> None:
     edit_card(saved, lambda card: card["model"].update(width=96))
-    with pytest.raises(CheckpointError, match=r"backbone.class_embedding is \(48,\), \(96,\) is wanted.*more"):
+    with pytest.raises(CheckpointError, match=r"backbone.class_embedding: expected \(96,\), got \(48,\).*more"):
         checkpoint.load(saved)
 
 
@@ -144,7 +144,7 @@ def test_pickle_is_refused_unopened(writer: str, name: str, tmp_path: Path) -> N
     ("text", "says"),
     [
         ("{", "not JSON"),
-        ("[]", "no checkpoint's JSON"),
+        ("[]", "expected a checkpoint's JSON"),
         ('{"format": 1}', "fields format, model, classes, fingerprint"),
     ],
 )

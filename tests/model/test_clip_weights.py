@@ -111,7 +111,7 @@ def test_files_that_do_not_fit(clip: dict, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tensor named visual\.…"):
         load_clip(backbone(), path)
     save_file(clip, path)
-    with pytest.raises(CheckpointError, match=r"proj is \(32, 24\), \(32, 512\) is wanted"):
+    with pytest.raises(CheckpointError, match=r"proj: expected \(32, 512\), got \(32, 24\)"):
         load_clip(backbone(joint_dim=512), path)
     del clip["visual.transformer.resblocks.1.ln_2.weight"]
     save_file(clip, path)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ablation
 import ablation_plan
 import pytest
-from ablation import Budget, ablate
+from ablation import AblationBudget, ablate
 from ablation_plan import CURVES, RESERVE, Measured, choose, jobs, waves
 from toy_world import SMALL
 
@@ -77,7 +77,7 @@ def test_a_stopped_ablation_goes_on_with_its_plan_and_its_finished_runs(market, 
 
     def one_epoch(measured, todo, seconds):
         assert list(measured) == [1] and measured[1].seconds > 0 and measured[1].steps >= 2
-        return ablation_plan.Plan(1, 1, 1.0)
+        return ablation_plan.AblationPlan(1, 1, 1.0)
 
     monkeypatch.setattr(ablation, "choose", one_epoch)
     trained: list[str] = []
@@ -91,21 +91,21 @@ def test_a_stopped_ablation_goes_on_with_its_plan_and_its_finished_runs(market, 
 
     monkeypatch.setattr(ablation, "train_row", counted)
     words = [w for w in SMALL if not w.startswith("schedule.")] + ["evaluate.occlusion=true", "evaluate.shares=0.3"]
-    asked = {"rows": ["baseline", "full"], "seeds": 2, "budget": Budget(minutes=60, parallel=1)}
+    settings = {"rows": ["baseline", "full"], "seeds": 2, "budget": AblationBudget(minutes=60, parallel=1)}
     with pytest.raises(KeyboardInterrupt):
-        ablate("market_tiny", market, tmp_path, words, **asked)
+        ablate("market_tiny", market, tmp_path, words, **settings)
     first = json.loads((tmp_path / "ablation.json").read_text())
     assert [line["row"] for line in first["table"]] == ["baseline"] and len(first["left"]) == 3
     epochs = first["plan"]["epochs"]
     assert first["runs"][0]["epochs"] == epochs == 1
-    done = ablate("market_tiny", market, tmp_path, words, **asked)
+    done = ablate("market_tiny", market, tmp_path, words, **settings)
     assert trained == ["baseline-seed0", "full-seed0", "full-seed0", "baseline-seed1", "full-seed1"]
     assert {(line["row"], line["seeds"], line["epochs"]) for line in done["table"]} == {
         ("baseline", 2, epochs),
         ("full", 2, epochs),
     }
     assert not done["left"] and done["runs"][0]["occlusion"]
-    again = ablate("market_tiny", market, tmp_path, words, **asked)
+    again = ablate("market_tiny", market, tmp_path, words, **settings)
     assert again["table"] == done["table"] and len(trained) == 5
     with pytest.raises(SpecError, match="another overrides"):
-        ablate("market_tiny", market, tmp_path, [*words, "seed=3"], **{**asked, "seeds": 3})
+        ablate("market_tiny", market, tmp_path, [*words, "seed=3"], **{**settings, "seeds": 3})

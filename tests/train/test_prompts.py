@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,10 @@ def test_learned_texts_come_near_their_own_peoples_pictures_and_clip_stays_still
     assert all(torch.equal(p, before[name]) for name, p in clip.named_parameters())
 
 
+def step_lines(run: Path) -> list[str]:
+    return [line for line in (run / "log.jsonl").read_text().splitlines() if '"kind": "step"' in line]
+
+
 @pytest.mark.parametrize("form", ["relations", "projected"])
 def test_stage_two_uses_the_texts_and_the_anchor_fades(market, small, tmp_path, form):
     people = torch.arange(1, 25)
@@ -76,9 +82,8 @@ def test_stage_two_uses_the_texts_and_the_anchor_fades(market, small, tmp_path, 
         "transfer.probability=0",
     ]
     fit(prepare(override(small, words), market, tmp_path / "run", quiet=True))
-    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    assert '"anchor"' in lines[0] and '"i2t"' in lines[0]
-    steps = [line for line in lines if '"step"' in line and '"loss"' in line]
+    steps = step_lines(tmp_path / "run")
+    assert '"anchor"' in steps[0] and '"i2t"' in steps[0]
     assert '"anchor"' not in steps[-1] and '"i2t"' in steps[-1]
 
 
@@ -149,5 +154,5 @@ def test_both_stages_run_on_a_clip_file_with_random_weights(market, tmp_path, mo
     before = run.net.prototypes.detach().clone()
     fit(run)
     assert not torch.equal(run.net.prototypes, before)
-    steps = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    steps = step_lines(tmp_path / "run")
     assert '"anchor"' in steps[0] and '"i2t"' in steps[0]

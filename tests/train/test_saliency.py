@@ -126,7 +126,7 @@ def test_an_unknown_source_and_a_set_without_masks_are_refused(market, train, sm
     with pytest.raises(SpecError, match="labels"):
         person_masks.person_masks(small, train, market, tmp_path, torch.device("cpu"), quiet=True)
     small.saliency.source = "labels"
-    with pytest.raises(DataError, match="keeps no masks"):
+    with pytest.raises(DataError, match="without masks/"):
         person_masks.person_masks(small, train, market, tmp_path, torch.device("cpu"), quiet=True)
 
 

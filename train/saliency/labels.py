@@ -26,8 +26,8 @@ def label_saliency(data: Path, pictures: Pictures, grid: tuple[int, int]) -> Ten
     """
     if not (data / "masks").is_dir():
         raise DataError(
-            f"{data} keeps no masks; saliency.source=labels is for sets that dpm_edge.train.synthetic rendered. Render "
-            "an older one again into the same folder, which adds them, or set saliency.source=learned"
+            f"expected a rendered set's masks for saliency.source=labels, got {data} without masks/. Render it "
+            "again into the same folder, which adds them, or set saliency.source=segmentation"
         )
 
     def one(name: str) -> np.ndarray | None:
@@ -41,5 +41,8 @@ def label_saliency(data: Path, pictures: Pictures, grid: tuple[int, int]) -> Ten
         shares = list(pool.map(one, pictures.names))
     missing = [name for name, share in zip(pictures.names, shares) if share is None]
     if missing:
-        raise DataError(f"{data}/masks lacks {len(missing)} pictures, such as {missing[0]}: render the set again")
+        raise DataError(
+            f"expected a mask of every picture in {data}/masks, {len(missing)} lack one, such as {missing[0]}. "
+            "Render the set again"
+        )
     return torch.from_numpy(np.stack([share for share in shares if share is not None]))

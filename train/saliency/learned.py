@@ -51,7 +51,7 @@ class SaliencyHead(nn.Module):
             return torch.sigmoid(self.score(patches).squeeze(2))
 
 
-class Identified(Protocol):
+class PassOutput(Protocol):
     """What SPS reads of one pass."""
 
     @property
@@ -82,7 +82,7 @@ def one_pass(net: DPM, inputs: Tensor, scale: Tensor | None = None) -> Pass:
 
 
 def saliency_losses(
-    whole: Identified, kept: Identified, discarded: Identified, saliency: Tensor, labels: Tensor, config: SaliencyConfig
+    whole: PassOutput, kept: PassOutput, discarded: PassOutput, saliency: Tensor, labels: Tensor, config: SaliencyConfig
 ) -> dict[str, Tensor]:
     """Weighted terms by name: identity on whole and kept, triplet on whole, overlap, usage."""
     assert whole.logits is not None and kept.logits is not None and discarded.logits is not None
