@@ -131,7 +131,9 @@ def _of_system(error: OSError) -> str:
         return f"expected room to write, got {what}. Free some space and run it again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"expected the right to read or write, got {what}. Change its rights, or choose another place"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+    if "temporary directory" in str(error.strerror):
+        return f"expected a folder for temporary files, got none: {what}. Free some space, or set TMPDIR to a folder"
+    if error.filename and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return f"expected another kind of file, got {what}. Check the path"
     return f"expected the system to do it, got {what}"
 
