@@ -62,7 +62,7 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         """The command that the arguments ask for; an unknown one is answered with the nearest."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"no command {args[0]!r}.{nearest(args[0], COMMANDS)}", ctx)
+            raise click.UsageError(f"expected a command, got {args[0]!r}.{nearest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
@@ -131,7 +131,9 @@ def _of_system(error: OSError) -> str:
         return f"expected room to write, got {what}. Free some space and run it again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"expected the right to read or write, got {what}. Change its rights, or choose another place"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+    if "temporary directory" in str(error.strerror):
+        return f"expected a folder for temporary files, got none: {what}. Free some space, or set TMPDIR to a folder"
+    if error.filename and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return f"expected another kind of file, got {what}. Check the path"
     return f"expected the system to do it, got {what}"
 

@@ -236,7 +236,7 @@ def test_no_rights_to_read_or_write(run: Run) -> None:
 
 
 def test_no_room_on_the_disk(run: Run) -> None:
-    reading = {"inspect", "trust", "match", "eval", "bench", "doctor"}
+    reading = {"inspect", "trust", "match", "who", "eval", "doctor"}  # bench builds engines in a temporary folder
     results = run("no room")
     galleries = {name for name in COMMANDS if name.startswith("gallery ")}
     check({name: results[name] for name in COMMANDS if name not in galleries}, failing=set(COMMANDS) - reading)
