@@ -142,7 +142,7 @@ class GuardedStore:
                     self.store.compact()
 
     def note(self, why: str, ids: NDArray[np.int64]) -> None:
-        """Write a line about rows that left into the audit."""
+        """Write a line about removed rows into the audit."""
         if len(ids):
             self._audit.write(why, ids)
 
