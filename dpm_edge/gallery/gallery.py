@@ -385,7 +385,7 @@ class Gallery:
         self._guarded.flush()
 
     def close(self) -> None:
-        """Flush and let go of the place, which the gallery then refuses to use; in memory it does nothing.
+        """Flush and let go of the place, and of a GPU, and refuse every use; in memory it does nothing.
 
         Raises:
             DpmError: the last flush failed. The place is released, and added rows survive in the store's log.
