@@ -59,7 +59,7 @@ class Ids:
         """
         numbers = whole_numbers(ids)
         values, counts = np.unique(numbers, return_counts=True)
-        taken = np.union1d(values[counts > 1], self._store.get(values, vectors=False).ids)
+        taken = np.union1d(values[counts > 1], self._store.taken(values))
         if len(taken):
             raise GalleryError(f"expected new ids, got {taken[:8].tolist()} twice or taken already; nothing was added")
         if isinstance(self._store, MemoryStore) and len(numbers):
@@ -85,12 +85,11 @@ class Ids:
             return start + np.arange(n, dtype=np.int64)
         if isinstance(self._store, MemoryStore) and start > 0:
             return start + np.arange(n, dtype=np.int64)  # above every one that is there
-        found = np.zeros(0, np.int64)
-        while len(found) < n:
-            ids = start + step * np.arange(n, dtype=np.int64)
-            found = np.append(found, np.setdiff1d(ids, self._store.get(ids, vectors=False).ids))
-            start += n * step
-        return found[:n]
+        ids = start + step * np.arange(n, dtype=np.int64)
+        while len(taken := self._store.taken(ids)):
+            free, start = np.setdiff1d(ids, taken), int(ids[-1]) + step
+            ids = np.append(free, start + step * np.arange(len(taken), dtype=np.int64))
+        return ids
 
 
 def whole_numbers(ids: Any) -> NDArray[np.int64]:

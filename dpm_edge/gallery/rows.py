@@ -67,7 +67,16 @@ class Rows:
         for name, limit in {
             "people": NAME_BYTES, "tracks": NAME_BYTES, "cameras": NAME_BYTES, "sources": SOURCE_BYTES
         }.items():  # fmt: skip
-            longest = max((len(text.encode()) for text in getattr(self, name)), default=0)
+            texts = getattr(self, name)
+            try:
+                "".join(texts).encode()
+            except UnicodeEncodeError as error:
+                raise GalleryError(
+                    f"expected {name} that UTF-8 can hold, got {texts!r:.80} ({error.reason})"
+                ) from error
+            if 4 * max(map(len, texts), default=0) <= limit:  # no character takes more bytes
+                continue
+            longest = max(len(text.encode()) for text in texts)
             if longest > limit:
                 raise GalleryError(f"expected {name} of {limit} bytes at most, got {longest} bytes. Shorten the text")
 

@@ -146,7 +146,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
         for file in (place / "shard-1" / "segments").rglob("*.json"):
             file.write_bytes(file.read_bytes()[:-4])
     says = {"newer": "format 99", "no shard": "Restore a snapshot", "cut short": "Restore a snapshot"}
-    with pytest.raises(GalleryError, match=says.get(damage, "no gallery")):
+    with pytest.raises(GalleryError, match=says.get(damage, "expected a gallery in")):
         Gallery.open(place)
 
 
@@ -165,7 +165,9 @@ def test_a_truncated_segment_is_named_and_a_snapshots_folder_takes_its_place(
         gallery.snapshot(tmp_path / "copy")
     for file in (place / "shard-1" / "segments").rglob(name):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if damage == "half" else file.unlink()
-    with pytest.raises(GalleryError, match=rf"{name} (has|is gone).*Restore a snapshot: copy its folder here"):
+    with pytest.raises(
+        GalleryError, match=rf"{name} of \d+ bytes or more, got .*Restore a snapshot: copy its folder here"
+    ):
         Gallery.open(place)
     shutil.rmtree(place)  # as the error says
     shutil.copytree(tmp_path / "copy", place)
@@ -180,7 +182,7 @@ def test_a_panic_of_the_engine_is_an_error_like_others(tmp_path: Path) -> None:
     (tmp_path / "g" / "sizes.json").unlink()
     for file in (tmp_path / "g" / "shard-1" / "segments").rglob("vectors/status.dat"):
         file.write_bytes(b"")
-    with pytest.raises(GalleryError, match="is damaged"):
+    with pytest.raises(GalleryError, match="got a damaged one"):
         Gallery.open(tmp_path / "g")
 
 

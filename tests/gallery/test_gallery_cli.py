@@ -67,7 +67,7 @@ def test_from_embeddings_to_who_is_this(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, says in (
-        (["stats", tmp_path / "nothing"], "no gallery"),
+        (["stats", tmp_path / "nothing"], "expected a gallery in"),
         (["stats", "redis://x/y"], "expected a folder, milvus"),
         (["stats", "milvus://localhost:1"], "expected a folder, milvus"),
         (["search", tmp_path, tmp_path / "none.safetensors"], "expected an embeddings file"),

@@ -211,3 +211,11 @@ def test_prototypes_leave_out_pictures_of_nobody_known(unknown: Any) -> None:
     alone, _ = prototypes(some.take([0, 2]), ["ann", "ann"], ["1", ""])
     assert people == ["ann"] and made.rows.tolist() == [2]
     np.testing.assert_array_equal(made.features, alone.features)
+
+
+@pytest.mark.parametrize("column", ["people", "cameras", "tracks"])
+def test_a_label_that_utf8_cannot_hold_adds_nothing(column: str) -> None:
+    gallery = Gallery("f", 12)
+    with pytest.raises(GalleryError, match=f"expected {column} that UTF-8 can hold"):
+        gallery.add(rows(1), **{"people": ["a"], column: ["caf\udce9"]})
+    assert len(gallery) == 0

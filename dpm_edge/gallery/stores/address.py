@@ -24,15 +24,15 @@ def create_store(place: str | Path, meta: dict[str, Any]) -> Store:
         from dpm_edge.gallery.stores.qdrant_edge import EdgeStore
 
         return EdgeStore.create(Path(place), meta)
-    kind, url, collection, asked = _server(str(place))
-    settings = {name: _count(str(place), name, asked[name]) for name in ("shards", "replicas") if name in asked}
+    kind, url, collection, options = _server(str(place))
+    settings = {name: _count(str(place), name, options[name]) for name in ("shards", "replicas") if name in options}
     if kind == "milvus":
         from dpm_edge.gallery.stores import milvus
 
-        return milvus.MilvusStore.create(milvus.connect(url, asked.get("token")), collection, meta, **settings)
+        return milvus.MilvusStore.create(milvus.connect(url, options.get("token")), collection, meta, **settings)
     from dpm_edge.gallery.stores import qdrant
 
-    return qdrant.QdrantStore.create(qdrant.connect(url, asked.get("token")), collection, meta, **settings)
+    return qdrant.QdrantStore.create(qdrant.connect(url, options.get("token")), collection, meta, **settings)
 
 
 def open_store(place: str | Path, *, read_only: bool = False) -> Store:
@@ -47,16 +47,16 @@ def open_store(place: str | Path, *, read_only: bool = False) -> Store:
         from dpm_edge.gallery.stores.qdrant_edge import EdgeStore
 
         return EdgeStore.open(Path(place), read_only=read_only)
-    kind, url, collection, asked = _server(str(place))
+    kind, url, collection, options = _server(str(place))
     store: Store
     if kind == "milvus":
         from dpm_edge.gallery.stores import milvus
 
-        store = milvus.MilvusStore.open(milvus.connect(url, asked.get("token")), collection)
+        store = milvus.MilvusStore.open(milvus.connect(url, options.get("token")), collection)
     else:
         from dpm_edge.gallery.stores import qdrant
 
-        store = qdrant.QdrantStore.open(qdrant.connect(url, asked.get("token")), collection)
+        store = qdrant.QdrantStore.open(qdrant.connect(url, options.get("token")), collection)
     store.read_only = "it was opened with read_only=True" if read_only else None
     return store
 
@@ -71,14 +71,14 @@ def is_there(place: str | Path) -> bool:
     if "://" not in str(place):
         folder = Path(place)
         return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    kind, url, collection, asked = _server(str(place))
+    kind, url, collection, options = _server(str(place))
     if kind == "milvus":
         from dpm_edge.gallery.stores import milvus
 
-        return bool(milvus.connect(url, asked.get("token")).has_collection(collection))
+        return bool(milvus.connect(url, options.get("token")).has_collection(collection))
     from dpm_edge.gallery.stores import qdrant
 
-    return bool(qdrant.connect(url, asked.get("token")).collection_exists(collection))
+    return bool(qdrant.connect(url, options.get("token")).collection_exists(collection))
 
 
 def _server(place: str) -> tuple[str, str, str, dict[str, str]]:
@@ -88,14 +88,14 @@ def _server(place: str) -> tuple[str, str, str, dict[str, str]]:
         port, host = parts.port, parts.hostname
     except ValueError as error:
         raise _not_understood(place, f": {error}") from error
-    asked = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    unknown = set(asked) - {"shards", "replicas", "token", "tls"}
+    options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    unknown = set(options) - {"shards", "replicas", "token", "tls"}
     collection = parts.path.strip("/")
     if parts.scheme not in PORTS or not host or not collection or "/" in collection or unknown:
         raise _not_understood(place, f", where {', '.join(sorted(unknown))} is unknown" if unknown else "")
-    scheme = "https" if asked.get("tls") == "1" else "http"
+    scheme = "https" if options.get("tls") == "1" else "http"
     host = f"[{host}]" if ":" in host else host
-    return parts.scheme, f"{scheme}://{host}:{port or PORTS[parts.scheme]}", collection, asked
+    return parts.scheme, f"{scheme}://{host}:{port or PORTS[parts.scheme]}", collection, options
 
 
 def _count(place: str, name: str, text: str) -> int:

@@ -106,7 +106,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise GalleryError(
-            f"{folder} is no gallery: expected its {DESCRIPTION}, got {error}. Create one: dpm-edge gallery create"
+            f"expected a gallery in {folder}, got no {DESCRIPTION} that can be read ({error}). Create one: dpm-edge "
+            f"gallery create"
         ) from error
     meta = check_meta(meta if isinstance(meta, dict) else {}, str(folder))
     shard = folder / str(meta.setdefault("shard", "shard-1"))
@@ -117,7 +118,9 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"expected a gallery that this user may read, got {shard}: {error.strerror}. Ask its owner for the right"
         ) from error
     if not there:
-        raise GalleryError(f"{folder} is damaged: no folder {shard.name}. Restore a snapshot: copy its folder here")
+        raise GalleryError(
+            f"expected the rows of a gallery in {shard}, got none. Restore a snapshot: copy its folder here"
+        )
     return meta
 
 
@@ -238,7 +241,13 @@ def has_room_to_open(folder: Path, shard: str) -> bool:
 def _sizes(folder: Path) -> tuple[int, int]:
     """Bytes that the files below a folder take on their disk, and bytes of their holes."""
     allocated = holes = 0
-    for one in [path.stat() for path in folder.rglob("*") if path.is_file()]:
+    for path in folder.rglob("*"):
+        try:
+            one = path.stat()
+        except FileNotFoundError:  # a writer has just removed it
+            continue
+        if path.is_dir():
+            continue
         taken = int(getattr(one, "st_blocks", one.st_size // 512 + 1)) * 512
         allocated, holes = allocated + taken, holes + max(one.st_size - taken, 0)
     return allocated, holes
@@ -315,7 +324,7 @@ def check_sizes(folder: Path, shard: str) -> None:
         return  # nothing was flushed yet
     except ValueError as error:
         raise GalleryError(
-            f"{folder / SIZES} is damaged ({error}). Restore a snapshot: copy its folder here"
+            f"{folder / SIZES} holds no JSON ({error}). Restore a snapshot: copy its folder here"
         ) from error
     for name, size in sizes.items():
         path = folder / name
@@ -323,5 +332,7 @@ def check_sizes(folder: Path, shard: str) -> None:
             continue  # of the shard before a compaction
         now = path.stat().st_size if path.is_file() else None
         if now is None or now < size:
-            came = "is gone" if now is None else f"has {now} bytes"
-            raise GalleryError(f"{path} {came}; expected {size} bytes. Restore a snapshot: copy its folder here")
+            raise GalleryError(
+                f"expected {path} of {size} bytes or more, got {'none' if now is None else now}. It is damaged. "
+                f"Restore a snapshot: copy its folder here"
+            )

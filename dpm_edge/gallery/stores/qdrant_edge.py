@@ -22,7 +22,7 @@ from dpm_edge.files import whole_folder
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores import folder as files
 from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
-from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, room_for, sign, text_bytes
+from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, room_for, sign
 from dpm_edge.gallery.stores.store import BATCH, CandidateStore, payloads_of, point_filter, rows_of, vectors_of
 
 Answer = TypeVar("Answer")
@@ -104,13 +104,14 @@ class EdgeStore(CandidateStore):
             for start in range(0, len(rows), BATCH):
                 part = slice(start, start + BATCH)
                 try:
-                    files.require_room(self.folder, MARGIN + room_for(labels[part], self.meta), "adding rows")
+                    room, later = room_for(labels[part], self.meta)
+                    files.require_room(self.folder, MARGIN + room, "adding rows")
                     made = [
                         self._edge.Point(id=one, vector=vector, payload=label)
                         for one, vector, label in zip(ids[part], self._vectors(rows, part), labels[part])
                     ]
                     self._update(self._edge.UpdateOperation.upsert_points(made))
-                    self._unflushed += len(made) * 1024 + text_bytes(labels[part])
+                    self._unflushed += later
                 except GalleryError as error:
                     self._take_back(ids[: start + BATCH], error)
                     raise
@@ -160,6 +161,11 @@ class EdgeStore(CandidateStore):
         """By id."""
         found = self._call("read", self._shard.retrieve, [int(i) for i in ids], True, vectors)
         return rows_of(found, self.meta["dimension"], vectors=vectors, masks=self.meta["masks"])
+
+    def taken(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the ids that rows have, without reading the rows: every `add` asks."""
+        found = self._call("read", self._shard.retrieve, ids.tolist(), False, False)
+        return np.array([point.id for point in found], np.int64)
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """By rising id."""
@@ -248,7 +254,7 @@ class EdgeStore(CandidateStore):
             while True:
                 request = self._edge.ScrollRequest(offset=offset, limit=BATCH, with_payload=True, with_vector=True)
                 found, offset = self._shard.scroll(request)
-                room = room_for([one.payload or {} for one in found], self.meta)
+                room, _ = room_for([one.payload or {} for one in found], self.meta)
                 files.require_room(self.folder, MARGIN + room, "compacting")
                 made = [self._edge.Point(id=one.id, vector=one.vector, payload=one.payload) for one in found]
                 fresh.update(self._edge.UpdateOperation.upsert_points(made))
@@ -313,7 +319,7 @@ class EdgeStore(CandidateStore):
             GalleryError: the folder exists, or the disk is full.
         """
         if folder.exists():
-            raise GalleryError(f"{folder} exists; expected a new folder for the snapshot. Choose another name")
+            raise GalleryError(f"expected a new folder for the snapshot, got {folder}, which exists. Choose another")
         self.flush()
         try:
             with whole_folder(folder) as beside:
@@ -345,7 +351,8 @@ class EdgeStore(CandidateStore):
             full = any(word in str(error) for word in ("No space", os.strerror(errno.EFBIG), "disk space"))
             remedy = "Free some space and add again" if full else "Restore a snapshot if this persists"
             raise GalleryError(
-                f"{self.folder} refused a change ({str(error).splitlines()[0]}); rows acknowledged before are kept. "
+                f"expected {self.folder} to take a change, got {str(error).splitlines()[0]}; rows acknowledged before "
+                f"are kept. "
                 f"{remedy}"
             ) from error
 
@@ -358,8 +365,8 @@ class EdgeStore(CandidateStore):
         except BaseException as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise GalleryError(
-                f"{self.folder} could not {doing}: {first}. If the disk is full, free some space; restore a snapshot "
-                f"if this persists"
+                f"expected {self.folder} to {doing}, got {first}. If the disk is full, free some space; restore a "
+                f"snapshot if this persists"
             ) from error
 
     def _next_shard(self) -> str:

@@ -35,14 +35,20 @@ def new_shard(place: Path, meta: dict[str, Any]) -> Any:
     )
     never = edge.EdgeOptimizersConfig(indexing_threshold=2**40)  # an HNSW graph costs minutes and hardly helps
     vectors = {"feature": vector, "mask": vector} if meta["masks"] else {"feature": vector}
-    shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(vectors=vectors, optimizers=never))
-    for names, kind in (
-        (INDEXED_TEXTS, edge.PayloadSchemaType.Keyword),
-        (INDEXED_NUMBERS, edge.PayloadSchemaType.Float),
-    ):
-        for field in names:
-            shard.update(edge.UpdateOperation.create_field_index(field, kind))
-    shard.flush()
+    try:
+        shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(vectors=vectors, optimizers=never))
+        for names, kind in (
+            (INDEXED_TEXTS, edge.PayloadSchemaType.Keyword),
+            (INDEXED_NUMBERS, edge.PayloadSchemaType.Float),
+        ):
+            for field in names:
+                shard.update(edge.UpdateOperation.create_field_index(field, kind))
+        shard.flush()
+    except Exception as error:  # the library raises nothing narrower
+        raise GalleryError(
+            f"expected to create a gallery's shard in {place}, got {str(error).splitlines()[0]}. Check the room on the "
+            f"disk and the rights"
+        ) from error
     return shard
 
 
@@ -64,18 +70,21 @@ def load_shard(folder: Path, named: Path, shard: str) -> Any:
                 f"with Gallery.open(…, read_only=True), or use a server (qdrant://, milvus://)"
             ) from error
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GalleryError(f"{named} is damaged ({first}). Restore a snapshot: copy its folder here") from error
+        raise GalleryError(
+            f"expected a gallery that Qdrant Edge can open in {named}, got a damaged one ({first}). Restore a "
+            f"snapshot: copy its folder here"
+        ) from error
 
 
-def room_for(payloads: Sequence[dict[str, Any]], meta: dict[str, Any]) -> int:
-    """Bytes that points take at most: halves in the shard, floats in the log, texts in both, and the indexes."""
-    per_row = 6 * meta["dimension"] * (2 if meta["masks"] else 1) + 1024
-    return len(payloads) * per_row + 3 * text_bytes(payloads)
+def room_for(payloads: Sequence[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
+    """Bytes that points take at most, and those among them that are written at the next flush.
 
-
-def text_bytes(payloads: Sequence[dict[str, Any]]) -> int:
-    """Bytes that the texts of payloads take at most."""
-    return sum(256 + 4 * sum(len(value) for value in one.values() if isinstance(value, str)) for one in payloads)
+    Vectors are halves in the shard and floats in the log, texts are in both; names of people, cameras and tracks are
+    short, and their place in the indexes is counted with them.
+    """
+    texts = sum(len(one[key]) for key in ("source", "payload") for one in payloads if key in one)
+    labels = len(payloads) * 2048 + 4 * texts
+    return len(payloads) * 6 * meta["dimension"] * (2 if meta["masks"] else 1) + 2 * labels, labels
 
 
 def sign(folder: Path) -> None:

@@ -60,6 +60,10 @@ class Store(ABC):
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """Those of the ids that are there, in any order."""
 
+    def taken(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the ids that rows have."""
+        return self.get(ids, vectors=False).ids
+
     @abstractmethod
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
         """Every row that fits, by rising id, some at a time. Do not change the store meanwhile."""
@@ -95,7 +99,8 @@ class Store(ABC):
             GalleryError: the medium's own tools do that.
         """
         raise GalleryError(
-            f"{type(self).__name__} makes no snapshots: use the server's backup, or `export` to a parquet file"
+            f"expected a gallery in a folder to take a snapshot of, got a {type(self).__name__}. Use the server's "
+            f"backup, or `export` to a parquet file"
         )
 
 
@@ -185,12 +190,14 @@ def check_meta(meta: dict[str, Any], place: str) -> dict[str, Any]:
         GalleryError: it is something else, or of a newer version.
     """
     if meta.get("kind") != "dpm-edge gallery":
-        raise GalleryError(f"{place} is no gallery of dpm-edge. Create one: dpm-edge gallery create")
-    if int(meta.get("format", 0)) > FORMAT:
-        raise GalleryError(f"{place} is of format {meta['format']}; {FORMAT} is read here. Upgrade dpm-edge")
+        raise GalleryError(f"expected a gallery of dpm-edge, got {place}. Create one: dpm-edge gallery create")
+    if not isinstance(meta.get("format", 0), int) or meta.get("format", 0) > FORMAT:
+        raise GalleryError(
+            f"expected a gallery of format {FORMAT} or older, got {place} of format {meta['format']}. Upgrade dpm-edge"
+        )
     missing = [key for key in ("fingerprint", "dimension", "masks") if key not in meta]
     if missing:
-        raise GalleryError(f"{place} lacks {', '.join(missing)} in its description. Restore a snapshot")
+        raise GalleryError(f"expected {', '.join(missing)} in the description of {place}, got none. Restore a snapshot")
     return meta
 
 
