@@ -153,7 +153,7 @@ def compiled_kernels(
     from dpm_edge.runtime.gpu.arrays import device_frame
     from dpm_edge.runtime.gpu.device import Device
     from dpm_edge.runtime.gpu.gallery_rows import GalleryRows
-    from dpm_edge.runtime.gpu.kernels import VARIABLE, OurKernels
+    from dpm_edge.runtime.gpu.kernels import VARIABLE, CompiledKernels
 
     pre = PRESETS["dpm-b"].preprocessing
     on_gpu = {
@@ -170,7 +170,7 @@ def compiled_kernels(
         ops = ["--op", "crop_resize_normalize", "masked_distance"]
         command = [sys.executable, "-m", "dpm_edge.kernels", "--arch", arch, *ops, "--jobs", "8", "--out", scratch]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TRITON_INTERPRET": "0"})
-        kernels = OurKernels(Path(scratch), gpu)
+        kernels = CompiledKernels(Path(scratch), gpu)
         os.environ[VARIABLE] = scratch
         held = GalleryRows(0)
         held.follow(metrics.normalise(gallery.astype(np.float64)).astype(np.float16), None)

@@ -22,14 +22,14 @@ K = 10
 
 
 def data(n: int, d: int, b: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Normalised rows (N, D) in `dtype`, queries near some of them, masks (B, D)."""
+    """Normalised rows (N, D) in `dtype`, normalised queries near some of them, masks (B, D)."""
     from dpm_edge.gallery.search import exact
 
     rng = np.random.default_rng(n + b)
     t = exact.unit(rng.standard_normal((n, d), np.float32))
     q = t[rng.integers(0, n, b)] + 0.03 * rng.standard_normal((b, d), np.float32)
     values = exact.quantise(t)[0] if dtype == "int8" else t.astype(dtype)
-    return values, q, rng.random((b, d), np.float32)
+    return values, exact.unit(q), rng.random((b, d), np.float32)
 
 
 def truth(q: np.ndarray, m: np.ndarray, values: np.ndarray, keep: np.ndarray | None, device: str) -> np.ndarray:

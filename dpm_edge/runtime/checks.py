@@ -86,13 +86,16 @@ def check_gpu(manifest: Manifest, folder: Path) -> None:
     if manifest.backend not in trust.PLANS:
         return
     from dpm_edge.gpu import probe
-    from dpm_edge.runtime.gpu import fit
+    from dpm_edge.runtime.gpu import compatibility
     from dpm_edge.runtime.gpu.library import load_library
 
     here = probe()
     if here is None:
-        raise EngineError(f"the engine in {folder} runs on a GPU, and no GPU can be used here")
-    fit.check(manifest, folder, here, load_library(manifest.backend).__version__)
+        raise EngineError(
+            f"expected a GPU for the engine in {folder}, got none that can be used. "
+            "Build one for the CPU: dpm-edge build"
+        )
+    compatibility.check(manifest, folder, here, load_library(manifest.backend).__version__)
 
 
 def fits(manifest: Manifest, folder: Path) -> list[str]:

@@ -30,6 +30,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(q: np.ndarray, vectors: exact.Vectors, k: int, **more: Any) -> tuple[np.ndarray, np.ndarray]:
     """Over rows that came to the device in two steps."""
+    q = q / np.linalg.norm(q, axis=1, keepdims=True)  # as a gallery's queries are
     there, half = resident.Resident("cpu"), len(vectors) // 2
     there.follow(vectors.values[:half], None if vectors.masks is None else vectors.masks[:half])
     there.follow(vectors.values, vectors.masks)

@@ -20,7 +20,7 @@ def test_the_example_runs_and_says_what_the_page_says(tmp_path: Path, monkeypatc
     exec(example, names)
     people = names["people"]
     assert people.rows.tolist() == [0, 1] and people.skipped[0][0] == 2
-    assert people.skipped[0][1].startswith("box [5.0, 5.0, 5.0, 90.0] is empty: ")
+    assert people.skipped[0][1].startswith("expected x1 > x0 and y1 > y0, got box [5.0, 5.0, 5.0, 90.0], ")
     assert (people.features[0] == names["same"].features[0]).all()
 
 

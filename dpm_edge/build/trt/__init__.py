@@ -4,8 +4,8 @@ One code path for TensorRT 10.3 to 11.x: networks are strongly typed, so precisi
 (`low_precision`, `quantise`), never in flags.
 """
 
-from dpm_edge.build.trt.builder import Plan, write_plan
+from dpm_edge.build.trt.builder import WrittenPlan, write_plan
 from dpm_edge.build.trt.options import PlanOptions
 from dpm_edge.runtime.gpu.library import load_library
 
-__all__ = ["Plan", "PlanOptions", "load_library", "write_plan"]
+__all__ = ["PlanOptions", "WrittenPlan", "load_library", "write_plan"]

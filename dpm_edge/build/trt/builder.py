@@ -35,7 +35,7 @@ NO_GPU = Gpu(name="GPU", compute_capability="", memory=0, integrated=False, driv
 
 
 @dataclass(frozen=True)
-class Plan:
+class WrittenPlan:
     """A plan that was built, and what a manifest says of it."""
 
     file: str
@@ -59,7 +59,7 @@ def write_plan(
     *,
     plugin: Path | None = None,
     quiet: bool = False,
-) -> Plan:
+) -> WrittenPlan:
     """Write the typed graph and its plan for the GPU of this machine.
 
     Args:
@@ -119,7 +119,7 @@ def write_plan(
         layers=counted,
     )
     device = gpu.name if gpu is NO_GPU else gpu.device
-    return Plan(PLAN, device, card, resources, trtexec.command(backend, pre, profiles, options, plugin))
+    return WrittenPlan(PLAN, device, card, resources, trtexec.command(backend, pre, profiles, options, plugin))
 
 
 def _build(

@@ -20,7 +20,6 @@ from dpm_edge.env import installed
 from dpm_edge.errors import EngineError, GalleryError, MissingLibrary
 from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, order_in_float64
 from dpm_edge.gallery.search.exact import top_k as top_k_on_cpu
-from dpm_edge.metrics import normalise
 from dpm_edge.runtime.frame_queries import Nearest, SearchBehind, SearchedRows
 
 K_MAX = 128
@@ -137,7 +136,7 @@ def top_k(
     best = np.full((count, k), -np.inf, np.float32)
     if not count or not places:
         return rows, best
-    q = normalise(np.asarray(q_QD, np.float64))
+    q = np.asarray(q_QD, np.float64)  # as `exact.top_k` has it: rows that differ in the last digit keep their order
     m = np.ones_like(q) if metric == "plain" else np.asarray(query_masks, np.float64)
     q32, m32 = q.astype(np.float32), m.astype(np.float32)
     keep = None if hidden is None else ~hidden

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.manifest import Manifest
 from dpm_edge.runtime.backends import Enqueue, Fill, crop_kernel_refuses
-from dpm_edge.runtime.gpu import fit
+from dpm_edge.runtime.gpu import compatibility
 from dpm_edge.runtime.gpu.device import Device
-from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder
+from dpm_edge.runtime.gpu.kernels import CompiledKernels, kernels_folder
 from dpm_edge.runtime.gpu.lanes import Lane, Lanes, StreamMark
 from dpm_edge.runtime.gpu.library import load_library
 from dpm_edge.runtime.gpu.plan import LoadedPlan, buckets
@@ -37,7 +37,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     _, _, number = device.partition(".") if device.startswith("GPU.") else ("", "", "0")
     gpu = Device(int(number))
     try:
-        plugin = fit.check(manifest, folder, gpu, trt.__version__)
+        plugin = compatibility.check(manifest, folder, gpu, trt.__version__)
         with gpu:
             plan = LoadedPlan(trt, manifest, folder, plugin)
         kernels, refusal = _kernels(gpu)
@@ -47,10 +47,10 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
         raise
 
 
-def _kernels(gpu: Device) -> tuple[OurKernels | None, str]:
+def _kernels(gpu: Device) -> tuple[CompiledKernels | None, str]:
     """Our kernels, or why there are none: crops are then cut on the CPU, and a gallery is not searched on the GPU."""
     try:
-        return OurKernels(kernels_folder(gpu.compute_capability), gpu), ""
+        return CompiledKernels(kernels_folder(gpu.compute_capability), gpu), ""
     except MissingLibrary as error:
         return None, str(error)
 
@@ -61,7 +61,7 @@ class TensorRtBackend:
     lanes = LANES
 
     def __init__(
-        self, manifest: Manifest, device: Device, plan: LoadedPlan, kernels: OurKernels | None, refusal: str
+        self, manifest: Manifest, device: Device, plan: LoadedPlan, kernels: CompiledKernels | None, refusal: str
     ) -> None:
         self._pre: Preprocessing = manifest.spec.preprocessing
         self._device, self._plan = device, plan

@@ -204,7 +204,7 @@ class TorchLane:
         """The boxes (n, 4) of a frame, numpy (H, W, 3) uint8 or on the GPU, as (n, 3, H, W) on the device."""
         from dpm_edge.kernels.crop_resize_normalize.op import crop_resize_normalize
 
-        there = self._bring(frame) if isinstance(frame, np.ndarray) else self._find(frame)
+        there = self._upload_frame(frame) if isinstance(frame, np.ndarray) else self._frame_on_gpu(frame)
         places = torch.from_numpy(boxes).to(self._device, non_blocking=True)
         dtype = torch.float16 if self._dtype == torch.float16 else torch.float32
         return crop_resize_normalize(there, places, self._affine, (pre.height, pre.width), dtype).to(self._dtype)
@@ -238,7 +238,7 @@ class TorchLane:
                 feature, mask = self._network(images)
         self._graphs[size] = (graph, feature, mask)
 
-    def _bring(self, frame: NDArray[np.uint8]) -> Tensor:
+    def _upload_frame(self, frame: NDArray[np.uint8]) -> Tensor:
         """A numpy frame on the device, through pinned memory that grows with the largest frame so far."""
         if self._stream is None:
             return torch.from_numpy(frame)
@@ -248,7 +248,7 @@ class TorchLane:
         staged.copy_(torch.from_numpy(frame))
         return staged.to(self._device, non_blocking=True)
 
-    def _find(self, frame: Any) -> Tensor:
+    def _frame_on_gpu(self, frame: Any) -> Tensor:
         """A frame of another library on the GPU, without a copy; a DLPack producer makes this stream wait for it."""
         there = torch.from_dlpack(frame) if hasattr(frame, "__dlpack__") else torch.as_tensor(frame)
         if there.device != self._device:

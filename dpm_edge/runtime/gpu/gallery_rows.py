@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from dpm_edge.errors import EngineError
 from dpm_edge.runtime.gpu.device import NON_BLOCKING, Device, Memory, Staged
-from dpm_edge.runtime.gpu.kernels import OurKernels, kernels_folder, missing_kernels
+from dpm_edge.runtime.gpu.kernels import CompiledKernels, kernels_folder, missing_kernels
 
 ALIGNMENT, QUERY_ROWS, WIDTH_STEP, SMALL_BATCH, GROUP, CHUNK, SMALL_K = 256, 128, 128, 16, 32, 1024, 16
 BLOCK = 1 << 18
@@ -83,7 +83,7 @@ class GalleryRows:
         self._device = Device(index)
         self.place = f"cuda:{index}"
         """The GPU, by the name that torch gives it."""
-        self._kernels: OurKernels | None = None
+        self._kernels: CompiledKernels | None = None
         self._stream: Any = None
         self._blocks: list[_Block] = []
         self._memory: dict[str, Memory] = {}
@@ -94,7 +94,7 @@ class GalleryRows:
         self._queries = self._k = 0
         try:
             capability = self._device.compute_capability
-            self._kernels = OurKernels(kernels_folder(capability), self._device)
+            self._kernels = CompiledKernels(kernels_folder(capability), self._device)
             if not any(name.startswith("masked_groups") for name in self._kernels.names):
                 raise missing_kernels(capability, "a gallery on a GPU")
             with self._device:

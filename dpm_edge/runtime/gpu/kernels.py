@@ -49,7 +49,7 @@ def missing_kernels(capability: str, needed_by: str) -> MissingLibrary:
     )
 
 
-class OurKernels:
+class CompiledKernels:
     """The kernels of one folder; a context manager."""
 
     def __init__(self, folder: Path, device: Device) -> None:

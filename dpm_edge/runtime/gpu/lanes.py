@@ -22,7 +22,7 @@ from dpm_edge.errors import EngineError
 from dpm_edge.runtime.backends import Enqueue
 from dpm_edge.runtime.gpu.arrays import DeviceArray, DeviceFrame, device_frame, stream_handle
 from dpm_edge.runtime.gpu.device import NO_TIMING, NON_BLOCKING, Device, Memory, Staged
-from dpm_edge.runtime.gpu.kernels import OurKernels
+from dpm_edge.runtime.gpu.kernels import CompiledKernels
 from dpm_edge.runtime.gpu.plan import INPUT, Bucket, LoadedPlan
 from dpm_edge.spec import Preprocessing
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 class Lane:
     """One stream, its buffers, and per bucket an execution context and a CUDA graph. Call inside `with device:`."""
 
-    def __init__(self, device: Device, plan: LoadedPlan, kernels: OurKernels | None, ready: tuple[Bucket, ...]) -> None:
+    def __init__(
+        self, device: Device, plan: LoadedPlan, kernels: CompiledKernels | None, ready: tuple[Bucket, ...]
+    ) -> None:
         """Allocate everything, and capture a graph of every bucket.
 
         Raises:
@@ -43,14 +45,14 @@ class Lane:
         self._buckets = ready
         most = ready[-1].size
         self._stream: Any = None
-        self._seen: Any = None
+        self._frame_made: Any = None
         self._memory, self._grown = Memory(device), Memory(device)
         self._frame: Staged | None = None
         self._graphs: dict[int, Any] = {}
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
         try:
             self._stream = device.call("cuStreamCreate", NON_BLOCKING)
-            self._seen = device.call("cuEventCreate", NO_TIMING)
+            self._frame_made = device.call("cuEventCreate", NO_TIMING)
             stage = self._memory.stage
             self._input = stage((most, *plan.row_shape), np.float32)
             self._out = {name: stage((most, width), np.float32) for name, width in plan.outputs.items()}
@@ -93,10 +95,10 @@ class Lane:
         self._boxes.upload(self._boxes.host[:whole].nbytes, self._stream)
         self._affine.host[:] = pre.affine()
         self._affine.upload(self._affine.host.nbytes, self._stream)
-        there = self._bring(frame) if isinstance(frame, np.ndarray) else self._find(frame)
+        on_gpu = self._upload_frame(frame) if isinstance(frame, np.ndarray) else self._frame_on_gpu(frame)
         size = (pre.height, pre.width)
         self._kernels.crop(
-            there, self._boxes.address, whole, self._affine.address, size, self._input.address, self.stream
+            on_gpu, self._boxes.address, whole, self._affine.address, size, self._input.address, self.stream
         )
 
     def execute(self, n: int) -> None:
@@ -147,8 +149,8 @@ class Lane:
         self._contexts.clear()
         for memory in (self._memory, self._grown):
             memory.close()
-        if self._seen is not None:
-            self._device.call("cuEventDestroy", self._seen)
+        if self._frame_made is not None:
+            self._device.call("cuEventDestroy", self._frame_made)
         if self._stream is not None:
             self._device.call("cuStreamDestroy", self._stream)
 
@@ -171,7 +173,7 @@ class Lane:
             if graph is not None and int(graph):
                 call("cuGraphDestroy", graph)
 
-    def _bring(self, frame: NDArray[np.uint8]) -> DeviceFrame:
+    def _upload_frame(self, frame: NDArray[np.uint8]) -> DeviceFrame:
         """Upload a numpy frame; the buffer grows with the largest frame so far."""
         if self._frame is None or self._frame.host.size < frame.size:
             self._grown.close()
@@ -180,13 +182,13 @@ class Lane:
         self._frame.upload(frame.size, self._stream)
         return DeviceFrame(self._frame.address, frame.shape[0], frame.shape[1], frame.shape[1] * 3, frame)
 
-    def _find(self, frame: Any) -> DeviceFrame:
+    def _frame_on_gpu(self, frame: Any) -> DeviceFrame:
         """A frame on the GPU, after the stream that it names."""
-        there = device_frame(frame, self._device, self.stream)
-        if there.stream is not None:
-            self._device.call("cuEventRecord", self._seen, there.stream)
-            self.wait_for(self._seen)
-        return there
+        found = device_frame(frame, self._device, self.stream)
+        if found.stream is not None:
+            self._device.call("cuEventRecord", self._frame_made, found.stream)
+            self.wait_for(self._frame_made)
+        return found
 
 
 class StreamMark:
