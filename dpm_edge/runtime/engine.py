@@ -218,9 +218,11 @@ class Engine:
         """
         with self._using() as backend:
             one, after = boxed(frame, boxes, color), self._mark(backend, stream)
-            fused = isinstance(backend, GpuBackend) and not backend.refuses_frames(one.color)
+            place = ""
+            if isinstance(backend, GpuBackend) and not backend.refuses_frames(one.color):
+                place = backend.place
             queries = FrameQueries(
-                self.fingerprint, self.dimension, backend.place if fused else "", len(one.boxes),
+                self.fingerprint, self.dimension, place, len(one.boxes),
                 lambda search: self._compute_boxes(backend, one, after, search)[0],
             )  # fmt: skip
             if exclude_camera is not None:

@@ -116,7 +116,7 @@ class MemoryStore(Store):
 
     def embed(self, queries: FrameQueries, query: Query) -> tuple[Embeddings, Query]:
         """Let an engine on the GPU of the rows embed its frame, and search behind its network."""
-        own = {one or None for one in query.own_cameras or [None]}
+        own = {one or None for one in query.own_cameras or [""]}
         behind = None
         if self._on_gpu is not None and len(own) == 1 and len(queries):
             where = replace(query.where, not_camera=own.pop())
