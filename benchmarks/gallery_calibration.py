@@ -110,13 +110,13 @@ def plot(halves: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure, print, write and draw."""
-    asked = arguments(__doc__, "gallery-calibration.json")
-    q, t, query, gallery = embedded(asked.data, asked.engine)
+    options = arguments(__doc__, "gallery-calibration.json")
+    q, t, query, gallery = embedded(options.data, options.engine)
     halves = [pairs(q, t, query, gallery, half) for half in (0, 1)]
     judged = [judge(halves[i], halves[1 - i], q.fingerprint) for i in (0, 1)]
-    result = {"machine": machine_card(), "data": asked.name, "bands": BANDS, "halves": judged}
-    write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
-    plot(judged, asked.out.with_suffix(".png"))
+    result = {"machine": machine_card(), "data": options.name, "bands": BANDS, "halves": judged}
+    write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
+    plot(judged, options.out.with_suffix(".png"))
     for one in judged:
         for name, value in one.items():
             short = {k: v for k, v in value.items() if "bins" not in k} if isinstance(value, dict) else value

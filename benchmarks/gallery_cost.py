@@ -48,35 +48,35 @@ def fill(galleries: list[Gallery], n: int) -> None:
         gallery.flush()
 
 
-def in_memory(n: int, asked: Embeddings) -> dict[str, dict[str, float]]:
+def in_memory(n: int, queries: Embeddings) -> dict[str, dict[str, float]]:
     """Milliseconds of one query, by dtype."""
     dtypes, meta = ("float16", "int8"), new_meta("benchmark", D, False)
     galleries = [Gallery("benchmark", D, store=MemoryStore(meta, dtype)) for dtype in dtypes]
     fill(galleries, n)
     turn = iter(range(10**6))
-    work = {t: (lambda g=g: g.search(asked.take([next(turn) % QUERIES]), K)) for t, g in zip(dtypes, galleries)}
+    work = {t: (lambda g=g: g.search(queries.take([next(turn) % QUERIES]), K)) for t, g in zip(dtypes, galleries)}
     return {f"memory, {dtype}": {"ms": ms} for dtype, ms in least(work, 7).items()}
 
 
-def in_folder(n: int, indexed: bool, asked: Embeddings) -> dict[str, dict[str, float]]:
-    """The folder's exact search; then, where asked for, the graph's time, recall and building."""
+def in_folder(n: int, indexed: bool, queries: Embeddings) -> dict[str, dict[str, float]]:
+    """The folder's exact search; then, where it is wanted, the graph's time, recall and building."""
     with tempfile.TemporaryDirectory() as folder:
         with Gallery.create(Path(folder) / "g", "benchmark", D, masks=False) as gallery:
             fill([gallery], n)
             turn = iter(range(10**6))
-            one = {"ms": lambda: gallery.search(asked.take([next(turn) % QUERIES]), K, candidates=CANDIDATES)}
+            one = {"ms": lambda: gallery.search(queries.take([next(turn) % QUERIES]), K, candidates=CANDIDATES)}
             measured = {"folder, exact": least(one, 5)}
         if indexed:
-            measured["folder, HNSW"] = under_a_graph(Path(folder) / "g" / "shard-1", asked)
+            measured["folder, HNSW"] = under_a_graph(Path(folder) / "g" / "shard-1", queries)
     return measured
 
 
-def under_a_graph(shard_folder: Path, asked: Embeddings) -> dict[str, float]:
+def under_a_graph(shard_folder: Path, queries: Embeddings) -> dict[str, float]:
     """Candidates by the library's HNSW over a gallery's own rows: ms, share of the exact ones, seconds to build."""
     import qdrant_edge as library
 
     shard = library.EdgeShard.load(str(shard_folder))
-    wanted = asked.features * asked.masks
+    wanted = queries.features * queries.masks
 
     def ids(i: int, exact: bool) -> set[int]:
         params = library.SearchParams(exact=exact)
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--folder", type=int, nargs="*", default=[1000, 10_000, 100_000, 300_000], help="sizes on disk")
     parser.add_argument("--indexed", type=int, nargs="*", default=[1000, 10_000, 30_000], help="sizes with a graph")
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "results" / "gallery-cost.json")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     queries = people(QUERIES, 3)
     cost: dict[str, Any] = {}
     versions = {name: version(name) for name in ("qdrant-edge-py", "numba")}
@@ -145,14 +145,14 @@ def main() -> None:
         "what": {"dimension": D, "k": K, "candidates": CANDIDATES, "unit": "ms, best round"},
         "one query": cost,
     }
-    for n in track(sorted({*asked.sizes, *asked.folder, *asked.indexed}), what="sizes"):
+    for n in track(sorted({*options.sizes, *options.folder, *options.indexed}), what="sizes"):
         row = cost.setdefault(str(n), {})
-        if n in asked.sizes:
+        if n in options.sizes:
             row |= in_memory(n, queries)
-        if n in asked.folder or n in asked.indexed:
-            row |= in_folder(n, n in asked.indexed, queries)
-        write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
-        plot(cost, asked.out.with_suffix(".png"))
+        if n in options.folder or n in options.indexed:
+            row |= in_folder(n, n in options.indexed, queries)
+        write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
+        plot(cost, options.out.with_suffix(".png"))
     print(json.dumps(cost, indent=2))
 
 

@@ -80,10 +80,10 @@ def measure(q: Embeddings, t: Embeddings, query: LabelledFolder, gallery: Labell
 
 def main() -> None:
     """Measure, print and write."""
-    asked = arguments(__doc__, "gallery-identity.json")
-    q, t, query, gallery = embedded(asked.data, asked.engine)
-    result = {"machine": machine_card(), "data": asked.name, **measure(q, t, query, gallery)}
-    write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
+    options = arguments(__doc__, "gallery-identity.json")
+    q, t, query, gallery = embedded(options.data, options.engine)
+    result = {"machine": machine_card(), "data": options.name, **measure(q, t, query, gallery)}
+    write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
     for name, score in result["scores"].items():
         print(f"{name:<20} Rank-1 {score['rank1']:.2f}  mAP {score['mAP']:.2f}")
 

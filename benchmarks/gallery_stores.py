@@ -99,14 +99,14 @@ def bare(rows: Embeddings, folder: Path, *, masks: bool) -> float:
     return len(rows) / seconds
 
 
-def embedded(rows: Embeddings, asked: Embeddings) -> dict[str, Any]:
+def embedded(rows: Embeddings, queries: Embeddings) -> dict[str, Any]:
     """The store in a folder: rate of adding, masked against unmasked, recall."""
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         with Gallery.create(Path(folder) / "features", "benchmark", D, masks=False) as gallery:
             result["rows/s added, features only"] = round(len(rows) / add_all(gallery, rows))
-            one = asked.take([0])
-            factor = check_recall(gallery, queries=asked, k=K)["measured"][-1]
+            one = queries.take([0])
+            factor = check_recall(gallery, queries=queries, k=K)["measured"][-1]
             result["check-recall"] = factor
             k = int(factor["candidates"])
             searches = {
@@ -141,15 +141,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "results" / "gallery-stores.json")
-    asked = parser.parse_args()
-    rows, queries = people(asked.rows, 0), people(20, 3)
+    options = parser.parse_args()
+    rows, queries = people(options.rows, 0), people(20, 3)
     result: dict[str, Any] = {
         "machine": {**machine_card(), "qdrant-edge-py": version("qdrant-edge-py"), "numba": version("numba")},
-        "what": {"rows": asked.rows, "dimension": D, "k": K},
+        "what": {"rows": options.rows, "dimension": D, "k": K},
         "memory": memory(rows),
         "embedded": embedded(rows, queries),
     }
-    write_whole(asked.out, (json.dumps(result, indent=2) + "\n").encode())
+    write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
     print(json.dumps({key: value for key, value in result.items() if key != "machine"}, indent=2))
 
 

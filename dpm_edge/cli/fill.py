@@ -97,18 +97,22 @@ def command(
             rows = len(gallery)
     else:
         added, skipped, rows = 0, [], None
-    left = len(plan.missing())
-    if left and mine[0] == 0:
-        raise GalleryError(f"expected every shard in {archive}, got {left} missing ones. Run the command again")
-    result: dict[str, Any] = {"pictures": len(plan.pictures), "shards": len(plan.shards()), "embedded": before - left}
-    result |= {"missing": left, "added": added, "rows": rows}
+    unfinished = len(plan.missing())
+    if unfinished and mine[0] == 0:
+        raise GalleryError(f"expected every shard in {archive}, got {unfinished} missing ones. Run the command again")
+    result: dict[str, Any] = {
+        "pictures": len(plan.pictures),
+        "shards": len(plan.shards()),
+        "embedded": before - unfinished,
+    }
+    result |= {"missing": unfinished, "added": added, "rows": rows}
     result["skipped"] = [{"picture": picture, "reason": reason} for picture, reason in skipped]
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
     for picture, reason in skipped:
         say(f"skipped {picture}: {reason}")
-    done = f"{added} rows added, {rows} there" if rows is not None else f"{left} shards left to the others"
+    done = f"{added} rows added, {rows} there" if rows is not None else f"{unfinished} shards left to the others"
     click.echo(f"{len(plan.pictures)} pictures in {len(plan.shards())} shards: {done}")
 
 
@@ -156,7 +160,7 @@ def _work(plan: Archive, engine: Path, device: str, threads: int, part: tuple[in
 def _by_workers(
     plan: Archive, engine: Path, device: str, threads: int, part: tuple[int, int], workers: int, quiet: bool
 ) -> None:
-    """Processes until every shard of the part is there; what a killed one left is done by the next round.
+    """Processes until every shard of the part is there; what a killed one did not finish is done by the next round.
 
     Raises:
         GalleryError: the workers ended without finishing one more shard.
@@ -165,20 +169,20 @@ def _by_workers(
     from dpm_edge.progress import say, track
 
     context = multiprocessing.get_context("spawn")
-    while left := plan.missing(part):
+    while unfinished := plan.missing(part):
         parts = [(part[0] + part[1] * i, part[1] * workers) for i in range(workers)]
         at_work = [context.Process(target=_work, args=(plan, engine, device, threads, one)) for one in parts]
         for one in at_work:
             one.start()
         try:
-            for _ in track(_finished(plan, left, at_work), what="shards", total=len(left), quiet=quiet):
+            for _ in track(_finished(plan, unfinished, at_work), what="shards", total=len(unfinished), quiet=quiet):
                 pass
         finally:
             for one in at_work:
                 one.terminate() if one.is_alive() else None
                 one.join()
         dead = [f"{one.pid} ({one.exitcode})" for one in at_work if one.exitcode]
-        if dead and len(plan.missing(part)) == len(left):
+        if dead and len(plan.missing(part)) == len(unfinished):
             raise GalleryError(
                 f"expected workers that finish shards, got {', '.join(dead)}, which "
                 f"ended without one. Their messages are above"
@@ -187,9 +191,9 @@ def _by_workers(
             say(f"workers {', '.join(dead)} ended early; {len(plan.missing(part))} shards are left")
 
 
-def _finished(plan: Archive, left: list[int], at_work: list[Any]) -> Iterator[int]:
+def _finished(plan: Archive, unfinished: list[int], at_work: list[Any]) -> Iterator[int]:
     """Each shard when its file appears, until no worker is alive."""
-    waiting = set(left)
+    waiting = set(unfinished)
     alive = True
     while alive:
         alive = any(one.is_alive() for one in at_work)
@@ -208,17 +212,17 @@ def _wait(plan: Archive, quiet: bool) -> None:
     from dpm_edge.errors import GalleryError
     from dpm_edge.progress import say
 
-    left, since = plan.missing(), time.monotonic()
-    if left and not quiet:
-        say(f"waiting for {len(left)} shards of other parts")
-    while left:
+    unfinished, since = plan.missing(), time.monotonic()
+    if unfinished and not quiet:
+        say(f"waiting for {len(unfinished)} shards of other parts")
+    while unfinished:
         time.sleep(0.2)
         now = plan.missing()
-        if len(now) < len(left):
+        if len(now) < len(unfinished):
             since = time.monotonic()
-        left = now
+        unfinished = now
         if time.monotonic() - since > PATIENCE:
             raise GalleryError(
-                f"expected {len(left)} more shards of other parts, got none for {PATIENCE:.0f} s. Start "
+                f"expected {len(unfinished)} more shards of other parts, got none for {PATIENCE:.0f} s. Start "
                 f"those parts again"
             )

@@ -138,7 +138,7 @@ class Gallery:
         return self.count()
 
     def __repr__(self) -> str:
-        try:  # a server is not asked, and a closed gallery is shown too
+        try:  # a server is not called, and a closed gallery is shown too
             rows = "rows" if "://" in self._guarded.place else f"{len(self)} rows"
         except GalleryError:
             rows = "closed"
@@ -311,7 +311,7 @@ class Gallery:
             self._guarded.describe(with_retention(self.store.meta, camera, length))
 
     def note(self, what: str, ids: NDArray[np.int64]) -> None:
-        """A line in the audit of rows that left in another way than by `delete`, `forget` and `expire`."""
+        """Write a line into the audit about rows removed in another way than by `delete`, `forget` and `expire`."""
         self._guarded.note(what, ids)
 
     def merge(self, other: Gallery) -> int:
@@ -385,7 +385,7 @@ class Gallery:
         self._guarded.flush()
 
     def close(self) -> None:
-        """Flush and let go of the place, which the gallery then refuses to use; in memory it does nothing.
+        """Flush and let go of the place, and of a GPU, and refuse every use; in memory it does nothing.
 
         Raises:
             DpmError: the last flush failed. The place is released, and added rows survive in the store's log.

@@ -142,7 +142,7 @@ class GuardedStore:
                     self.store.compact()
 
     def note(self, why: str, ids: NDArray[np.int64]) -> None:
-        """Write a line about rows that left into the audit."""
+        """Write a line about removed rows into the audit."""
         if len(ids):
             self._audit.write(why, ids)
 
@@ -152,8 +152,8 @@ class GuardedStore:
             self.store.flush()
 
     def close(self) -> None:
-        """Flush and let go of the place; what lies in memory stays open."""
-        if self.lock.closed or isinstance(self.store, MemoryStore):
+        """Flush and let go of the place and the GPU; what lies in this process's memory alone stays open."""
+        if self.lock.closed or (isinstance(self.store, MemoryStore) and not self.store.place):
             return
         if self._flusher is not None:
             self._flusher.stop()

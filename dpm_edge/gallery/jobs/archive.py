@@ -230,8 +230,8 @@ def add_archive(
             gallery.add(some, people=people, cameras=cameras, ids=[ids[source] for source in some.sources])
             added += len(some)
     gallery.flush()
-    for left in archive.folder.glob(".*.part"):  # of killed workers
-        left.unlink(missing_ok=True)
+    for unfinished in archive.folder.glob(".*.part"):  # of killed workers
+        unfinished.unlink(missing_ok=True)
     return added, skipped
 
 

@@ -193,7 +193,7 @@ def _folder(place: Path, old: Gallery, engine: Engine, pictures: Path | None, ke
     try:
         new = _opened(beside, old, engine)
     except GalleryError as error:
-        say(f"what an earlier migration left cannot be used ({error}); beginning again")
+        say(f"what an earlier migration wrote cannot be used ({error}); beginning again")
         shutil.rmtree(beside)
         new = _opened(beside, old, engine)
     with new:
@@ -215,9 +215,9 @@ def _file(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep
     kept_back = None
     if lost and keep_lost:
         kept_back = place.with_name(f"{place.stem}-{old.fingerprint[:12]}{place.suffix}")
-        left = Gallery("", 0, store=MemoryStore(old.describe(), str(old.store.dtype)))
-        left.store.add(old.rows([one.id for one in lost]))
-        left.save(kept_back)
+        kept = Gallery("", 0, store=MemoryStore(old.describe(), str(old.store.dtype)))
+        kept.store.add(old.rows([one.id for one in lost]))
+        kept.save(kept_back)
     new.save(place)
     return Migrated(rows=len(new), embedded=embedded, lost=lost, kept_back=kept_back)
 
@@ -228,11 +228,11 @@ def _keep_back(place: Path, old: Gallery, lost: list[Lost]) -> Path | None:
         return None
     about = old.describe()
     if is_there(place):
-        left = Gallery.open(place)
+        kept = Gallery.open(place)
     else:
-        left = Gallery.create(place, old.fingerprint, old.dimension, masks=about["masks"])
-    with left:
-        todo = np.setdiff1d([one.id for one in lost], left.ids())
+        kept = Gallery.create(place, old.fingerprint, old.dimension, masks=about["masks"])
+    with kept:
+        todo = np.setdiff1d([one.id for one in lost], kept.ids())
         for part in chunks(len(todo), 1000):
-            left.store.add(old.rows(todo[part]))
+            kept.store.add(old.rows(todo[part]))
     return place

@@ -11,7 +11,7 @@ The rows are searched by kernels that were compiled ahead of time, or by Triton'
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class RowsOnGpu(SearchedRows, Protocol):
     place: str
     """Which GPU: "cuda:0"."""
     complete: bool
-    """Whether the mutual metric and `within` are served."""
+    """Whether these are CompleteRowsOnGpu."""
 
     def __len__(self) -> int:
         """Rows that were uploaded."""
@@ -52,14 +52,18 @@ class RowsOnGpu(SearchedRows, Protocol):
     ) -> Nearest:  # fmt: skip
         """The k best of each query (Q, D) by the kernel. keep: (N,) bool; groups: as `exact.top_k`'s own and group."""
 
+    def close(self) -> None:
+        """Let go of the GPU."""
+
+
+class CompleteRowsOnGpu(RowsOnGpu, Protocol):
+    """Rows with their masks, for the mutual metric, of which every one can be scored."""
+
     def within(
         self, q: NDArray, m: NDArray, k: int, reach: float, *, mutual: bool = False, keep: NDArray | None = None,
         groups: Groups | None = None,
     ) -> Iterator[NDArray[np.int64]]:  # fmt: skip
         """For each query, every row that scores at least the k-th best score less `reach`."""
-
-    def close(self) -> None:
-        """Let go of the GPU."""
 
 
 def rows_on_gpu(device: str) -> RowsOnGpu:
@@ -160,9 +164,10 @@ def top_k(
         on_cpu["own"], some = None if own is None else own[unclear], m[unclear]
         rows[unclear], best[unclear] = top_k_on_cpu(q[unclear], vectors, k, query_masks=some, **on_cpu)
         return rows, best
+    whole = cast(CompleteRowsOnGpu, copy)
     for i in unclear:
         groups = None if group is None or own is None else (own[i : i + 1], group)
         one = slice(i, i + 1)
-        here = next(copy.within(q32[one], m32[one], places, reach[i], mutual=mutual, keep=keep, groups=groups))
+        here = next(whole.within(q32[one], m32[one], places, reach[i], mutual=mutual, keep=keep, groups=groups))
         order_in_float64(q[i], m[i], vectors, here, ids, metric, rows[i], best[i])
     return rows, best

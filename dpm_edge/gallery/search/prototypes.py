@@ -74,20 +74,20 @@ def clearest(
 
 
 def prototypes_of(store: Store, where: Where, cap: int) -> tuple[Embeddings, list[str]]:
-    """One row a person out of every row that fits; never more than `cap` of a person and camera are held at once."""
-    held: Rows | None = None
+    """One row a person out of every row that fits; `cap` of a person and camera at most are in memory."""
+    chosen: Rows | None = None
     for part in store.scan(where, vectors=True):
-        held = part if held is None else Rows.join([held, part])
-        held = held.take(clearest(held.people, held.cameras, _weights(held), cap))
-    assert held is not None and held.features is not None, "people of rows that were just found"
+        chosen = part if chosen is None else Rows.join([chosen, part])
+        chosen = chosen.take(clearest(chosen.people, chosen.cameras, _weights(chosen), cap))
+    assert chosen is not None and chosen.features is not None, "people of rows that were just found"
     whole = Embeddings(
-        features=held.features,
-        masks=np.ones_like(held.features) if held.masks is None else held.masks,
-        visibility=_weights(held),
-        rows=np.arange(len(held)),
+        features=chosen.features,
+        masks=np.ones_like(chosen.features) if chosen.masks is None else chosen.masks,
+        visibility=_weights(chosen),
+        rows=np.arange(len(chosen)),
         fingerprint=store.meta["fingerprint"],
     )
-    return prototypes(whole, held.people, held.cameras, cap=cap)
+    return prototypes(whole, chosen.people, chosen.cameras, cap=cap)
 
 
 def _weights(rows: Rows) -> NDArray[np.float32]:

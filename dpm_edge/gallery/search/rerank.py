@@ -72,7 +72,7 @@ def _features(store: Store, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     rows, at = _whole_rows(store, ids)
     if not len(rows):
         return np.zeros((*ids.shape, store.meta["dimension"]), np.float32)
-    assert rows.features is not None, "whole rows were asked for"
+    assert rows.features is not None, "whole rows were read"
     return np.where((ids >= 0)[..., None], rows.features.astype(np.float32)[at], 0)
 
 
@@ -80,7 +80,7 @@ def _similarities(store: Store, query: Query, ids: NDArray[np.int64]) -> NDArray
     """(Q, k) by the formula in float64; −inf where there is no row."""
     out = np.full(ids.shape, -np.inf, np.float32)
     rows, at = _whole_rows(store, ids)
-    assert rows.features is not None, "whole rows were asked for"
+    assert rows.features is not None, "whole rows were read"
     for i, here in enumerate(ids >= 0):
         if here.any():
             out[i, here] = _compare(
@@ -108,7 +108,7 @@ def _by_neighbourhoods(store: Store, metric: str, ids: NDArray, score: NDArray, 
         if not here.any():
             continue
         these = rows.take(at[i, here])
-        assert these.features is not None, "whole rows were asked for"
+        assert these.features is not None, "whole rows were read"
         t, m = these.features.astype(np.float32), None if these.masks is None else these.masks.astype(np.float32)
         among = similarity(t, t, metric="plain" if m is None else metric, query_masks=m, target_masks=m)
         new = k_reciprocal(score[i : i + 1, here], among, k=k)[0]
