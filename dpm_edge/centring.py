@@ -1,0 +1,129 @@
+"""Camera centring: what all features of one camera have in common is taken off them before they are compared.
+
+A camera's light, angle and lens move all of its features one way. With μ_c the mean feature of camera c,
+
+    f̃ = (f − μ_c) / ‖f − μ_c‖
+
+for rows and queries of c; every metric then acts on f̃. While a camera has few features its mean is shrunk toward the
+mean of the whole site: μ_c = (Σ f + κ·μ_site) / (n + κ). Source of the idea: camera bias of re-identification
+features and its removal (ICLR 2025); the shrinking is ours.
+
+N features · D dimensions
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import EmbeddingsError
+from dpm_edge.files import write_whole
+from dpm_edge.metrics import normalise
+
+SHRINK = 20.0
+"""κ: a camera's mean counts as much as the site's once it has so many features."""
+FORMAT = 1
+
+
+@dataclass(kw_only=True)
+class CameraStatistics:
+    """How many features each camera has shown, and their sum. Adding and removing is exact.
+
+    Raises:
+        EmbeddingsError: on construction, when the sums have another dimension.
+    """
+
+    fingerprint: str
+    """The model whose features these are."""
+    dimension: int
+    """D."""
+    shrink: float = SHRINK
+    """κ, a number of features."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Features by camera. The camera "" is that of features whose camera is unknown."""
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """(D,) float64 by camera: the sum of its L2-normalised features."""
+
+    def __post_init__(self) -> None:
+        for camera, total in self.sums.items():
+            if np.shape(total) != (self.dimension,):
+                raise EmbeddingsError(
+                    f"expected a sum of {self.dimension} dimensions for camera {camera!r}, got {np.shape(total)}"
+                )
+
+    def add(self, features: NDArray, cameras: Sequence[str], *, sign: int = 1) -> None:
+        """Count features (N, D) of N cameras; `sign` −1 takes them off again."""
+        unit = normalise(np.asarray(features, np.float64))
+        names = np.array([str(camera) for camera in cameras], object)
+        for camera in sorted(set(names)):
+            here = names == camera
+            left = self.counts.get(camera, 0) + sign * int(here.sum())
+            if left > 0:
+                self.counts[camera] = left
+                self.sums[camera] = self.sums.get(camera, np.zeros(self.dimension)) + sign * unit[here].sum(0)
+            else:
+                self.counts.pop(camera, None)
+                self.sums.pop(camera, None)
+
+    def mean(self, camera: str) -> NDArray[np.float64]:
+        """μ_c (D,) of one camera, shrunk toward the site's mean; the site's mean for a camera never seen."""
+        total = sum(self.counts.values())
+        if not total:
+            return np.zeros(self.dimension)
+        site = np.sum(list(self.sums.values()), axis=0) / total
+        count = self.counts.get(camera, 0)
+        if not count or not camera:
+            return site
+        return (self.sums[camera] + self.shrink * site) / (count + self.shrink)
+
+    def centre(self, features: NDArray, cameras: Sequence[str]) -> NDArray[np.float32]:
+        """f̃ (N, D) float32, L2-normalised, of features (N, D) of N cameras."""
+        unit = normalise(np.asarray(features, np.float64))
+        names = np.array([str(camera) for camera in cameras], object)
+        for camera in sorted(set(names)):
+            unit[names == camera] -= self.mean(camera)
+        return normalise(unit).astype(np.float32)
+
+    def save(self, path: str | Path) -> None:
+        """Write one JSON file, whole or not at all.
+
+        Raises:
+            DpmError: the disk is full or the folder cannot be written.
+        """
+        kept = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "dimension": self.dimension,
+            "shrink": self.shrink,
+            "cameras": {c: {"count": n, "sum": self.sums[c].tolist()} for c, n in sorted(self.counts.items())},
+        }
+        write_whole(Path(path), (json.dumps(kept) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CameraStatistics:
+        """What `save` wrote.
+
+        Raises:
+            EmbeddingsError: the file is missing, damaged, of a newer version, or something else.
+        """
+        try:
+            kept = json.loads(Path(path).read_text(encoding="utf-8"))
+            if kept["format"] > FORMAT:
+                raise EmbeddingsError(
+                    f"expected format {FORMAT} or older in {path}, got {kept['format']}: upgrade dpm-edge"
+                )
+            cameras: Mapping[str, dict] = kept["cameras"]
+            return cls(
+                fingerprint=kept["fingerprint"],
+                dimension=int(kept["dimension"]),
+                shrink=float(kept["shrink"]),
+                counts={camera: int(one["count"]) for camera, one in cameras.items()},
+                sums={camera: np.array(one["sum"], np.float64) for camera, one in cameras.items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EmbeddingsError(f"expected camera statistics in {path}, got something else ({error})") from error

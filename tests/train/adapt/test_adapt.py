@@ -1,0 +1,180 @@
+"""Adaptation: memory and evidence by hand, the rounds on a toy world, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("sklearn", reason="the extra train is not installed")
+
+import importlib.util
+
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.errors import CheckpointError, DataError
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.train.adapt import command, evidence, rounds
+from dpm_edge.train.adapt.contrast import ClusterMemory
+from dpm_edge.train.adapt.crops import read_crops
+from dpm_edge.train.adapt.rounds import Plan
+
+_spec = importlib.util.spec_from_file_location("toy_world", Path(__file__).parents[1] / "conftest.py")
+assert _spec is not None and _spec.loader is not None
+toy = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toy)
+SMALL = Plan(rounds=2, minutes=10, people=4, pictures=2, passes=0.5, neighbours=6, query_neighbours=2, least=2, eps=0.5)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CAMERA/TRACK/*.jpg: 30 people, three cameras, three pictures a track."""
+    root, draw = tmp_path_factory.mktemp("site"), np.random.default_rng(0)
+    for number in range(30):
+        for camera in range(3):
+            folder = root / f"camera-{camera}" / f"track-{number:02d}"
+            folder.mkdir(parents=True)
+            for shot in range(3):
+                cv2.imwrite(str(folder / f"{shot}.jpg"), toy.person(number, camera, draw))
+    return root
+
+
+@pytest.fixture(scope="module")
+def net() -> DPM:
+    torch.manual_seed(0)
+    return DPM(toy.TINY.replace(height=64, width_px=32)).eval()
+
+
+def test_memory_starts_at_the_mean_of_each_cluster() -> None:
+    features = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [1.0, 1.0]]), dim=1)
+    memory = ClusterMemory(features, torch.tensor([0, 0, 1, -1]), momentum=0.1, temperature=0.05)
+    torch.testing.assert_close(memory.vectors, torch.tensor([[2**-0.5, 2**-0.5], [0.0, -1.0]]))
+
+
+def test_the_loss_is_cross_entropy_over_the_clusters() -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = F.normalize(torch.randn(6, 4, generator=draw), dim=1)
+    memory = ClusterMemory(features, torch.tensor([0, 0, 1, 1, 2, 2]), momentum=0.1, temperature=0.5)
+    logits = features.double() @ memory.vectors.double().T / 0.5
+    wanted = (torch.logsumexp(logits, 1) - logits[torch.arange(6), torch.tensor([0, 0, 1, 1, 2, 2])]).mean()
+    torch.testing.assert_close(
+        memory.loss(features, torch.tensor([0, 0, 1, 1, 2, 2])).double(), wanted, atol=1e-6, rtol=0
+    )
+
+
+def test_memory_follows_the_hardest_picture() -> None:
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    memory = ClusterMemory(features, torch.tensor([0, 0]), momentum=0.5, temperature=0.05)
+    memory.follow(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(memory.vectors, torch.tensor([[2**-0.5, 2**-0.5]]))
+
+
+def test_average_precision_is_one_over_the_rank() -> None:
+    first = np.eye(3)
+    second = np.array([[1.0, 0, 0], [0, 0.6, 0.8], [0, 0.8, 0.6]])
+    # the first finds its own; of the others, each other's glimpse is nearer than its own
+    np.testing.assert_allclose(evidence.average_precision(first, second), [1.0, 0.5, 0.5])
+
+
+def test_a_track_is_cut_into_its_first_and_last_third() -> None:
+    tracks = np.array([7] * 6 + [3] * 2)
+    ((first, second),) = evidence.glimpses(tracks)
+    assert first.tolist() == [0, 1] and second.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(("noise", "worse", "sure"), [(3.0, True, False), (0.0, False, True)])
+def test_evidence_tells_better_from_worse(noise: float, worse: bool, sure: bool) -> None:
+    draw = np.random.default_rng(0)
+    clean = draw.normal(size=(60, 16))
+
+    def pair(amount: float) -> tuple[np.ndarray, np.ndarray]:
+        both = [clean + amount * draw.normal(size=clean.shape) for _ in range(2)]
+        return tuple(one / np.linalg.norm(one, axis=1, keepdims=True) for one in both)  # type: ignore[return-value]
+
+    found = evidence.compare(pair(1.0), pair(noise), np.arange(60) % 3, kind="tracks", seed=0)
+    assert found is not None and (found.worse, found.sure) == (worse, sure)
+    assert found.low <= found.gain <= found.high
+
+
+def test_too_few_tracks_are_no_evidence() -> None:
+    one = np.eye(evidence.LEAST_TRACKS - 1)
+    assert evidence.compare((one, one), (one, one), np.arange(len(one)), kind="tracks", seed=0) is None
+
+
+def test_the_command_adapts_and_reports(site: Path, net: DPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(net, tmp_path / "base")
+    monkeypatch.setattr(command, "HELD_OUT", 0.3)
+    result = command.run(tmp_path / "base", site, tmp_path / "out", SMALL, force=True, quiet=True)
+    assert result["written"] and len(result["rounds"]) == 2 and result["evidence"]["kind"] == "tracks"
+    adapted = checkpoint.load(tmp_path / "out" / "adapted")
+    assert checkpoint.fingerprint(adapted) != checkpoint.fingerprint(net)
+    assert "adapted without labels" in adapted.spec.weights.recipe
+    known = CameraStatistics.load(tmp_path / "out" / "cameras.json")
+    assert known.fingerprint == checkpoint.fingerprint(adapted) and len(known.counts) == 3
+    assert json.loads((tmp_path / "out" / "adapt.json").read_text())["evidence"] == result["evidence"]
+
+
+def test_a_stopped_adaptation_ends_like_one_that_was_not_stopped(site: Path, net: DPM, tmp_path: Path) -> None:
+    crops = read_crops(site, net.spec.preprocessing, quiet=True)
+    whole, _ = rounds.adapt(net, crops, SMALL, tmp_path / "whole", quiet=True)
+    stopped = dataclasses.replace(SMALL, minutes=1e-9)  # ends after its first round
+    rounds.adapt(net, crops, stopped, tmp_path / "parts", quiet=True)
+    torch.manual_seed(123)
+    resumed, history = rounds.adapt(net, crops, SMALL, tmp_path / "parts", quiet=True)
+    assert len(history) == 2
+    assert checkpoint.fingerprint(resumed) == checkpoint.fingerprint(whole)
+
+
+def test_another_plan_does_not_resume(site: Path, net: DPM, tmp_path: Path) -> None:
+    crops = read_crops(site, net.spec.preprocessing, quiet=True)
+    rounds.adapt(net, crops, dataclasses.replace(SMALL, rounds=1), tmp_path, quiet=True)
+    with pytest.raises(CheckpointError, match="other settings"):
+        rounds.adapt(net, crops, SMALL, tmp_path, quiet=True)
+
+
+def test_a_model_that_got_worse_is_not_written(
+    site: Path, net: DPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(net, tmp_path / "base")
+    worse = evidence.Evidence(
+        kind="tracks", pairs=30, before=50, after=20, gain=-30, low=-40, high=-20, across_before=0, across_after=0
+    )
+    monkeypatch.setattr(command, "judge", lambda *arguments: worse)
+    with pytest.raises(DataError, match="worse on held-out crops"):
+        command.run(tmp_path / "base", site, tmp_path / "out", SMALL, quiet=True)
+    assert not list((tmp_path / "out").glob("adapted.*"))
+    assert json.loads((tmp_path / "out" / "adapt.json").read_text())["written"] is False
+
+
+def test_pictures_of_nobody_are_refused(net: DPM, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for camera in range(2):
+        (tmp_path / f"c{camera}").mkdir()
+        for i in range(120):
+            cv2.imwrite(str(tmp_path / f"c{camera}" / f"{i}.png"), draw.integers(0, 255, (64, 32, 3), np.uint8))
+    crops = read_crops(tmp_path, net.spec.preprocessing, quiet=True)
+    with pytest.raises(DataError, match="expected 16 groups of crops"):
+        rounds.adapt(net, crops, Plan(rounds=1, least=8, eps=0.2), tmp_path / "out", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a.jpg"], "expected CAMERA"),
+        (["c1/a.jpg"], "got 1 crops of 1"),
+        (["c1/t/x/a.jpg"], "expected CAMERA"),
+        ([], "picture"),
+    ],
+)
+def test_another_layout_is_refused(net: DPM, tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 4, 3), np.uint8))
+    with pytest.raises(DataError, match=message):
+        read_crops(tmp_path, net.spec.preprocessing, quiet=True)

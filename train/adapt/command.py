@@ -1,0 +1,184 @@
+"""`dpm-edge adapt CHECKPOINT --crops DIR -o OUT`: see `main`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpm_edge.env import machine_card
+from dpm_edge.errors import CheckpointError, DataError, DpmError
+from dpm_edge.files import write_whole
+from dpm_edge.metrics import normalise
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.progress import say
+from dpm_edge.train.adapt.crops import Crops, read_crops
+from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
+from dpm_edge.train.adapt.rounds import Plan, adapt, statistics
+from dpm_edge.train.data import Pictures
+from dpm_edge.train.evaluate import embed
+from dpm_edge.train.mask import covered
+
+HELD_OUT = 0.15
+"""Share of the tracks (of the crops, where no tracks are known) that judge and are not adapted on."""
+MOST_PAIRS = 1000
+
+
+def hold_out(crops: Crops, seed: int) -> tuple[Crops, Crops]:
+    """The crops to adapt on, and those of other tracks to judge with."""
+    tracks = np.unique(crops.tracks)
+    draw = np.random.default_rng(seed)
+    held = draw.permutation(tracks)[: min(MOST_PAIRS, round(HELD_OUT * len(tracks)))]
+    judging = np.isin(crops.tracks, held)
+    return _take(crops, ~judging), _take(crops, judging)
+
+
+def _take(crops: Crops, which: NDArray[np.bool_]) -> Crops:
+    rows = np.flatnonzero(which)
+    p = crops.pictures
+    taken = Pictures(p.pixels[rows], p.people[rows], p.cameras[rows], [p.names[i] for i in rows])
+    return Crops(taken, crops.camera_names, crops.tracked)
+
+
+def two_glimpses(held: Crops, seed: int) -> tuple[Pictures, Pictures, list[tuple], NDArray[np.int64]]:
+    """Pictures of all first and of all second glimpses, which rows of them make each pair, and each pair's camera."""
+    if held.tracked:
+        pairs = glimpses(held.tracks)
+        cameras = np.array([held.cameras[first[0]] for first, _ in pairs], np.int64)
+        return held.pictures, held.pictures, pairs, cameras
+    hidden = covered(held.pictures.pixels, held.pictures.pixels, np.random.default_rng(seed))
+    rows = [(np.array([i]), np.array([i])) for i in range(len(held))]
+    return held.pictures, replace(held.pictures, pixels=hidden), rows, held.cameras
+
+
+def judge(before: DPM, after: DPM, held: Crops, seed: int) -> Evidence | None:
+    """Evidence of both models on held-out crops; None where they are too few."""
+    first, second, pairs, cameras = two_glimpses(held, seed)
+    if len(pairs) < LEAST_TRACKS:
+        return None
+    names = held.names_of_cameras()
+    found = []
+    for net in (before, after):
+        a = embed(net, first.pixels, 128)[0].numpy()
+        b = a if second is first else embed(net, second.pixels, 128)[0].numpy()
+        known = statistics(net, a, names)
+        a, b = known.centre(a, names), known.centre(b, names)
+        found.append(tuple(normalise(np.stack([v[rows[i]].mean(0) for rows in pairs])) for i, v in enumerate((a, b))))
+    kind = "tracks" if held.tracked else "covered copies"
+    return compare(found[0], found[1], cameras, kind=kind, seed=seed)
+
+
+def run(
+    source: Path, folder: Path, out: Path, plan: Plan, *, force: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Adapt, judge, and write OUT/adapted.safetensors with its card, cameras.json and adapt.json. Returns adapt.json.
+
+    Raises:
+        DpmError: the checkpoint or the crops cannot be used, or the adapted model is worse on held-out crops and was
+            not written (`force` writes it).
+    """
+    net = checkpoint.load(source)
+    if net.spec.cameras:
+        raise CheckpointError(
+            f"expected a model without a camera embedding, got {source} with {net.spec.cameras} cameras"
+        )
+    crops = read_crops(folder, net.spec.preprocessing, quiet=quiet)
+    learning, held = hold_out(crops, plan.seed)
+    adapted, history = adapt(net, learning, plan, out, quiet=quiet)
+    evidence = judge(net, adapted, held, plan.seed)
+    result = {
+        "from": str(net.spec.weights.recipe),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "crops": len(crops),
+        "cameras": crops.camera_names,
+        "tracks": len(np.unique(crops.tracks)) if crops.tracked else None,
+        "plan": vars(plan),
+        "rounds": history,
+        "evidence": None if evidence is None else evidence.as_dict(),
+        "machine": machine_card(),
+    }
+    if evidence is not None and evidence.worse and not force:
+        write_whole(out / "adapt.json", (json.dumps({**result, "written": False}, indent=1) + "\n").encode())
+        raise DataError(
+            f"the adapted model is worse on held-out crops ({evidence.kind}: mAP {evidence.before:.1f} before, "
+            f"{evidence.after:.1f} after) and was not written. Keep the old one; more people, more cameras or crops "
+            f"without other things in them help"
+        )
+    recipe = (
+        f"{net.spec.weights.recipe}; adapted without labels on {len(crops)} crops of {', '.join(crops.camera_names)}"
+    )
+    adapted.spec = replace(adapted.spec, weights=replace(adapted.spec.weights, recipe=recipe))
+    checkpoint.save(adapted, out / "adapted")
+    features = embed(adapted, learning.pictures.pixels, 128)[0].numpy()
+    statistics(adapted, features, learning.names_of_cameras()).save(out / "cameras.json")
+    result["written"] = True
+    write_whole(out / "adapt.json", (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments; every field of `Plan` is an option."""
+    made = argparse.ArgumentParser(
+        prog="dpm-edge adapt",
+        description="Adapt a checkpoint to your cameras from crops without labels: CAMERA/*.jpg, or CAMERA/TRACK/*.jpg "
+        "where it is known which crops are one track. The same command again goes on where it was stopped.",
+    )
+    made.add_argument("checkpoint", type=Path)
+    made.add_argument("--crops", type=Path, required=True, metavar="DIR")
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    made.add_argument("--force", action="store_true", help="write the model even where it is worse on held-out crops")
+    made.add_argument("--json", action="store_true", help="print the report as JSON")
+    made.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    for one in fields(Plan):
+        made.add_argument(f"--{one.name.replace('_', '-')}", type=type(one.default), default=one.default)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, adapt, print. Returns the exit code."""
+    options = parser().parse_args(arguments)
+    plan = Plan(**{one.name: getattr(options, one.name) for one in fields(Plan)})
+    try:
+        result = run(options.checkpoint, options.crops, options.out, plan, force=options.force, quiet=options.quiet)
+    except DpmError as error:
+        print(f"dpm-edge adapt: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print_report(result, options.out)
+    return 0
+
+
+def print_report(result: dict[str, Any], out: Path) -> None:
+    """What was learned, in words."""
+    last = result["rounds"][-1]
+    print(
+        f"{result['crops']} crops of {len(result['cameras'])} cameras: {last['clusters']} groups, "
+        f"{100 * last['clusters of several cameras']:.0f} % of them seen by several cameras"
+    )
+    evidence = result["evidence"]
+    if evidence is None:
+        print(f"too few crops were held out to judge by ({LEAST_TRACKS} pairs are needed)")
+    else:
+        weak = "" if evidence["kind"] == "tracks" else " (weak evidence: no tracks were given)"
+        sure = "better" if evidence["sure"] else "no surer difference"
+        print(
+            f"held-out {evidence['kind']}{weak}: mAP {evidence['before']:.1f} before, {evidence['after']:.1f} after "
+            f"({evidence['low']:+.1f} to {evidence['high']:+.1f}): {sure}"
+        )
+    say(f"{out}/adapted.safetensors, its cameras' means cameras.json, the report adapt.json")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    sys.exit(main())

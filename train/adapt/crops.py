@@ -1,0 +1,85 @@
+"""Unlabelled crops of a site, by camera and, where it is known, by track.
+
+CAMERA/*.jpg            crops of one camera
+CAMERA/TRACK/*.jpg      crops of one track: one person, followed without a break
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import DataError, ImageError
+from dpm_edge.images import find_images
+from dpm_edge.market import LabelledFolder
+from dpm_edge.spec import Preprocessing
+from dpm_edge.train.data import Pictures, decode
+
+LEAST_CROPS, LEAST_CAMERAS = 200, 2
+"""Fewer crops or cameras than these teach nothing about telling people apart across cameras."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Decoded crops. n crops."""
+
+    pictures: Pictures
+    """`people` holds the number of the track (of the crop itself where no track is known), `cameras` of the camera."""
+    camera_names: list[str]
+    """Name of each camera number."""
+    tracked: bool
+    """Whether tracks are known."""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def cameras(self) -> NDArray[np.int64]:
+        """(n,) number of the camera."""
+        return self.pictures.cameras.numpy()
+
+    @property
+    def tracks(self) -> NDArray[np.int64]:
+        """(n,) number of the track; a crop without one is a track of its own."""
+        return self.pictures.people.numpy()
+
+    def names_of_cameras(self) -> list[str]:
+        """(n,) name of the camera."""
+        return [self.camera_names[c] for c in self.cameras]
+
+
+def read_crops(folder: Path, preprocessing: Preprocessing, *, quiet: bool = False) -> Crops:
+    """Every crop below a folder, decoded once: 3·H·W bytes each stay in memory.
+
+    Raises:
+        DataError: the folder has another layout, or too few crops or cameras to learn from.
+    """
+    try:
+        paths = find_images(folder)
+    except ImageError as error:
+        raise DataError(str(error)) from error
+    parts = [path.relative_to(folder).parts for path in paths]
+    wrong = [path for path, part in zip(paths, parts) if len(part) not in (2, 3)]
+    if wrong:
+        raise DataError(
+            f"expected CAMERA/*.jpg or CAMERA/TRACK/*.jpg below {folder}, got {wrong[0].relative_to(folder)}. "
+            f"Put each crop into the folder of its camera"
+        )
+    camera_names = sorted({part[0] for part in parts})
+    if len(paths) < LEAST_CROPS or len(camera_names) < LEAST_CAMERAS:
+        raise DataError(
+            f"expected {LEAST_CROPS} crops of {LEAST_CAMERAS} cameras or more below {folder}, got {len(paths)} "
+            f"crops of {len(camera_names)}. What a model learns here is to know people again across cameras: add crops"
+        )
+    tracked = all(len(part) == 3 for part in parts)
+    number = {name: i for i, name in enumerate(camera_names)}
+    track_names = {key: i for i, key in enumerate(sorted({part[:2] for part in parts}))} if tracked else {}
+    labelled = LabelledFolder(
+        paths=paths,
+        people=np.array([track_names[part[:2]] if tracked else i for i, part in enumerate(parts)], np.int64),
+        cameras=np.array([number[part[0]] for part in parts], np.int64),
+    )
+    return Crops(decode(labelled, preprocessing, quiet=quiet), camera_names, tracked)

@@ -1,0 +1,263 @@
+"""Rounds of adaptation: embed, centre by camera, cluster, contrast against the clusters' means.
+
+n crops · B pictures of a batch · C clusters · D dimensions
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.errors import CheckpointError, DataError
+from dpm_edge.files import write_whole
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.progress import say, track
+from dpm_edge.train import losses
+from dpm_edge.train.adapt.clusters import cluster, of_tracks
+from dpm_edge.train.adapt.contrast import ClusterMemory
+from dpm_edge.train.adapt.crops import Crops
+from dpm_edge.train.data import IdentitySampler, to_input
+from dpm_edge.train.evaluate import embed
+from dpm_edge.train.mask import covered
+
+RESUME = "adapt-resume.pt"
+MAY_CHANGE = ("minutes",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a checkpoint is adapted."""
+
+    minutes: float = 60.0
+    """Time for the rounds, embedding and clustering included. A round that has begun is ended."""
+    rounds: int = 12
+    """Rounds at most."""
+    passes: float = 2.0
+    """How often a round shows as many pictures as there are clustered crops."""
+    people: int = 16
+    """Clusters in a batch."""
+    pictures: int = 4
+    """Pictures of each."""
+    lr: float = 3.5e-4
+    """AdamW's learning rate; falls by a cosine over the rounds to a tenth."""
+    weight_decay: float = 5e-4
+    temperature: float = 0.05
+    momentum: float = 0.1
+    """How much of a cluster's old vector stays when a batch shows it."""
+    cover: float = 0.5
+    """Share of the pictures of a batch that are covered by boxes of noise, of one colour or of other crops."""
+    agreement: float = 0.2
+    """Weight of the mask generator's lesson (`losses.agreement`)."""
+    neighbours: int = 30
+    """Nearest crops that are looked at for reciprocal neighbours."""
+    query_neighbours: int = 6
+    """Nearest crops over which neighbourhoods are averaged."""
+    eps: float = 0.6
+    """Largest Jaccard distance between neighbours of one cluster."""
+    least: int = 4
+    """Crops that make a cluster."""
+    seed: int = 0
+
+
+@dataclass
+class State:
+    """What lives from round to round."""
+
+    net: DPM
+    optimiser: torch.optim.AdamW
+    round: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def adapt(net: DPM, crops: Crops, plan: Plan, out: Path, *, quiet: bool = False) -> tuple[DPM, list[dict[str, Any]]]:
+    """A copy of `net` adapted to the crops, and a row of numbers for each round. Resumes from `out` if it can.
+
+    Raises:
+        DataError: the crops fall into fewer clusters than two batches need: too few people, or nobody in them.
+        CheckpointError: `out` holds the state of another adaptation.
+    """
+    state = _start(net, plan)
+    resume = out / RESUME
+    if resume.is_file():
+        _restore(state, resume, net, crops, plan)
+        if not quiet:
+            say(f"going on after round {state.round} of {plan.rounds}")
+    while state.round < plan.rounds and state.seconds < 60 * plan.minutes:
+        began = time.perf_counter()
+        row = _round(state, crops, plan, quiet)
+        state.round += 1
+        state.seconds += time.perf_counter() - began
+        row["seconds"] = round(time.perf_counter() - began, 1)
+        state.history.append(row)
+        _save(state, resume, net, crops, plan)
+        if not quiet:
+            say(
+                f"round {state.round}/{plan.rounds}: {row['clusters']} clusters hold {100 * row['clustered']:.0f} % of "
+                f"the crops, loss {row['loss']:.3f}, {row['seconds']:.0f} s; "
+                f"{max(0, plan.minutes - state.seconds / 60):.0f} min left"
+            )
+    adapted = state.net.eval()
+    sample = crops.pictures.pixels[:: max(1, len(crops) // 1000)]
+    adapted.spec = adapted.spec.replace(mask_mean=float(embed(adapted, sample)[1].mean()))
+    return adapted, state.history
+
+
+def statistics(net: DPM, features: NDArray, cameras: list[str]) -> CameraStatistics:
+    """The cameras' means of features (n, D) under this model."""
+    made = CameraStatistics(fingerprint=checkpoint.fingerprint(net), dimension=features.shape[1])
+    made.add(features, cameras)
+    return made
+
+
+def pseudo_labels(net: DPM, crops: Crops, plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.float32], Tensor]:
+    """Clusters (n,), centred features (n, D), and the camera means (cameras, D) that were taken off.
+
+    Raises:
+        DataError: fewer clusters than a batch wants.
+    """
+    features = embed(net, crops.pictures.pixels, 128)[0].cpu().numpy()
+    known = statistics(net, features, crops.names_of_cameras())
+    centred = known.centre(features, crops.names_of_cameras())
+    labels = cluster(centred, k=plan.neighbours, k_query=plan.query_neighbours, eps=plan.eps, least=plan.least)
+    if crops.tracked:
+        labels = of_tracks(labels, crops.tracks)
+    labels = _without_gaps(labels)
+    found = int(labels.max()) + 1
+    if found < plan.people:
+        raise DataError(
+            f"expected {plan.people} groups of crops that look like one person each, got {found} among {len(crops)} "
+            f"crops. Give crops of more people and cameras; pictures without people teach nothing"
+        )
+    means = np.stack([known.mean(name) for name in crops.camera_names]).astype(np.float32)
+    return labels, centred, torch.from_numpy(means)
+
+
+def _without_gaps(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The labels numbered 0..C−1 without gaps; −1 stays."""
+    values, numbered = np.unique(labels, return_inverse=True)
+    return numbered.astype(np.int64) - int(values[0] == -1)
+
+
+def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any]:
+    torch.manual_seed((plan.seed << 32) + state.round)
+    net = state.net.eval()
+    labels, centred, means = pseudo_labels(net, crops, plan)
+    chosen = torch.from_numpy(labels)
+    memory = ClusterMemory(torch.from_numpy(centred), chosen, momentum=plan.momentum, temperature=plan.temperature)
+    sampler = IdentitySampler(labels, plan.people, plan.pictures, plan.seed)
+    steps = max(1, round(plan.passes * int((labels >= 0).sum()) / (plan.people * plan.pictures)))
+    batches = np.concatenate([sampler.epoch(1000 * state.round + i) for i in range(1 + steps // sampler.batches)])[
+        :steps
+    ]
+    rate = plan.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * state.round / plan.rounds)))
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    net.train()
+    draw = np.random.default_rng((plan.seed, state.round))
+    spent = []
+    for rows in track(torch.from_numpy(batches), what=f"round {state.round + 1}", total=len(batches), quiet=quiet):
+        spent.append(_step(state, crops, rows, chosen[rows], means, memory, plan, draw))
+    counts = np.bincount(labels[labels >= 0])
+    cameras_of = [len(np.unique(crops.cameras[labels == c])) for c in range(len(counts))]
+    return {
+        "clusters": len(counts),
+        "clustered": float((labels >= 0).mean()),
+        "clusters of several cameras": float(np.mean(np.array(cameras_of) > 1)),
+        "largest cluster": int(counts.max()),
+        "loss": float(np.mean(spent)),
+        "steps": len(batches),
+    }
+
+
+def _step(
+    state: State, crops: Crops, rows: Tensor, labels: Tensor, means: Tensor, memory: ClusterMemory, plan: Plan,
+    draw: np.random.Generator,
+) -> float:  # fmt: skip
+    pixels = _vary(crops.pictures.pixels[rows], draw)
+    hide = torch.from_numpy(draw.random(len(rows)) < plan.cover)
+    if hide.any():
+        others = crops.pictures.pixels[torch.from_numpy(draw.integers(0, len(crops), 32))]
+        pixels[hide] = covered(pixels[hide], others, draw)
+    net = state.net
+    out = net.forward_train(to_input(pixels, net.spec.preprocessing))
+    raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
+    feature = F.normalize(raw - means[crops.pictures.cameras[rows]], dim=1)
+    loss = memory.loss(feature, labels)
+    if plan.agreement:
+        loss = loss + plan.agreement * losses.agreement(out.mask, feature.detach(), memory.vectors[labels])
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+    state.optimiser.step()
+    memory.follow(feature.detach(), labels)
+    return float(loss.detach())
+
+
+def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
+    """Mirror half of the pictures (B, 3, H, W) uint8, and shift each by up to a twentieth of its height and width."""
+    made = pixels.clone()
+    flip = torch.from_numpy(draw.random(len(made)) < 0.5)
+    made[flip] = made[flip].flip(3)
+    height, width = made.shape[2:]
+    for picture in made:
+        down, right = draw.integers(-(height // 20), height // 20 + 1), draw.integers(-(width // 20), width // 20 + 1)
+        picture[:] = torch.roll(picture, (int(down), int(right)), (1, 2))
+    return made
+
+
+def _start(net: DPM, plan: Plan) -> State:
+    mine = copy.deepcopy(net)
+    unused = {"prototypes"}
+    parameters = [p for name, p in mine.named_parameters() if name not in unused]
+    return State(mine, torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay))
+
+
+def _identity(net: DPM, crops: Crops, plan: Plan) -> str:
+    """What must be the same for a state to be resumed."""
+    kept = {name: value for name, value in asdict(plan).items() if name not in MAY_CHANGE}
+    return json.dumps({"model": checkpoint.fingerprint(net), "crops": crops.pictures.names, "plan": kept})
+
+
+def _save(state: State, path: Path, net: DPM, crops: Crops, plan: Plan) -> None:
+    kept = {
+        "identity": _identity(net, crops, plan),
+        "round": state.round,
+        "seconds": state.seconds,
+        "history": json.dumps(state.history),
+        "net": state.net.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+    }
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, buffer.getvalue())
+
+
+def _restore(state: State, path: Path, net: DPM, crops: Crops, plan: Plan) -> None:
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise CheckpointError(f"{path} is damaged ({str(error).splitlines()[0]}). Delete it to start over") from error
+    if kept["identity"] != _identity(net, crops, plan):
+        raise CheckpointError(
+            f"{path} is of other crops, of another checkpoint or of other settings. "
+            f"Give another -o, or delete it to start over"
+        )
+    state.round, state.seconds, state.history = kept["round"], kept["seconds"], json.loads(kept["history"])
+    state.net.load_state_dict(kept["net"])
+    state.optimiser.load_state_dict(kept["optimiser"])
