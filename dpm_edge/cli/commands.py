@@ -37,6 +37,7 @@ COMMANDS = {
     "bench": "bench:command",
     "doctor": "doctor:command",
     "train": "train:command",
+    "adapt": "adapt:command",
     "explain": "explain:command",
 }
 """Command → its file in this folder and its name there, in the order of the help."""

@@ -54,11 +54,12 @@ CASES = {
     "bench": "{w}/engine --seconds 0.01 --batch 1 --streams 1 --cameras 1 --gallery 10",
     "doctor": "",
     "train": "market_tiny --data {w}/nowhere --out {w}/run",
+    "adapt": "{w}/nothing.safetensors --crops {w}/market -o {w}/adapted",
     "explain": "{w}/nothing.safetensors {w}/market -o {w}/explained",
 }
 """Command → arguments for a small folder {w}, an engine in it, pictures, a video, embeddings and a gallery."""
 
-FAILING = {"refit", "train", "explain", "export deepstream"}
+FAILING = {"refit", "train", "adapt", "explain", "export deepstream"}
 """Those that end in an error on purpose: what they need takes a GPU, or torch, which the walk hides."""
 SILENT = {"trust"}
 """Those whose stdout is empty: no plan is trusted here."""

@@ -1,21 +1,18 @@
-"""`dpm-edge adapt CHECKPOINT --crops DIR -o OUT`: see `main`."""
+"""What `dpm-edge adapt` does: hold crops out, adapt on the others, judge, and write or refuse."""
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
-import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dpm_edge.env import machine_card
-from dpm_edge.errors import CheckpointError, DataError, DpmError
+from dpm_edge.errors import CheckpointError, DataError
 from dpm_edge.files import write_whole
 from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
@@ -125,40 +122,6 @@ def run(
     return result
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments; every field of `Plan` is an option."""
-    made = argparse.ArgumentParser(
-        prog="dpm-edge adapt",
-        description="Adapt a checkpoint to your cameras from crops without labels: CAMERA/*.jpg, or CAMERA/TRACK/*.jpg "
-        "where it is known which crops are one track. The same command again goes on where it was stopped.",
-    )
-    made.add_argument("checkpoint", type=Path)
-    made.add_argument("--crops", type=Path, required=True, metavar="DIR")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-    made.add_argument("--force", action="store_true", help="write the model even where it is worse on held-out crops")
-    made.add_argument("--json", action="store_true", help="print the report as JSON")
-    made.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    for one in fields(Plan):
-        made.add_argument(f"--{one.name.replace('_', '-')}", type=type(one.default), default=one.default)
-    return made
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, adapt, print. Returns the exit code."""
-    options = parser().parse_args(arguments)
-    plan = Plan(**{one.name: getattr(options, one.name) for one in fields(Plan)})
-    try:
-        result = run(options.checkpoint, options.crops, options.out, plan, force=options.force, quiet=options.quiet)
-    except DpmError as error:
-        print(f"dpm-edge adapt: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    print_report(result, options.out)
-    return 0
-
-
 def print_report(result: dict[str, Any], out: Path) -> None:
     """What was learned, in words."""
     last = result["rounds"][-1]
@@ -177,8 +140,3 @@ def print_report(result: dict[str, Any], out: Path) -> None:
             f"({evidence['low']:+.1f} to {evidence['high']:+.1f}): {sure}"
         )
     say(f"{out}/adapted.safetensors, its cameras' means cameras.json, the report adapt.json")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(max(1, torch.get_num_threads()))
-    sys.exit(main())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError, ImageError
 from dpm_edge.images import find_images
-from dpm_edge.market import LabelledFolder
+from dpm_edge.layouts import LabelledFolder
 from dpm_edge.spec import Preprocessing
 from dpm_edge.train.data import Pictures, decode
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("sklearn", reason="the extra train is not installed")
 
-import importlib.util
+import toy_world as toy
 
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import CheckpointError, DataError
@@ -25,10 +25,6 @@ from dpm_edge.train.adapt.contrast import ClusterMemory
 from dpm_edge.train.adapt.crops import read_crops
 from dpm_edge.train.adapt.rounds import Plan
 
-_spec = importlib.util.spec_from_file_location("toy_world", Path(__file__).parents[1] / "conftest.py")
-assert _spec is not None and _spec.loader is not None
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
 SMALL = Plan(rounds=2, minutes=10, people=4, pictures=2, passes=0.5, neighbours=6, query_neighbours=2, least=2, eps=0.5)
 
 
