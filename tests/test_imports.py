@@ -60,6 +60,8 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.cli",
         "dpm_edge.demo.samples",
         "dpm_edge.market",
+        "dpm_edge.layouts",
+        "dpm_edge.labels",
         "dpm_edge.interop.deepstream",
         "dpm_edge.interop.triton",
         "dpm_edge.interop.triton_model",

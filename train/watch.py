@@ -16,6 +16,7 @@ from dpm_edge.train import state
 from dpm_edge.train.report import seconds_at_the_end, seconds_of_an_evaluation
 from dpm_edge.train.run import Run
 from dpm_edge.train.state import RunLog
+from dpm_edge.train.status import EVERY
 
 MEASURED_STEPS = (20, 60)
 """With a time budget: the steps between which the speed is measured."""
@@ -60,6 +61,12 @@ def epochs_that_fit(
     return max(least, epochs)
 
 
+def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:
+    """The terms of a step and their sum, read from the device."""
+    values = {name: round(v, 6) for name, v in zip(terms, torch.stack(list(terms.values())).tolist())}
+    return {**values, "loss": round(sum(values.values()), 6)}
+
+
 class Watch:
     """Watches the steps: stops at NaN, logs, tells the remaining time, and fits the epochs to the time budget."""
 
@@ -69,6 +76,8 @@ class Watch:
         self.marks: dict[int, float] = {}
         self.epoch, self.losses, self.doing = float(run.epoch), "", ""
         """For `line`: where the training is, the losses of the last log line, and what is done between steps."""
+        self.shown = 0.0
+        """When the losses of the line were read."""
         self.between = 0.0
         """Seconds since the beginning that were spent between epochs."""
 
@@ -97,11 +106,16 @@ class Watch:
             if run.config.schedule.minutes and len(self.marks) == 2 and self.before == 0:
                 self._fit_epochs()
         if self.log is not None and (run.step % run.config.log_every == 0 or run.step == 1):
-            values = {name: round(v, 6) for name, v in zip(terms, torch.stack(list(terms.values())).tolist())}
-            values["loss"] = round(sum(values.values()), 6)
-            self.losses = " ".join(f"{k} {v:.3f}" for k, v in values.items())
+            values = _numbers(terms)
+            self._show(values)
             rates = {"epoch": round(epoch, 3), "pictures_per_second": round(self.speed(), 1)}
             self.log.write("step", run.step, {**values, **rates})
+        elif not run.quiet and time.perf_counter() - self.shown > EVERY:  # slow steps: the line is not to lag behind
+            self._show(_numbers(terms))
+
+    def _show(self, values: dict[str, float]) -> None:
+        """Take these losses for the next lines."""
+        self.losses, self.shown = " ".join(f"{k} {v:.3f}" for k, v in values.items()), time.perf_counter()
 
     @contextmanager
     def between_epochs(self) -> Iterator[None]:
