@@ -158,7 +158,7 @@ def test_calibration_folders(
     with pytest.raises(ImageError, match="expected a folder of pictures"):
         quiet_build(portable_path, out, calibrate=folder)
     folder.mkdir()
-    with pytest.raises(ImageError, match="got none. Check the path"):
+    with pytest.raises(ImageError, match=r"got none\. Check the path"):
         quiet_build(portable_path, out, calibrate=folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
     with pytest.raises(SpecError, match="got no picture that can be read"):
