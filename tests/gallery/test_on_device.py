@@ -105,7 +105,7 @@ def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: py
 def test_a_device_that_is_not_there_is_named() -> None:
     if resident.torch.cuda.is_available():
         pytest.skip(reason="there is a GPU here")
-    with pytest.raises(GalleryError, match=r'expected a GPU .*device="cpu"'):
+    with pytest.raises(GalleryError, match=r'expected a GPU.*device="cpu"'):
         on_gpu.rows_on_gpu("cuda")
     with pytest.raises(GalleryError, match=r'expected device "cpu", "cuda" or "cuda:1", got \'gpu\''):
         on_gpu.rows_on_gpu("gpu")

@@ -54,7 +54,7 @@ class Device:
             count = int(self.call("cuDeviceGetCount"))
         except (EngineError, RuntimeError) as error:  # without libcuda the bindings raise RuntimeError
             raise EngineError(
-                f"expected a GPU, got none that can be used: {error}. Install its driver, or use an engine on the CPU"
+                f"expected a GPU, got none that can be used: {error}. Install its driver, or work on the CPU"
             ) from error
         if index >= count:
             raise EngineError(
