@@ -14,6 +14,7 @@ from oracle import rows
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.errors import EmbeddingsError, GalleryError
 from dpm_edge.gallery import ids
+from dpm_edge.gallery.stores.folder import write_description
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.milvus import MilvusStore
 from dpm_edge.gallery.stores.qdrant import QdrantStore
@@ -177,7 +178,10 @@ def test_a_store_of_a_newer_version_is_refused_and_kept(make: Any, tmp_path: Pat
     with pytest.raises(GalleryError, match=r"expected a gallery of format 1 or older, .* of format 99"):
         opened_again(gallery, tmp_path)
     store: Any = gallery.store
-    store.write_meta(meta)
+    if isinstance(store, EdgeStore):
+        write_description(store.folder, meta)
+    else:
+        store.write_meta(meta)
     again = opened_again(gallery, tmp_path) if not isinstance(store, EdgeStore) else Gallery.open(store.folder)
     assert len(again) == 20 and again.rows([7]).people == ["p7"]
     if isinstance(store, EdgeStore):

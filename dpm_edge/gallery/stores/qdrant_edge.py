@@ -310,6 +310,7 @@ class EdgeStore(CandidateStore):
             self._shard.close()
             if self._lock is not None:
                 self._lock.close()
+                self._lock, self.read_only = None, "it is closed"
                 (self.folder / WRITER).unlink(missing_ok=True)
 
     def snapshot(self, folder: Path) -> None:
