@@ -165,7 +165,6 @@ def test_pictures_of_nobody_are_refused(net: DPM, tmp_path: Path) -> None:
         (["a.jpg"], "expected CAMERA"),
         (["c1/a.jpg"], "got 1 crops of 1"),
         (["c1/t/x/a.jpg"], "expected CAMERA"),
-        ([], "picture"),
     ],
 )
 def test_another_layout_is_refused(net: DPM, tmp_path: Path, files: list[str], message: str) -> None:
