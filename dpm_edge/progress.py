@@ -16,10 +16,12 @@ def track(items: Iterable[Item], *, what: str, total: int | None = None, quiet: 
     """
     from tqdm import tqdm
 
-    rarely = {} if sys.stderr.isatty() else {"mininterval": 10, "maxinterval": 20}
+    quiet = quiet or sys.stderr is None  # a service without one, such as pythonw
+    rarely = {} if quiet or sys.stderr.isatty() else {"mininterval": 10, "maxinterval": 20}
     return iter(tqdm(items, desc=what, total=total, delay=2, disable=quiet, file=sys.stderr, leave=False, **rarely))
 
 
 def say(message: str) -> None:
     """A line of status for people, on stderr; stdout is for data."""
-    print(message, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # else print would take stdout
+        print(message, file=sys.stderr, flush=True)

@@ -177,8 +177,8 @@ def test_the_applications_contexts_stay_as_they_are(machine: Machine) -> None:
     [
         (lambda at: InterfaceArray(at, typestr="<f4"), "type <f4; uint8"),
         (lambda at: InterfaceArray(at, strides=(3, 210, 1)), "pixels side by side"),
-        (lambda at: InterfaceArray(at, shape=(90, 70, 4)), r"shape \(90, 70, 4\)"),
-        (lambda at: InterfaceArray(at, shape=(90, 70)), r"shape \(90, 70\)"),
+        (lambda at: InterfaceArray(at, shape=(90, 70, 4)), r"expected a frame .* got \(90, 70, 4\)"),
+        (lambda at: InterfaceArray(at, shape=(90, 70)), r"expected a frame .* got \(90, 70\)"),
         (lambda at: InterfaceArray(0x10), "no memory of GPU 0"),
         (lambda at: DlpackArray(FRAME.astype(np.uint16), at), "16 bits; uint8"),
         (lambda at: DlpackArray(FRAME, at, device=(2, 1)), "lies on GPU 1; the engine runs on GPU 0"),
@@ -307,7 +307,7 @@ def test_a_machine_without_a_gpu_or_that_many(machine: Machine, monkeypatch: pyt
     folder = machine.engine()
     with pytest.raises(EngineError, match="GPU 1 was asked for; this machine has 1"):
         Engine.load(folder, device="GPU.1", trusted=True)
-    with pytest.raises(EngineError, match="'CPU' is unknown to tensorrt"):
+    with pytest.raises(EngineError, match=r"for tensorrt.*got 'CPU'"):
         Engine.load(folder, device="CPU", trusted=True)
     monkeypatch.setattr("dpm_edge.runtime.gpu.device.cuda_driver", lambda: real)
     if os.path.exists("/dev/nvidiactl"):
