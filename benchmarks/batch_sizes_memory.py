@@ -4,7 +4,8 @@
 
 Each case is a process of its own, and its figure is the peak of its resident memory. "rising" and "shuffled" are all
 sizes once; "kept" is "rising" without giving freed memory back after a new largest size, as it was before. Speed:
-in one process, two engines take turns, one of which gives memory back; the median of each size's ratio.
+in one process, two engines take turns, one of which gives memory back; processor time, so that other work on the
+machine counts little, and the least of a size's calls.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -51,7 +51,7 @@ def peak(folder: Path, case: str) -> float:
 
 
 def speeds(folder: Path, rounds: int) -> dict[int, float]:
-    """Batch size → median of (time with memory given back / time without)."""
+    """Batch size → least processor time with memory given back, over the least without."""
     give_back = openvino.release_memory
     crops = [np.zeros((64, 32, 3), np.uint8)] * MOST
     times: dict[tuple[int, str], list[float]] = {(n, name): [] for n in TIMED for name in ("now", "before")}
@@ -60,12 +60,12 @@ def speeds(folder: Path, rounds: int) -> dict[int, float]:
             for n in TIMED:
                 for name, engine in (("now", now), ("before", before))[:: 1 if number % 2 else -1]:
                     openvino.release_memory = give_back if name == "now" else (lambda compiled: None)
-                    start = time.perf_counter()
+                    start = time.process_time()
                     engine.embed(crops[:n])
                     if number:  # the first round makes each size ready
-                        times[n, name].append(time.perf_counter() - start)
+                        times[n, name].append(time.process_time() - start)
     openvino.release_memory = give_back
-    return {n: statistics.median(a / b for a, b in zip(times[n, "now"], times[n, "before"])) for n in TIMED}
+    return {n: min(times[n, "now"]) / min(times[n, "before"]) for n in TIMED}
 
 
 def main() -> None:

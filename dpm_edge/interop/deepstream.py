@@ -23,7 +23,7 @@ from typing import Any
 
 from dpm_edge.errors import ExportError, MissingLibrary
 from dpm_edge.files import whole_folder
-from dpm_edge.interop.folders import MARK, check_replaceable
+from dpm_edge.interop import MARK, check_replaceable
 from dpm_edge.manifest import PORTABLE, Manifest
 from dpm_edge.spec import Preprocessing
 
@@ -179,9 +179,9 @@ def _read_tracker(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path} cannot be read ({error}); a tracker configuration (.yml) is wanted") from error
+        raise ExportError(f"expected a tracker configuration (.yml), got {path}: {error}") from error
     if not re.search(r"^TargetManagement\s*:", text, re.MULTILINE):
-        raise ExportError(f"{path} has no `TargetManagement:`; a configuration of nvtracker's library is wanted")
+        raise ExportError(f"expected a configuration of nvtracker's library, got {path} without `TargetManagement:`")
     return text
 
 

@@ -45,4 +45,4 @@ def _scalar(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
-    raise TypeError(f"{value!r} is a {type(value).__name__}; str, bool, int, float, Name or a message is wanted")
+    raise TypeError(f"expected str, bool, int, float, Name or a message, got {value!r} ({type(value).__name__})")

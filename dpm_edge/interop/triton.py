@@ -20,7 +20,7 @@ from typing import Any
 
 from dpm_edge.errors import ExportError
 from dpm_edge.files import whole_folder
-from dpm_edge.interop.folders import MARK, check_replaceable
+from dpm_edge.interop import MARK, check_replaceable
 from dpm_edge.interop.pbtxt import Name, to_text
 from dpm_edge.manifest import BatchRange, Manifest, people
 
@@ -96,8 +96,8 @@ def check_servable(manifest: Manifest, folder: Path) -> None:
     """
     if manifest.backend not in (*PYTHON, "tensorrt"):
         raise ExportError(
-            f"{folder} is a {manifest.backend} engine, which Triton cannot serve; one of tensorrt, "
-            f"{', '.join(PYTHON)} is wanted. Build it: dpm-edge build {folder / 'model.onnx'} --backend tensorrt"
+            f"expected an engine of tensorrt, {', '.join(PYTHON)}, which Triton cannot serve otherwise, got "
+            f"{manifest.backend} in {folder}. Build it: dpm-edge build {folder / 'model.onnx'} --backend tensorrt"
         )
     if manifest.backend == "tensorrt" and manifest.batch.low > 1:
         raise ExportError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dpm_edge import env
 from dpm_edge.errors import EngineError, MissingLibrary
-from dpm_edge.manifest import GOLDEN, Manifest, rebuild_advice
+from dpm_edge.manifest import GOLDEN, PORTABLE, Manifest, rebuild_advice
 from dpm_edge.runtime import trust
 
 LIBRARY = {
@@ -22,14 +22,14 @@ LIBRARY = {
     "torch": "torch",
 }
 """Backend → distribution whose version decides whether an engine opens."""
-EXTRAS = {
-    "openvino": "engines",
-    "onnxruntime": "engines",
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt",
-    "torch": "build",
+INSTALL = {
+    "openvino": "'dpm-edge[engines]'",
+    "onnxruntime": "'dpm-edge[engines]'",
+    "tensorrt": "'dpm-edge[tensorrt]'",
+    "tensorrt-rtx": "tensorrt-rtx-cu13 'dpm-edge[gpu]'",
+    "torch": "'dpm-edge[build]'",
 }
-"""Backend → extra of this package that brings its library."""
+"""Backend → what pip installs to run it."""
 DEVICES = {
     "openvino": ("CPU", "GPU", "NPU", "AUTO"),
     "onnxruntime": ("CPU",),
@@ -55,13 +55,13 @@ def check_library(manifest: Manifest, folder: Path) -> None:
         EngineError: its major version differs from the build's; the message gives both.
     """
     name = LIBRARY[manifest.backend]
-    extra = EXTRAS[manifest.backend]
     here, then = env.version(name), manifest.libraries.get(name)
     if here is None:
-        raise MissingLibrary(name, f"the engine in {folder}", f"pip install 'dpm-edge[{extra}]'")
+        raise MissingLibrary(name, f"the engine in {folder}", f"pip install {INSTALL[manifest.backend]}")
     if then is not None and major(here) != major(then):
         raise EngineError(
-            f"the engine in {folder} was built with {name} {then}; here is {name} {here}. {rebuild_advice(folder)}"
+            f"the engine in {folder} was built with {name} {then}: expected that major version, got {name} {here}. "
+            f"{rebuild_advice(folder)}"
         )
 
 
@@ -76,8 +76,7 @@ def check_device(manifest: Manifest, folder: Path, device: str | None) -> str:
         return manifest.device if manifest.device.split(".")[0] in known else known[0]
     if device.split(".")[0] not in known:
         raise EngineError(
-            f"device {device!r} is unknown to {manifest.backend}, the backend of {folder}; "
-            f"one of {', '.join(known)} is wanted"
+            f"expected a device of {', '.join(known)} for {manifest.backend}, the backend of {folder}, got {device!r}"
         )
     return device
 
@@ -98,8 +97,8 @@ def check_gpu(manifest: Manifest, folder: Path) -> None:
     here = probe()
     if here is None:
         raise EngineError(
-            f"expected a GPU for the engine in {folder}, got none that can be used. "
-            "Build one for the CPU: dpm-edge build"
+            f"expected a GPU for the engine in {folder}, got none that can be used. Open it on the machine it was built "
+            f"for, or build one for the CPU: dpm-edge build {folder / PORTABLE} -o ENGINE"
         )
     compatibility.check(manifest, folder, here, load_library(manifest.backend).__version__)
 
@@ -148,17 +147,18 @@ def check_golden(
     """
     crop, feature, mask = read_golden(folder)
     got, got_mask = embed(crop)
-    wanted = float(manifest.verification.get("golden_cosine", GOLDEN_COSINE))
+    least = float(manifest.verification.get("golden_cosine", GOLDEN_COSINE))
     if got.shape != feature.shape or got_mask.shape != mask.shape:
         raise EngineError(
-            f"the engine in {folder} gives features of {got.shape}; its golden crop has {feature.shape}. "
+            f"expected features of {feature.shape}, as the golden crop has, got {got.shape} of the engine in {folder}. "
             f"{rebuild_advice(folder)}"
         )
     norms = float(np.linalg.norm(got) * np.linalg.norm(feature))
     cosine = float(got @ feature) / norms if norms > 0 else 0.0
-    if not cosine >= wanted:
+    if not cosine >= least:
         raise EngineError(
-            f"the engine in {folder} does not recognise its golden crop: cosine {cosine:.4f}, at least {wanted:.4f} is "
-            "wanted. Its colours, normalisation or numbers are not those it was built with. " + rebuild_advice(folder)
+            f"the engine in {folder} does not recognise its golden crop: expected a cosine of {least:.4f} or more, got "
+            f"{cosine:.4f}. Its colours, normalisation or numbers are not those it was built with. "
+            + rebuild_advice(folder)
         )
     return cosine

@@ -111,7 +111,7 @@ class Embeddings:
             raise EmbeddingsError("expected one set of embeddings or more to join, got none")
         if len({p.fingerprint for p in parts}) > 1:
             raise EmbeddingsError(
-                "expected embeddings of one model, got several models'. Embed all of it with one engine"
+                "expected embeddings of one model, got those of several. Embed all of it with one engine"
             )
         return cls(
             features=np.concatenate([p.features for p in parts]),

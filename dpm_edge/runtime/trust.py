@@ -40,12 +40,19 @@ class Trusted:
 
 
 def place() -> Path:
-    """The trust file: $DPM_EDGE_TRUST, else dpm-edge/trusted.json in $XDG_CONFIG_HOME or ~/.config."""
+    """The trust file: $DPM_EDGE_TRUST, else dpm-edge/trusted.json in $XDG_CONFIG_HOME or ~/.config.
+
+    Raises:
+        EngineError: there is no home folder, and no variable names another place.
+    """
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
     home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "dpm-edge" / "trusted.json"
+    try:
+        return (Path(home) if home else Path.home() / ".config") / "dpm-edge" / "trusted.json"
+    except RuntimeError as error:  # no $HOME, and a user without an entry
+        raise EngineError(f"expected a home folder for the trust file, got none. Set {VARIABLE} to a file") from error
 
 
 def listed() -> list[Trusted]:
@@ -69,7 +76,7 @@ def listed() -> list[Trusted]:
     try:
         data = json.loads(text)
         if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, {FORMAT} is read here")
+            raise ValueError(f"expected format {FORMAT}, got {data['format']}")
         return [Trusted(**one) for one in data["trusted"]]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(

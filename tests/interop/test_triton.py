@@ -162,7 +162,7 @@ def test_other_models_are_left_alone_and_strangers_are_not_replaced(tmp_path: Pa
     assert other.read_text() == 'name: "detector"'
     config = models / "tiny-onnxruntime-fp32" / "config.pbtxt"
     config.write_text(config.read_text().partition("\n")[2])
-    with pytest.raises(ExportError, match="not written by"):
+    with pytest.raises(ExportError, match="export` wrote, or none"):
         triton.export(models, [engine])
     with pytest.raises(ExportError, match="two repositories"):
         triton.export(tmp_path / "new", [engine, engine])

@@ -53,7 +53,7 @@ def test_parquet_holds_the_same_numbers(tmp_path: Path) -> None:
         ({"visibility": np.zeros(4)}, "visibility"),
         ({"rows": np.zeros((5, 1))}, "rows"),
         ({"features": np.zeros(5)}, "features"),
-        ({"sources": ["one"]}, "sources"),
+        ({"sources": ["one"]}, "a source for each of 5 rows, got 1"),
         ({"masks": np.full((5, 4), np.nan)}, "NaN"),
     ],
 )
@@ -68,7 +68,7 @@ def test_take_and_join(tmp_path: Path) -> None:
     assert len(joined) == 8 and joined.sources == a.sources + b.sources
     picked = joined.take(joined.rows == 2)
     np.testing.assert_array_equal(picked.features, np.stack([a.features[2], b.features[2]]))
-    with pytest.raises(EmbeddingsError, match="different models"):
+    with pytest.raises(EmbeddingsError, match="of one model, got those of several"):
         Embeddings.join([a, some(1, fingerprint="g")])
 
 

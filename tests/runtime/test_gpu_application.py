@@ -177,8 +177,8 @@ def test_the_applications_contexts_stay_as_they_are(machine: Machine) -> None:
     [
         (lambda at: InterfaceArray(at, typestr="<f4"), "expected a frame of uint8 .*got type <f4"),
         (lambda at: InterfaceArray(at, strides=(3, 210, 1)), "pixels side by side"),
-        (lambda at: InterfaceArray(at, shape=(90, 70, 4)), r"shape \(90, 70, 4\)"),
-        (lambda at: InterfaceArray(at, shape=(90, 70)), r"shape \(90, 70\)"),
+        (lambda at: InterfaceArray(at, shape=(90, 70, 4)), r"expected a frame .* got \(90, 70, 4\)"),
+        (lambda at: InterfaceArray(at, shape=(90, 70)), r"expected a frame .* got \(90, 70\)"),
         (lambda at: InterfaceArray(0x10), "expected a frame in memory of GPU 0"),
         (lambda at: DlpackArray(FRAME.astype(np.uint16), at), "expected a frame of uint8.*16 bits"),
         (lambda at: DlpackArray(FRAME, at, device=(2, 1)), "expected a frame on GPU 0, .* got one on GPU 1"),
@@ -307,7 +307,7 @@ def test_a_machine_without_a_gpu_or_that_many(machine: Machine, monkeypatch: pyt
     folder = machine.engine()
     with pytest.raises(EngineError, match="expected a GPU below 1, the number of them here, got GPU 1"):
         Engine.load(folder, device="GPU.1", trusted=True)
-    with pytest.raises(EngineError, match="'CPU' is unknown to tensorrt"):
+    with pytest.raises(EngineError, match=r"for tensorrt.*got 'CPU'"):
         Engine.load(folder, device="CPU", trusted=True)
     monkeypatch.setattr("dpm_edge.runtime.gpu.device.cuda_driver", lambda: real)
     if os.path.exists("/dev/nvidiactl"):

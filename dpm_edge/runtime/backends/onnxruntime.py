@@ -59,8 +59,8 @@ class OnnxRuntimeBackend:
         try:
             batch = buffer[:n]
             fill(batch)
-            wanted = {"feature": feature, "mask": mask, **({} if logits is None else {"logits": logits})}
-            for out, got in zip(wanted.values(), self._session.run(list(wanted), {self._input: batch})):
+            outputs = {"feature": feature, "mask": mask, **({} if logits is None else {"logits": logits})}
+            for out, got in zip(outputs.values(), self._session.run(list(outputs), {self._input: batch})):
                 out[:] = got
         finally:
             self._free.append(buffer)
