@@ -97,8 +97,8 @@ def check_gpu(manifest: Manifest, folder: Path) -> None:
     here = probe()
     if here is None:
         raise EngineError(
-            f"expected a GPU for the engine in {folder}, got none that can be used. Open it on the machine it was built "
-            f"for, or build one for the CPU: dpm-edge build {folder / PORTABLE} -o ENGINE"
+            f"expected a GPU for the engine in {folder}, got none that can be used. Open it on the machine it was "
+            f"built for, or build one for the CPU: dpm-edge build {folder / PORTABLE} -o ENGINE"
         )
     compatibility.check(manifest, folder, here, load_library(manifest.backend).__version__)
 
