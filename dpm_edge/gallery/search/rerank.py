@@ -20,7 +20,7 @@ from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise, similarity
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries
+from dpm_edge.runtime.frames import FrameQueries
 
 Places = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids and what orders them, falling; each (Q, k), −1 and −inf where nothing is left."""
