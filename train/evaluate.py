@@ -48,7 +48,7 @@ def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
     net.eval()
     found = [net(to_input(part.to(device), net.spec.preprocessing)) for part in pixels.split(batch)]
     net.train(was_training)
-    return torch.cat([f for f, _ in found]), torch.cat([m for _, m in found])
+    return torch.cat([one[0] for one in found]), torch.cat([one[1] for one in found])
 
 
 @torch.inference_mode()
