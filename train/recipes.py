@@ -114,12 +114,12 @@ def rendered_nano() -> Config:
     config.transfer.probability = 0.0
     config.covering = CoveringConfig(probability=0.5)
     config.saliency = SaliencyConfig(source="labels", threshold=0.0)
-    config.augment = AugmentConfig(pad=6, erase=0.0, scale=0.1, colour=0.3, grey=0.05, blur=0.2, noise=6.0)
+    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.3, grey=0.05)
     config.data = DataConfig(
         identities=16,
         pictures=4,
-        described="rendered people alone (dpm_edge.train.synthetic, second edition); first weights: EfficientNet-Lite0, "
-        "ImageNet (Apache-2.0)",
+        described="rendered people alone (dpm_edge.train.synthetic, second edition); first weights: "
+        "EfficientNet-Lite0, ImageNet (Apache-2.0)",
         licence="Apache-2.0",
     )
     config.loss = LossConfig(label_smoothing=0.1, triplet_side="after", visibility=1.0, pull=0.5)

@@ -61,7 +61,7 @@ def distil(features: Tensor, taught: Tensor) -> Tensor:
 
 
 def teach(teacher: str, folder: LabelledFolder, kept: list[str], quiet: bool) -> Tensor:
-    """A teacher's features of the training pictures `kept`, the mean of each and its mirror image: (N, T), normalised.
+    """A teacher's features of the training pictures `kept`: (N, T), L2-normalised.
 
     Raises SpecError where no teacher is named, CheckpointError where it cannot be loaded.
     """
@@ -71,12 +71,11 @@ def teach(teacher: str, folder: LabelledFolder, kept: list[str], quiet: bool) ->
     pictures = decode(folder, net.spec.preprocessing, quiet=quiet)
     if pictures.names != kept:
         raise SpecError("expected the teacher to read the same pictures as the network, got others")
-    features = embed(net, pictures.pixels, 64)[0] + embed(net, pictures.pixels.flip(3), 64)[0]
-    return F.normalize(features.float(), dim=1).clone()
+    return embed(net, pictures.pixels, 64)[0].float().clone()
 
 
 def run_frozen_stages(net: DPM, device: torch.device) -> None:
-    """On a CPU, let OpenVINO compute a stem's frozen stages while training, where it is installed: three times faster."""
+    """On a CPU, let OpenVINO (where it is installed) compute a stem's frozen stages while training: thrice as fast."""
     stem = net.backbone.conv1
     if device.type != "cpu" or not isinstance(stem, ConvStem) or not stem.frozen:
         return

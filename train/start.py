@@ -36,6 +36,8 @@ def model_spec(config: ModelConfig, cameras: int = 0) -> ModelSpec:
         hmg=config.hmg or preset.hmg,
         feature=config.feature,
         neck=config.neck or preset.neck,
+        instance_norm=config.instance_norm,
+        visibility=config.visibility or preset.visibility,
         cameras=cameras if config.camera else 0,
         camera_scale=config.camera or preset.camera_scale,
     )

@@ -15,8 +15,9 @@ from dpm_edge.build.verify import Budget
 from dpm_edge.errors import SpecError
 from dpm_edge.files import sha256
 from dpm_edge.gpu import probe
-from dpm_edge.manifest import CALIBRATED, NAME, BatchRange, Manifest
+from dpm_edge.manifest import CALIBRATED, NAME, WITH_MAP, BatchRange, Manifest
 from dpm_edge.progress import say
+from dpm_edge.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def make(folder: Path, source: Source, job: Job, precision: str) -> Manifest:
         libraries=env.versions(),
         built=env.machine_card(),
         verification={"golden_cosine": -1.0},
-        outputs=("feature", "mask", "logits") if job.people else ("feature", "mask"),
+        outputs=_outputs(source.spec, job),
         options=_options(job),
         **written.facts,
     )
@@ -85,6 +86,12 @@ def make(folder: Path, source: Source, job: Job, precision: str) -> Manifest:
     manifest = replace(manifest, verification=found)
     manifest.write(folder)
     return manifest
+
+
+def _outputs(spec: ModelSpec, job: Job) -> tuple[str, ...]:
+    """What the engine gives, in the order of its graph. CPU engines alone hand on the map of what is seen."""
+    seen = ("visibility",) if spec.visibility == "map" and job.backend in WITH_MAP else ()
+    return ("feature", "mask", *seen, *(("logits",) if job.people else ()))
 
 
 def _write(folder: Path, source: Source, job: Job, precision: str) -> _Written:

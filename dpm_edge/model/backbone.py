@@ -38,7 +38,7 @@ class BackboneOutput(NamedTuple):
     cls_attention: Tensor | None
     """(B, A, N): the cls query's logits over the patches in the last block, before softmax; None unless asked for."""
     visibility: Tensor | None
-    """(B, 2, h, w) float32: logits of `seen` and `hidden` (dpm_edge.model.visibility); None without a visibility head."""
+    """(B, 2, h, w): logits of `seen` and `hidden` (dpm_edge.model.visibility); None without a visibility head."""
 
 
 class QuickGELU(nn.Module):

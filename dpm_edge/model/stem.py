@@ -107,7 +107,7 @@ class ConvStem(nn.Module):
         self.run_frozen: Callable[[Tensor], Tensor] | None = None
 
     def train(self, mode: bool = True) -> ConvStem:
-        """As of any module, but batch norms of frozen stages (or all, with fixed statistics) stay in evaluation mode."""
+        """As of any module, but batch norms of frozen stages (with fixed statistics: all) stay in evaluation mode."""
         super().train(mode)
         if mode and self.fixed_statistics:
             for module in self.modules():

@@ -46,6 +46,7 @@ class Engine:
         self._calls = 0
         self._idle = threading.Condition()
         self._people = people(folder) if "logits" in manifest.outputs else ()
+        self._sees = "visibility" in manifest.outputs
         self._submitted = InOrder(backend.lanes if isinstance(backend, GpuBackend) else 1)
 
     @classmethod
@@ -314,25 +315,40 @@ class Engine:
             crops = [pictures.as_bgr(image, color=color, what=f"image {row}") for row, image in enumerate(images)]
             rows, skipped = list(range(len(crops))), []
             outputs = self._run(backend, crops)
-        feature, mask, logits = outputs
+        feature, mask, logits, seen = outputs
         found = Embeddings(
             features=feature,
             masks=mask,
-            visibility=mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6)),
+            visibility=self._visibility(mask, seen),
+            visibility_map=seen[:, 0] if self._sees else None,
             rows=np.array(rows, np.int64),
             fingerprint=self.fingerprint,
             skipped=skipped,
         )
         return found, logits
 
+    def _visibility(self, mask: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,): the share of the person in sight, by the map (n, 2, h, w); without one, the mask's mean over its usual
+        value."""
+        if not self._sees:
+            return mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6))
+        shown, hidden = seen.sum(axis=(2, 3)).T
+        return shown / np.maximum(shown + hidden, np.float32(1e-6))
+
     def _embed_one(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One crop's feature (D,) and mask (D,)."""
-        feature, mask, _ = self._run(self._open(), [crop])
+        feature, mask, *_ = self._run(self._open(), [crop])
         return feature[0], mask[0]
 
     def _room(self, n: int) -> _Outputs:
         """Arrays for the outputs of n crops."""
-        return tuple(np.empty((n, width), np.float32) for width in (self.dimension, self.dimension, len(self._people)))
+        shapes = (
+            (self.dimension,),
+            (self.dimension,),
+            (len(self._people),),
+            (2, *self.spec.grid) if self._sees else (0,),
+        )
+        return tuple(np.empty((n, *shape), np.float32) for shape in shapes)
 
     def _run(self, backend: Backend, crops: list[NDArray[np.uint8]]) -> _Outputs:
         """Outputs of n crops, in calls of at most the batch's high end, padded to its low end."""
@@ -346,7 +362,7 @@ class Engine:
                 pictures.preprocess(some, self.spec.preprocessing, out=batch[: len(some)])
                 batch[len(some) :] = 0
 
-            backend.run(n, fill, out[0], out[1], *([out[2]] if self._people else []))
+            backend.run(n, fill, out[0], out[1], out[2] if self._people else None, out[3] if self._sees else None)
             if n > len(some):
                 for whole, padded in zip(outputs, out):
                     whole[part] = padded[: len(some)]
@@ -357,7 +373,7 @@ class Engine:
         """Outputs of the boxes (n, 4) of a frame that is cut up on the GPU."""
         outputs, usable = self._room(len(boxes)), boxes.astype(np.float32)
         for part in pictures.chunks(len(boxes), self.batch.high):
-            feature, mask, logits = (one[part] for one in outputs)
+            feature, mask, logits, _ = (one[part] for one in outputs)
             backend.run_frame(frame, usable[part], feature, mask, after, *([logits] if self._people else []))
         self._check_finite(*outputs)
         return outputs
@@ -368,7 +384,7 @@ class Engine:
 
     def _check_finite(self, *outputs: NDArray[np.float32]) -> None:
         """Refuse NaN and infinity in rows of (n, …) outputs, naming the rows."""
-        bad = ~np.logical_and.reduce([np.isfinite(one).all(axis=1) for one in outputs])
+        bad = ~np.logical_and.reduce([np.isfinite(one.reshape(len(one), -1)).all(axis=1) for one in outputs])
         if bad.any():
             raise EngineError(
                 f"the engine of {self.folder} gave NaN or infinity for crops {np.flatnonzero(bad)[:8].tolist()}: "

@@ -4,8 +4,8 @@
     OUT/query/…, OUT/bounding_box_test/…               the last `test` people: one query for each camera
     OUT/labels/0001.csv                                file, person, camera, occluder, visible, seed: one file a person
     OUT/labels.csv                                     all of them
-    OUT/masks/bounding_box_train/0001_c3s1_000007_00.png   where the person is seen; as in each folder. First edition: one
-                                                           bit a pixel. Second: 255 seen, 100 hidden by something, 0
+    OUT/masks/bounding_box_train/0001_c3s1_000007_00.png   where the person is seen; as in each folder. First edition:
+                                                           one bit a pixel. Second: 255 seen, 100 hidden, 0 neither
 
 Every picture follows from (seed, person, view) alone, whatever the number of workers. A person whose labels,
 pictures and masks are there is left alone, so that a run that was stopped goes on where it was; a set made without
