@@ -28,7 +28,7 @@ from dpm_edge.runtime.tickets import InOrder, Ticket
 from dpm_edge.spec import ModelSpec
 
 _Outputs = tuple[NDArray[np.float32], ...]
-"""Feature (n, D), mask (n, D), logits (n, C); C is 0 without a closed set."""
+"""Feature (n, D), mask (n, D), logits (n, C), C 0 without a closed set, and visibility (n, 2, h, w), (n, 0) without."""
 
 
 class Engine:
@@ -362,7 +362,8 @@ class Engine:
                 pictures.preprocess(some, self.spec.preprocessing, out=batch[: len(some)])
                 batch[len(some) :] = 0
 
-            backend.run(n, fill, out[0], out[1], out[2] if self._people else None, out[3] if self._sees else None)
+            seen = {"visibility": out[3]} if self._sees else {}
+            backend.run(n, fill, out[0], out[1], *([out[2]] if self._people else []), **seen)
             if n > len(some):
                 for whole, padded in zip(outputs, out):
                     whole[part] = padded[: len(some)]
