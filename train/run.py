@@ -22,7 +22,7 @@ from dpm_edge.train.layouts import TrainingPeople, read_people, take, visible_sh
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.prompts import load_texts
 from dpm_edge.train.saliency import person_masks
-from dpm_edge.train.sight import run_frozen_stages, teach
+from dpm_edge.train.sight import TAUGHT, run_frozen_stages, teach
 from dpm_edge.train.start import NEEDED, model_spec, network
 
 
@@ -103,7 +103,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
             raise SpecError("expected transfer.probability=0 with covering, got both. Choose one of the two")
         shares = pixel_shares(data, train, (pre.height, pre.width)).to(device)
     if config.loss.distil:
-        taught = teach(config.loss.teacher, people.train, train.names, quiet).to(device)
+        taught = teach(config.loss.teacher, people.train, train.names, out / TAUGHT, quiet).to(device)
     made = Run(
         config=config,
         out=out,

@@ -5,13 +5,17 @@ B pictures · h×w patch grid · d feature width · T a teacher's feature width
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from dpm_edge.errors import SpecError
+from dpm_edge.files import write_whole
 from dpm_edge.market import LabelledFolder
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
@@ -60,18 +64,29 @@ def distil(features: Tensor, taught: Tensor) -> Tensor:
     return apart[others].mean()
 
 
-def teach(teacher: str, folder: LabelledFolder, kept: list[str], quiet: bool) -> Tensor:
-    """A teacher's features of the training pictures `kept`: (N, T), L2-normalised.
+TAUGHT = "taught.safetensors"
+"""File of a run's folder that keeps the teacher's features, so that a resumed run need not make them again."""
+
+
+def teach(teacher: str, folder: LabelledFolder, kept: list[str], cache: Path, quiet: bool) -> Tensor:
+    """A teacher's features of the training pictures `kept`: (N, T), L2-normalised; from `cache` where it holds them.
 
     Raises SpecError where no teacher is named, CheckpointError where it cannot be loaded.
     """
     if not teacher:
         raise SpecError("expected loss.teacher=CHECKPOINT with loss.distil, got none. Name one, such as dpm-t")
     net = checkpoint.load(Path(teacher))
+    told = {"teacher": checkpoint.fingerprint(net), "pictures": hashlib.sha256("\n".join(kept).encode()).hexdigest()}
+    if cache.is_file():
+        with safe_open(str(cache), "pt") as file:
+            if file.metadata() == told:
+                return file.get_tensor("features")
     pictures = decode(folder, net.spec.preprocessing, quiet=quiet)
     if pictures.names != kept:
         raise SpecError("expected the teacher to read the same pictures as the network, got others")
-    return embed(net, pictures.pixels, 64)[0].float().clone()
+    features = embed(net, pictures.pixels, 64)[0].float().clone()
+    write_whole(cache, to_safetensors({"features": features}, told))
+    return features
 
 
 def run_frozen_stages(net: DPM, device: torch.device) -> None:

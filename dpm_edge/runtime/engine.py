@@ -25,6 +25,7 @@ from dpm_edge.runtime.device_search import MOST_RESULTS, DeviceMatches, HeldGall
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import boxed
 from dpm_edge.runtime.tickets import InOrder, Ticket
+from dpm_edge.sight import visibility_of_maps
 from dpm_edge.spec import ModelSpec
 
 _Outputs = tuple[NDArray[np.float32], ...]
@@ -332,8 +333,7 @@ class Engine:
         value."""
         if not self._sees:
             return mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6))
-        shown, hidden = seen.sum(axis=(2, 3)).T
-        return shown / np.maximum(shown + hidden, np.float32(1e-6))
+        return visibility_of_maps(seen)
 
     def _embed_one(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One crop's feature (D,) and mask (D,)."""

@@ -18,6 +18,7 @@ from dpm_edge.model.network import DPM
 from dpm_edge.train import sight
 from dpm_edge.train.config import override
 from dpm_edge.train.labels import label_saliency, pixel_shares
+from dpm_edge.train.layouts import read_people
 from dpm_edge.train.loop import batch_of, fit
 from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import prepare
@@ -152,6 +153,23 @@ def test_a_teacher_is_followed_on_the_same_pictures(masked_market: Path, tmp_pat
     run = prepare(override(recipe("rendered_nano"), words), masked_market, tmp_path / "run", quiet=True)
     assert run.taught is not None and run.taught.shape == (len(run.train), 48)
     torch.testing.assert_close(run.taught.norm(dim=1), torch.ones(len(run.train)))
+
+
+def test_a_resumed_run_takes_the_teachers_features_from_its_folder(
+    masked_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(DPM(SEEING).eval(), tmp_path / "teacher")
+    people = read_people("market", masked_market).train
+    names = [path.name for path in people.paths]
+    ask = (str(tmp_path / "teacher"), people, names, tmp_path / sight.TAUGHT, True)
+    first = sight.teach(*ask)
+    calls = []
+    asked = sight.embed
+    monkeypatch.setattr(sight, "embed", lambda *given: calls.append(1) or asked(*given))
+    assert torch.equal(sight.teach(*ask), first) and not calls
+    torch.manual_seed(5)
+    checkpoint.save(DPM(SEEING).eval(), tmp_path / "teacher")
+    assert not torch.equal(sight.teach(*ask), first) and calls == [1]
 
 
 @pytest.mark.parametrize(
