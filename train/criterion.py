@@ -10,7 +10,7 @@ from torch import Tensor
 from dpm_edge.errors import SpecError, nearest
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.spec import NECKS
-from dpm_edge.train import losses
+from dpm_edge.train import losses, sight
 from dpm_edge.train.config import LossConfig
 
 
@@ -24,6 +24,12 @@ class Targets:
     """(B,) int64: whose scene each picture stands in; its own label where SPT did nothing. None: no SPT."""
     people: Tensor | None = None
     """(P,) int64: the batch's identities, each once; anchoring reads it."""
+    covered: Tensor | None = None
+    """(B,) bool: pictures that something was pasted over; None: no covering."""
+    shares: Tensor | None = None
+    """(B, 2, h, w) float32: the share of each patch that shows the person, and that is hidden by something."""
+    taught: Tensor | None = None
+    """(B, T) float32: a teacher's L2-normalised features of the uncovered pictures."""
 
 
 class Criterion:
@@ -72,8 +78,19 @@ class Criterion:
             terms["triplet"] = config.triplet * losses.batch_hard_triplet(feature, labels, donors)
         if config.hem:
             terms["hem"] = config.hem * losses.head_enrich(out.cls_attention)
+        terms.update(self._sight_terms(out, net, targets))
         if self.texts is not None:
             terms.update(self._text_terms(out, net, targets, ignored, anchor))
+        return terms
+
+    def _sight_terms(self, out: DPMOutput, net: DPM, targets: Targets) -> dict[str, Tensor]:
+        config, terms = self.config, {}
+        if config.visibility and targets.shares is not None and out.visibility is not None:
+            terms["visibility"] = config.visibility * sight.visibility_loss(out.visibility, targets.shares)
+        if config.pull and targets.covered is not None:
+            terms["pull"] = config.pull * sight.pull(out.neck, targets.labels, targets.covered)
+        if config.distil and targets.taught is not None:
+            terms["distil"] = config.distil * sight.distil(out.neck, targets.taught)
         return terms
 
     def _text_terms(

@@ -63,6 +63,19 @@ def embed_sides(
 
 
 @torch.inference_mode()
+def maps_of(net: DPM, pixels: Tensor, batch: int = 256) -> Tensor | None:
+    """(n, 3, H, W) uint8 → (n, 2, h, w) shares of each patch, of the person seen and hidden; None without a map."""
+    if net.spec.visibility != "map":
+        return None
+    device = next(net.parameters()).device
+    was_training = net.training
+    net.eval()
+    found = [net(to_input(part.to(device), net.spec.preprocessing))[2] for part in pixels.split(batch)]
+    net.train(was_training)
+    return torch.cat(found)
+
+
+@torch.inference_mode()
 def spread(net: DPM, pixels: Tensor, most: int = 256) -> float:
     """How far features lie apart before the neck: mean ‖f − μ‖ / ‖μ‖ over at most `most` of the pictures.
 

@@ -3,9 +3,9 @@
     dpm-edge explain CHECKPOINT DATA [-o DIR] [--layout LAYOUT] [--queries 8] [--saliency SALIENCY_MODEL] [--share 0.3]
 
 DATA is a labelled data set, such as test/PERSON/CAMERA/ folders. For each query: the picture, its saliency (if a
-saliency model is given), where each head of the last block looks, the best matches by the plain and by the masked
-metric, the most closed dimensions of the mask, and the rank of the first true match under both metrics. Pictures go to
-DIR, numbers to DIR/explain.json.
+saliency model is given), the map of what is seen (if the model has one), where each head of the last block looks, the
+best matches by the plain and by the masked metric, the most closed dimensions of the mask, and the rank of the first
+true match under both metrics. Pictures go to DIR, numbers to DIR/explain.json.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from dpm_edge.labels import AUTO
 from dpm_edge.layouts import LAYOUTS, read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
+from dpm_edge.model.visibility import share_in_sight
 from dpm_edge.train.data import Pictures, decode, to_input
-from dpm_edge.train.evaluate import covered, embed
+from dpm_edge.train.evaluate import covered, embed, maps_of
 from dpm_edge.train.preview import CELL, picture
 from dpm_edge.train.saliency.learned import load_saliency_model, saliency_of
 
@@ -73,7 +74,11 @@ def explain(net: DPM, query: Pictures, gallery: Pictures, saliency: Tensor | Non
     (q, mask), (g, _) = embed(net, query.pixels), embed(net, gallery.pixels)
     found = {m: metrics.similarity(q, g, metric=m, query_masks=mask) for m in ("plain", "masked")}
     ranks = {m: first_match(s, query, gallery) for m, s in found.items()}
-    looks = attention(net, query.pixels)
+    looks, maps = attention(net, query.pixels), maps_of(net, query.pixels)
+    if maps is not None:
+        visibility = share_in_sight(maps[:, 0], maps[:, 1])
+    else:
+        visibility = mask.mean(1) / net.spec.mask_mean
     rows, strips = [], []
     for i, name in enumerate(query.names):
         closed = mask[i].argsort()[:CLOSED].tolist()
@@ -84,11 +89,12 @@ def explain(net: DPM, query: Pictures, gallery: Pictures, saliency: Tensor | Non
                 "rank_masked": ranks["masked"][i],
                 "mask_mean": round(float(mask[i].mean()), 4),
                 "most_closed": [{"dimension": d, "gate": round(float(mask[i, d]), 4)} for d in closed],
-                "visibility": round(float(mask[i].mean()) / net.spec.mask_mean, 4),
+                "visibility": round(float(visibility[i]), 4),
             }
         )
         cells = [picture(query.pixels[i])]
         cells += [heat(query.pixels[i], saliency[i])] if saliency is not None else []
+        cells += [heat(query.pixels[i], maps[i, 0])] if maps is not None else []
         cells += [heat(query.pixels[i], head) for head in looks[i]]
         for metric in ("plain", "masked"):
             cells.append(np.full((CELL[0], 6, 3), 255, np.uint8))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dpm_edge.train import optimisation, report, state
-from dpm_edge.train.augment import augment, flip
+from dpm_edge.train.augment import augment, flip, photograph, shift_and_zoom
+from dpm_edge.train.covering import cover
 from dpm_edge.train.criterion import Targets
 from dpm_edge.train.data import to_input
 from dpm_edge.train.run import Run, restore, snapshot
@@ -82,6 +84,8 @@ def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
     """This process's inputs (b, 3, H, W), the global batch's targets, this process's cameras if the model has any."""
     config = run.config
     draw = torch.Generator(run.device).manual_seed((config.seed << 32) + run.step)
+    if run.shares is not None:
+        return covered_batch(run, rows, draw)
     pixels, masks = flip(run.train.pixels[rows].float(), run.masks[rows], config.augment.flip, draw)
     labels, donors = run.labels[rows], None
     if config.transfer.probability:
@@ -94,6 +98,26 @@ def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
         cameras = (run.cameras[rows] % run.net.spec.cameras)[part]
     people = labels[:: config.data.pictures]  # the sampler puts one person's pictures side by side
     return inputs, Targets(labels, donors, people), cameras
+
+
+def covered_batch(run: Run, rows: Tensor, draw: torch.Generator) -> tuple[Tensor, Targets, Tensor | None]:
+    """`batch_of` with exact masks: the same moves for pixels and masks, then something pasted, then light and noise."""
+    config, grid = run.config, run.net.spec.grid
+    planes = torch.cat([run.train.pixels[rows], run.shares[rows]], 1).float()  # type: ignore[index]
+    planes[:, 3:] /= 255
+    turned = torch.rand(len(planes), generator=draw, device=draw.device) < config.augment.flip
+    planes = torch.where(turned[:, None, None, None], planes.flip(3), planes)
+    planes = shift_and_zoom(planes, config.augment, draw)
+    done = cover(planes, config.covering, draw)
+    shares = F.adaptive_avg_pool2d(done.planes[:, 3:], grid)
+    shares = torch.stack([shares[:, 0], (shares[:, 1] - shares[:, 0]).clamp(min=0)], 1)
+    part = run.processes.part(len(rows))
+    inputs = to_input(photograph(done.planes[:, :3], config.augment, draw)[part], run.net.spec.preprocessing)
+    labels = run.labels[rows]
+    people = labels[:: config.data.pictures]
+    taught = None if run.taught is None else run.taught[rows]
+    targets = Targets(labels, None, people, covered=done.covered, shares=shares, taught=taught)
+    return inputs, targets, None
 
 
 def autocast(run: Run) -> torch.autocast:

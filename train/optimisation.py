@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dpm_edge.errors import SpecError
 from dpm_edge.model.network import DPM
+from dpm_edge.model.stem import ConvStem
 from dpm_edge.train.config import OptimiserConfig, ScheduleConfig
 from dpm_edge.train.distributed import Processes
 
@@ -22,6 +24,13 @@ def freeze(net: DPM, config: OptimiserConfig, *, masked: bool, text: bool) -> No
         nn.init.zeros_(net.mask_generator.linear.bias)
     if net.backbone.proj is not None:
         net.backbone.proj.requires_grad_(text)
+    if config.frozen_stages or config.fixed_statistics:
+        if not isinstance(net.backbone.conv1, ConvStem):
+            raise SpecError(
+                f"expected a model with a convolutional stem for optimiser.frozen_stages={config.frozen_stages}, "
+                f"got {net.spec.name!r}. Set optimiser.frozen_stages=0 optimiser.fixed_statistics=false"
+            )
+        net.backbone.conv1.freeze(config.frozen_stages, config.fixed_statistics)
     freeze_lower(net, config.frozen_blocks)
 
 
@@ -44,6 +53,8 @@ def optimisers(net: DPM, config: OptimiserConfig) -> list[torch.optim.AdamW]:
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.dim() > 1 and not name.endswith(NOT_DECAYED) else 0.0
             factor = config.backbone_lr if name.startswith("backbone.") else 1.0
+            if name.startswith("backbone.conv1.") and isinstance(net.backbone.conv1, ConvStem):
+                factor *= config.stem_lr if not name.startswith("backbone.conv1.tokens.") else 1.0
             factor = config.prototype_lr if name == "prototypes" else factor
             of_mask = name.startswith("mask_generator.")
             if of_mask:

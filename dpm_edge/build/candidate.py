@@ -20,7 +20,7 @@ from dpm_edge.errors import SpecError
 from dpm_edge.files import sha256
 from dpm_edge.gpu import probe
 from dpm_edge.layouts import Dataset
-from dpm_edge.manifest import CALIBRATED, NAME, BatchRange, Manifest
+from dpm_edge.manifest import CALIBRATED, NAME, WITH_MAP, BatchRange, Manifest
 from dpm_edge.progress import say
 from dpm_edge.spec import ModelSpec
 from dpm_edge.telemetry import import_onnxruntime, import_openvino
@@ -79,7 +79,7 @@ def make(folder: Path, source: Source, request: BuildRequest, precision: str) ->
         libraries=env.versions(),
         built=env.machine_card(),
         verification={"golden_cosine": -1.0},
-        outputs=("feature", "mask", "logits") if request.people else ("feature", "mask"),
+        outputs=_outputs(source.spec, request),
         options=_options(request),
         **written.facts,
     )
@@ -94,6 +94,12 @@ def make(folder: Path, source: Source, request: BuildRequest, precision: str) ->
     manifest = replace(manifest, verification=verification)
     manifest.write(folder)
     return manifest
+
+
+def _outputs(spec: ModelSpec, request: BuildRequest) -> tuple[str, ...]:
+    """What the engine gives, in the order of its graph. CPU engines alone hand on the map of what is seen."""
+    seen = ("visibility",) if spec.visibility == "map" and request.backend in WITH_MAP else ()
+    return ("feature", "mask", *seen, *(("logits",) if request.people else ()))
 
 
 def _write(folder: Path, source: Source, request: BuildRequest, precision: str) -> _Written:

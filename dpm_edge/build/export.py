@@ -38,6 +38,7 @@ def to_onnx(net: DPM) -> ModelProto:
     """
     net = copy.deepcopy(net).float().cpu().eval()
     _fold_batch_norm(net.mask_generator)
+    _fold_batch_norm(net.backbone.conv1)
     net.add_module("neck", _Scale(net.neck))
     pre = net.spec.preprocessing
     with _quiet(), torch.no_grad():
@@ -47,7 +48,7 @@ def to_onnx(net: DPM) -> ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=[portable.INPUT],
-            output_names=list(portable.OUTPUTS),
+            output_names=[*portable.OUTPUTS, *([portable.MAP] if net.spec.visibility == "map" else [])],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             verbose=False,
         )

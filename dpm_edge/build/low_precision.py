@@ -20,10 +20,11 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from dpm_edge.build.closed_set import ClosedSet, closed_set
 from dpm_edge.build.mask_head_node import mask_head_nodes, with_mask_head_plugin
+from dpm_edge.build.portable import without_map
 from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
 from dpm_edge.errors import MissingLibrary, SpecError
 from dpm_edge.images import preprocess, read_image
-from dpm_edge.manifest import CALIBRATED
+from dpm_edge.manifest import CALIBRATED, WITH_MAP
 from dpm_edge.plugin import plugin_library
 from dpm_edge.progress import say, track
 from dpm_edge.spec import ModelSpec, Preprocessing
@@ -238,6 +239,8 @@ def assemble(
         MissingLibrary: the plugin library, or what calibrates, is not installed.
         SpecError: the plugin computes no mask generator of this kind.
     """
+    if backend not in WITH_MAP:
+        model = without_map(model)
     plugin = plugin_library() if mask_head == "plugin" else None
     replaced = mask_head_nodes(model, spec) if plugin else []
     if precision in CALIBRATED:

@@ -1,8 +1,9 @@
 """The portable ONNX: standard operators, the model's spec in its metadata. Everything here works without torch.
 
-Input `images` (batch, 3, H, W) float32, preprocessed · outputs `feature` (batch, D), L2-normalised, and `mask`
-(batch, D), float32. Weights may be stored as float16 behind a Cast, which halves the file; `read` undoes it, so that
-no engine library ever sees a float16 graph (ONNX Runtime's CPU provider crashes on some).
+Input `images` (batch, 3, H, W) float32, preprocessed · outputs `feature` (batch, D), L2-normalised, `mask` (batch, D)
+and, where the spec's visibility is "map", `visibility` (batch, 2, h, w), float32. Weights may be stored as float16
+behind a Cast, which halves the file; `read` undoes it, so that no engine library ever sees a float16 graph (ONNX
+Runtime's CPU provider crashes on some).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from dpm_edge.files import write_whole
 from dpm_edge.spec import ModelSpec
 
 INPUT, OUTPUTS = "images", ("feature", "mask")
+MAP = "visibility"
+"""The further output of a model whose spec says visibility "map"; dpm_edge.model.visibility says what it is."""
 FORMAT = "1"
 _HALF_FROM = 1024
 """Tensors with at least this many elements are stored as float16 when halved; biases and norms stay exact."""
@@ -108,6 +111,27 @@ def read(path: Path) -> Portable:
     return Portable(model, spec, facts["fingerprint"], data)
 
 
+def without_map(model: ModelProto) -> ModelProto:
+    """A copy of a graph without the output `visibility` and what only leads to it; the graph itself where it has none.
+
+    For backends that hand on features and masks alone.
+    """
+    if MAP not in {o.name for o in model.graph.output}:
+        return model
+    made = ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    for output in [o for o in graph.output if o.name == MAP]:
+        graph.output.remove(output)
+    while True:
+        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        idle = [node for node in graph.node if not used.intersection(node.output)]
+        if not idle:
+            return made
+        for node in idle:
+            graph.node.remove(node)
+
+
 def check_standard(model: ModelProto) -> None:
     """Raise CheckpointError where a graph is invalid or has an operator outside the ONNX standard."""
     foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
@@ -146,7 +170,10 @@ def _shapes(values: Iterable[onnx.ValueInfoProto]) -> str:
 def _check_interface(model: ModelProto, spec: ModelSpec, path: Path) -> None:
     """Names and sizes of input and outputs must be those of the spec."""
     pre = spec.preprocessing
-    expected = {INPUT: (3, pre.height, pre.width)} | dict.fromkeys(OUTPUTS, (spec.dimension,))
+    expected: dict[str, tuple[int, ...]] = {INPUT: (3, pre.height, pre.width)}
+    expected |= dict.fromkeys(OUTPUTS, (spec.dimension,))
+    if spec.visibility == "map":
+        expected[MAP] = (2, *spec.grid)
     values = [*model.graph.input, *model.graph.output]
     found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim[1:]) for v in values}
     if found != expected:

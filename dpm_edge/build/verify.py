@@ -69,7 +69,7 @@ def torch_reference(net: Any) -> Reference:
 
     def forward(inputs: NDArray[np.float32]) -> Outputs:
         with torch.inference_mode():
-            feature, mask = net(torch.from_numpy(inputs))
+            feature, mask = net(torch.from_numpy(inputs))[:2]
         return feature.numpy(), mask.numpy()
 
     return Reference(f"torch {torch.__version__} float32", forward)

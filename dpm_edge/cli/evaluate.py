@@ -18,6 +18,7 @@ from dpm_edge.images import chunks, preprocess
 from dpm_edge.manifest import NAME, BatchRange
 from dpm_edge.metrics import METRICS
 from dpm_edge.runtime import Embeddings, Engine
+from dpm_edge.sight import visibility_of_maps
 
 
 @click.command("eval", short_help="Rank 1/5/10 and mAP of an engine or a checkpoint.")
@@ -140,14 +141,17 @@ class TorchEmbedder:
         spec = self._net.spec
         feature = np.empty((len(images), spec.dimension), np.float32)
         mask = np.empty_like(feature)
+        maps: list[NDArray[np.float32]] = []
         with torch.inference_mode():
             for part in chunks(len(images), self.batch.high):
-                f, m = self._net(torch.from_numpy(preprocess(images[part], spec.preprocessing)))
+                f, m, *seen = self._net(torch.from_numpy(preprocess(images[part], spec.preprocessing)))
                 feature[part], mask[part] = f.numpy(), m.numpy()
+                maps += [one.numpy() for one in seen]
         return Embeddings(
             features=feature,
             masks=mask,
-            visibility=mask.mean(axis=1) / spec.mask_mean,
+            visibility=visibility_of_maps(np.concatenate(maps)) if maps else mask.mean(axis=1) / spec.mask_mean,
+            visibility_map=np.concatenate(maps)[:, 0] if maps else None,
             rows=np.arange(len(images)),
             fingerprint=self._fingerprint,
         )

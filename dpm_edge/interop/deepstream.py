@@ -195,7 +195,7 @@ def _write_networks(folder: Path, engine: Path) -> None:
         raise MissingLibrary("onnx", "exporting for DeepStream", "pip install 'dpm-edge[engines]'") from error
     from dpm_edge.build import portable
 
-    model = portable.read(engine / PORTABLE).model
+    model = portable.without_map(portable.read(engine / PORTABLE).model)  # Gst-nvinfer knows features and masks
     onnx.save(model, folder / ONNX)
     onnx.save(Extractor(model).extract_model([portable.INPUT], ["feature"]), folder / FEATURE_ONNX)
 

@@ -19,6 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpm_edge.errors import SpecError
+from dpm_edge.model.stem import ConvStem
+from dpm_edge.model.visibility import SEEN, VisibilityHead
+
+_LEAST_SEEN = 1e-3
+"""Patches: a floor under the divisor of the mean over what is seen."""
 
 
 class BackboneOutput(NamedTuple):
@@ -32,6 +37,8 @@ class BackboneOutput(NamedTuple):
     """Outputs of the blocks that were asked for, each (B, 1 + N, d), cls first, no LayerNorm applied."""
     cls_attention: Tensor | None
     """(B, A, N): the cls query's logits over the patches in the last block, before softmax; None unless asked for."""
+    visibility: Tensor | None
+    """(B, 2, h, w): logits of `seen` and `hidden` (dpm_edge.model.visibility); None without a visibility head."""
 
 
 class QuickGELU(nn.Module):
@@ -117,7 +124,9 @@ class Backbone(nn.Module):
     `grid` is (h, w); `joint_dim` 0 leaves out the projection into CLIP's joint space; `cameras` > 0 adds a learned
     embedding per camera, times `camera_scale`, to every token (then `forward` may be given camera indices).
     `drop_path_rate`: stochastic depth (arXiv 1603.09382), rising linearly from 0 in the first block to this value in
-    the last, in training mode only.
+    the last, in training mode only. `stem` "lite0" takes the patch tokens from a convolutional stem
+    (dpm_edge.model.stem). `sees` adds a visibility head: each patch embedding is then scaled by the share of it that
+    shows the person, a learned vector takes the rest, and the cls token starts at their mean, weighted so.
     """
 
     drop_rates: Tensor
@@ -137,12 +146,21 @@ class Backbone(nn.Module):
         cameras: int = 0,
         camera_scale: float = 1.0,
         drop_path_rate: float = 0.0,
+        stem: str = "patch",
+        instance_norm: bool = False,
+        sees: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.camera_scale = camera_scale
         std = width**-0.5
-        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=stride, bias=False)
+        self.conv1: nn.Conv2d | ConvStem
+        if stem == "lite0":
+            self.conv1 = ConvStem(width, stride, instance_norm)
+        else:
+            self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=stride, bias=False)
+        self.visibility = VisibilityHead(width) if sees else None
+        self.unseen = nn.Parameter(torch.zeros(width)) if sees else None
         self.class_embedding = nn.Parameter(std * torch.randn(width))
         self.positional_embedding = nn.Parameter(std * torch.randn(grid[0] * grid[1] + 1, width))
         self.camera_embedding = nn.Parameter(0.02 * torch.randn(cameras, width)) if cameras else None
@@ -163,18 +181,28 @@ class Backbone(nn.Module):
         drawn = torch.rand(*rates.shape[:2], batch, device=rates.device) >= rates
         return [None, *(drawn / (1 - rates)).view(*drawn.shape, 1, 1)]
 
-    def embed(self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None) -> Tensor:
-        """Tokens before the first block, (B, 1+N, d). Arguments as in `forward`."""
-        x = self.conv1(images).flatten(2).transpose(1, 2)
+    def embed(
+        self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens before the first block, (B, 1+N, d), and the visibility head's logits. Arguments as in `forward`."""
+        grid = self.conv1(images)
+        x = grid.flatten(2).transpose(1, 2)
         if patch_scale is not None:
             x = x * patch_scale.unsqueeze(-1).to(x.dtype)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        visibility = None
+        if self.visibility is not None and self.unseen is not None:
+            visibility = self.visibility(grid)
+            # detached: the map says what is seen, it does not bend toward what tells the training people apart
+            share = torch.sigmoid(visibility[:, SEEN]).detach().flatten(1).unsqueeze(2)
+            cls = cls + (x * share).sum(1, keepdim=True) / share.sum(1, keepdim=True).clamp(min=_LEAST_SEEN)
+            x = x * share + self.unseen.to(x.dtype) * (1 - share)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
         if cameras is not None:
             if self.camera_embedding is None:
                 raise SpecError("camera indices came, but this model has no camera embedding (spec.cameras is 0)")
             x = x + (self.camera_scale * self.camera_embedding[cameras]).unsqueeze(1).to(x.dtype)
-        return self.ln_pre(x)
+        return self.ln_pre(x), visibility
 
     def forward(
         self,
@@ -194,7 +222,7 @@ class Backbone(nn.Module):
         Raises:
             SpecError: camera indices came, and the model has no camera embedding.
         """
-        x = self.embed(images, cameras, patch_scale)
+        x, visibility = self.embed(images, cameras, patch_scale)
         tokens, logits = [], None
         last, kept = len(self.transformer.resblocks), self.kept_branches(x.shape[0])
         for number, block in enumerate(self.transformer.resblocks, start=1):
@@ -202,4 +230,4 @@ class Backbone(nn.Module):
             if number in blocks:
                 tokens.append(x)
         cls = self.ln_post(x[:, 0])
-        return BackboneOutput(cls, cls @ self.proj if self.proj is not None else None, tokens, logits)
+        return BackboneOutput(cls, cls @ self.proj if self.proj is not None else None, tokens, logits, visibility)

@@ -37,6 +37,8 @@ class DPMOutput:
     """Outputs of the blocks in the spec's mask_blocks, each (B, 1+N, d), cls first."""
     logits: Tensor | None
     """(B, C) float32: `neck` · Wᵀ, or None where the network was built without classes."""
+    visibility: Tensor | None = None
+    """(B, 2, h, w) float32: logits of `seen` and `hidden`, or None where the spec's visibility is not "map"."""
 
 
 class DPM(nn.Module):
@@ -62,27 +64,37 @@ class DPM(nn.Module):
             cameras=spec.cameras,
             camera_scale=spec.camera_scale,
             drop_path_rate=drop_path_rate,
+            stem=spec.stem,
+            instance_norm=spec.instance_norm,
+            sees=spec.visibility == "map",
         )
         self.mask_generator = MASK_GENERATORS[spec.hmg](spec.width, spec.grid, len(spec.mask_blocks))
         self.neck = nn.BatchNorm1d(spec.width)
         self.neck.bias.requires_grad_(False)
         self.prototypes = nn.Parameter(0.001 * torch.randn(classes, spec.width)) if classes else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """What an engine computes: preprocessed images (B, 3, H, W) → feature (B, D) and mask (B, D), float32.
+
+        Where the spec's visibility is "map", also visibility (B, 2, h, w) float32 in 0..1: the shares of each patch
+        that show the person, and that would if nothing stood in front (dpm_edge.model.visibility).
 
         The feature is L2-normalised. With the spec's feature "concat" the joint vector is appended to the cls
         feature before normalising (CLIP-ReID), and its dimensions get the mean gate of the image, so that a
         constant mask still leaves the plain metric (this project's choice).
         """
-        features, mask = self.features(images, (self.spec.neck,))
-        return features[self.spec.neck], mask
+        sides, mask, seen = self._outputs(images, (self.spec.neck,))
+        return (sides[self.spec.neck], mask) if seen is None else (sides[self.spec.neck], mask, seen)
 
     def features(self, images: Tensor, necks: Sequence[str] = NECKS) -> tuple[dict[str, Tensor], Tensor]:
         """Compute `forward`'s feature on each of the named sides of the BN neck, and the mask, in one pass.
 
         images (B, 3, H, W) → {side: (B, D)} and (B, D), float32.
         """
+        return self._outputs(images, necks)[:2]
+
+    def _outputs(self, images: Tensor, necks: Sequence[str]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Features by side of the neck, mask, and the map of what is seen, None without one."""
         out = self.backbone(images, blocks=self.spec.mask_blocks)
         mask = self.mask_generator(out.tokens)
         sides = {neck: self.neck(out.cls).float() if neck == "after" else out.cls.float() for neck in necks}
@@ -90,7 +102,8 @@ class DPM(nn.Module):
             joint = out.joint.float()
             sides = {neck: torch.cat([feature, joint], dim=1) for neck, feature in sides.items()}
             mask = torch.cat([mask, mask.mean(dim=1, keepdim=True).expand(-1, joint.shape[1])], dim=1)
-        return {neck: F.normalize(feature, dim=1) for neck, feature in sides.items()}, mask
+        seen = None if out.visibility is None else torch.sigmoid(out.visibility.float())
+        return {neck: F.normalize(feature, dim=1) for neck, feature in sides.items()}, mask, seen
 
     def forward_train(
         self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None
@@ -108,7 +121,8 @@ class DPM(nn.Module):
             neck = self.neck(out.cls.float())
             logits = F.linear(neck, self.prototypes.float()) if self.prototypes is not None else None
         mask = self.mask_generator(out.tokens)
-        return DPMOutput(out.cls, neck, mask, out.joint, out.cls_attention, out.tokens, logits)
+        visibility = None if out.visibility is None else out.visibility.float()
+        return DPMOutput(out.cls, neck, mask, out.joint, out.cls_attention, out.tokens, logits, visibility)
 
     def mask_generator_parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters of the mask generator: one side of the alternating optimisation."""

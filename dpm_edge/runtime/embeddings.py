@@ -29,7 +29,8 @@ class Embeddings:
     masks: NDArray[np.float32]
     """(N, D) float32 in 0..1: one gate per feature dimension."""
     visibility: NDArray[np.float32]
-    """(N,) float32: the mean of a crop's mask over the model's mean mask; 1 is an average crop."""
+    """(N,) float32: the share of the person inside the crop that is in sight, 0..1, of a model that has a map of what
+    is seen; of another, the mean of a crop's mask over the model's mean mask: 1 is an average crop."""
     rows: NDArray[np.int64]
     """(N,) int64: which input each row came from."""
     fingerprint: str
@@ -38,6 +39,9 @@ class Embeddings:
     """(input row, reason) of each input that could not be embedded."""
     sources: list[str] = field(default_factory=list)
     """Where each row came from, such as a file name; empty where nobody said."""
+    visibility_map: NDArray[np.float32] | None = None
+    """(N, h, w) float32 in 0..1: how much of each patch of a crop shows the person; None without a map. Not kept in
+    files."""
 
     def __post_init__(self) -> None:
         features = np.asarray(self.features, np.float32)
@@ -81,6 +85,7 @@ class Embeddings:
             rows=self.rows[chosen],
             fingerprint=self.fingerprint,
             sources=[self.sources[i] for i in chosen] if self.sources else [],
+            visibility_map=None if self.visibility_map is None else self.visibility_map[chosen],
         )
 
     def each(self) -> list[Embeddings]:
@@ -96,6 +101,7 @@ class Embeddings:
                 fingerprint=self.fingerprint,
                 skipped=[],
                 sources=self.sources[row],
+                visibility_map=None if self.visibility_map is None else self.visibility_map[row],
             )
             parts.append(one)
         return parts
@@ -121,6 +127,7 @@ class Embeddings:
             fingerprint=parts[0].fingerprint,
             skipped=[s for p in parts for s in p.skipped],
             sources=[s for p in parts for s in p.sources],
+            visibility_map=_joined_maps([p.visibility_map for p in parts]),
         )
 
     def save(self, path: str | Path) -> None:
@@ -211,3 +218,9 @@ class Identified:
     def best(self) -> list[str]:
         """The likeliest person of each crop."""
         return [self.people[i] for i in self.logits.argmax(axis=1)]
+
+
+def _joined_maps(maps: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """All maps, one after the other; None where a part has none."""
+    known = [one for one in maps if one is not None]
+    return np.concatenate(known) if len(known) == len(maps) else None

@@ -22,10 +22,11 @@ from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
 from dpm_edge.runtime.embeddings import Embeddings, Identified
 from dpm_edge.runtime.frames import Boxed, FrameQueries, SearchBehind, boxed, read_pictures
 from dpm_edge.runtime.tickets import Calls, InOrder, Ticket
+from dpm_edge.sight import visibility_of_maps
 from dpm_edge.spec import ModelSpec
 
 _Outputs = tuple[NDArray[np.float32], ...]
-"""Feature (n, D), mask (n, D), logits (n, C); C is 0 without a closed set."""
+"""Feature (n, D), mask (n, D), logits (n, C), C 0 without a closed set, and visibility (n, 2, h, w), (n, 0) without."""
 
 
 class Searchable(Protocol):
@@ -48,6 +49,7 @@ class Engine:
         self.device = device
         self._backend: Backend | None = backend
         self._people = people(folder) if "logits" in manifest.outputs else ()
+        self._sees = "visibility" in manifest.outputs
         self._submitted = InOrder(backend.lanes if isinstance(backend, GpuBackend) else 1)
         self._calls = Calls(self._submitted, backend)
 
@@ -300,11 +302,12 @@ class Engine:
         self, outputs: _Outputs, rows: list[int], skipped: list[tuple[int, str]], sources: Sequence[str] = ()
     ) -> tuple[Embeddings, NDArray[np.float32]]:
         """Outputs of the network with what belongs to them; and the logits."""
-        feature, mask, logits = outputs
+        feature, mask, logits, seen = outputs
         found = Embeddings(
             features=feature,
             masks=mask,
-            visibility=mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6)),
+            visibility=self._visibility(mask, seen),
+            visibility_map=seen[:, 0] if self._sees else None,
             rows=np.array(rows, np.int64),
             fingerprint=self.fingerprint,
             skipped=skipped,
@@ -312,14 +315,27 @@ class Engine:
         )
         return found, logits
 
+    def _visibility(self, mask: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,): the share of the person in sight, by the map (n, 2, h, w); without one, the mask's mean over its usual
+        value."""
+        if not self._sees:
+            return mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6))
+        return visibility_of_maps(seen)
+
     def _embed_one(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One crop's feature (D,) and mask (D,)."""
-        feature, mask, _ = self._run(self._open(), [crop])
+        feature, mask, *_ = self._run(self._open(), [crop])
         return feature[0], mask[0]
 
     def _room(self, n: int) -> _Outputs:
         """Arrays for the outputs of n crops."""
-        return tuple(np.empty((n, width), np.float32) for width in (self.dimension, self.dimension, len(self._people)))
+        shapes = (
+            (self.dimension,),
+            (self.dimension,),
+            (len(self._people),),
+            (2, *self.spec.grid) if self._sees else (0,),
+        )
+        return tuple(np.empty((n, *shape), np.float32) for shape in shapes)
 
     def _run(self, backend: Backend, crops: list[NDArray[np.uint8]]) -> _Outputs:
         """Outputs of n crops, in calls of at most the batch's high end, padded to its low end."""
@@ -333,7 +349,8 @@ class Engine:
                 pictures.preprocess(some, self.spec.preprocessing, out=batch[: len(some)])
                 batch[len(some) :] = 0
 
-            backend.run(n, fill, out[0], out[1], *([out[2]] if self._people else []))
+            seen = {"visibility": out[3]} if self._sees else {}
+            backend.run(n, fill, out[0], out[1], *([out[2]] if self._people else []), **seen)
             if n > len(some):
                 for whole, padded in zip(outputs, out):
                     whole[part] = padded[: len(some)]
@@ -346,7 +363,7 @@ class Engine:
         """Outputs of the boxes (n, 4) of a frame that is cut up on the GPU."""
         outputs, usable = self._room(len(boxes)), boxes.astype(np.float32)
         for part in pictures.chunks(len(boxes), self.batch.high):
-            feature, mask, logits = (one[part] for one in outputs)
+            feature, mask, logits, _ = (one[part] for one in outputs)
             backend.run_frame(
                 frame, usable[part], feature, mask, after, logits if self._people else None,
                 None if search is None else search.enqueue,
@@ -362,7 +379,7 @@ class Engine:
 
     def _check_finite(self, *outputs: NDArray[np.float32]) -> None:
         """Refuse NaN and infinity in rows of (n, …) outputs, naming the rows."""
-        bad = ~np.logical_and.reduce([np.isfinite(one).all(axis=1) for one in outputs])
+        bad = ~np.logical_and.reduce([np.isfinite(one.reshape(len(one), -1)).all(axis=1) for one in outputs])
         if bad.any():
             raise EngineError(
                 f"the engine of {self.folder} gave NaN or infinity for crops {np.flatnonzero(bad)[:8].tolist()}: "

@@ -91,7 +91,7 @@ def test_camera_embedding_is_added_to_every_token() -> None:
     net = small(cameras=3, camera_scale=2.0)
     net.ln_pre = torch.nn.Identity()
     images, cameras = torch.randn(2, 3, 32, 24), torch.tensor([2, 0])
-    shift = net.embed(images, cameras) - net.embed(images)
+    shift = net.embed(images, cameras)[0] - net.embed(images)[0]
     wanted = 2.0 * net.camera_embedding[cameras]
     torch.testing.assert_close(shift, wanted.unsqueeze(1).expand_as(shift), rtol=0, atol=1e-5)
 

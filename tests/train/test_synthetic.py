@@ -50,7 +50,7 @@ def someone(seed: int, number: int) -> tuple[SimpleNamespace, SimpleNamespace]:
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "_body", lambda: None)
-    monkeypatch.setattr(dataset, "_someone", someone)
+    monkeypatch.setattr(dataset, "_someone", lambda seed, number, edition: someone(seed, number))
     monkeypatch.setattr(person, "draw_person", lambda seed, number: (seed, number))
     monkeypatch.setattr(figure, "dress", lambda body, who: someone(*who)[1])
     drawn = picture.draw_pose

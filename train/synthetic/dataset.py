@@ -4,7 +4,8 @@
     OUT/query/…, OUT/bounding_box_test/…               the last `test` people: one query for each camera
     OUT/labels/0001.csv                                file, person, camera, occluder, visible, seed: one file a person
     OUT/labels.csv                                     all of them
-    OUT/masks/bounding_box_train/0001_c3s1_000007_00.png   where the person is seen, one bit a pixel; as in each folder
+    OUT/masks/bounding_box_train/0001_c3s1_000007_00.png   where the person is seen; as in each folder. First edition:
+                                                           one bit a pixel. Second: 255 seen, 100 hidden, 0 neither
 
 Every picture follows from (seed, person, view) alone, whatever the number of workers. A person whose labels,
 pictures and masks are there is left alone, so that a run that was stopped goes on where it was; a set made without
@@ -32,7 +33,7 @@ from dpm_edge.files import write_whole
 from dpm_edge.progress import say, track
 from dpm_edge.train.synthetic import camera as c
 from dpm_edge.train.synthetic import scene
-from dpm_edge.train.synthetic.layout import mask_of
+from dpm_edge.train.synthetic.layout import HIDDEN, SEEN, mask_of
 
 COLUMNS = ("file", "person", "camera", "occluder", "visible", "seed")
 PASSERS_BY = 16
@@ -48,7 +49,9 @@ class Settings:
     people, views: how many, and pictures of each. test: people of the query and gallery folders, the last ones; all of
     them where it equals `people`. occluded: share of training and gallery pictures with something in front, and
     `query_occluded` that of the queries. height, width: pixels of a picture. quality: JPEG, 1–100. seed: of all;
-    first: number of the first person, so that two sets of one seed can be kept apart.
+    first: number of the first person, so that two sets of one seed can be kept apart. cameras: of the site, each
+    person is seen by at most `views` of them. edition: 1, or 2 for look-alikes in textured cloth, harsher cameras and a
+    detector's boxes (dpm_edge.train.synthetic.second).
     """
 
     people: int = 1000
@@ -61,6 +64,8 @@ class Settings:
     quality: int = 85
     seed: int = 1
     first: int = 1
+    cameras: int = c.CAMERAS
+    edition: int = 1
 
     def __post_init__(self) -> None:
         if self.people < 1 or self.views < 2 or not 0 <= self.test <= self.people:
@@ -69,6 +74,8 @@ class Settings:
         if min(self.height, self.width) < 32 or not 1 <= self.quality <= 100 or self.first < 1 or self.seed < 0:
             raise DataError(f"size {self.height}×{self.width}, quality {self.quality}, first person {self.first}, seed "
                             f"{self.seed}: 32 pixels or more, 1–100, 1 or more and 0 or more are wanted")  # fmt: skip
+        if self.cameras < 2 or self.edition not in (1, 2):
+            raise DataError(f"expected 2 cameras or more and edition 1 or 2, got {self.cameras} and {self.edition}.")
         if not (0 <= self.occluded <= 1 and 0 <= self.query_occluded <= 1):
             raise DataError(f"occluded shares {self.occluded} and {self.query_occluded} must lie in 0–1")
 
@@ -76,9 +83,9 @@ class Settings:
 def plan(settings: Settings, person: int) -> Iterator[tuple[str, int, int, bool]]:
     """(folder, view, camera, is it a query) of each of a person's pictures."""
     tested = person >= settings.first + settings.people - settings.test
-    order = np.random.default_rng([settings.seed, 4, person]).permutation(c.CAMERAS)
+    order = np.random.default_rng([settings.seed, 4, person]).permutation(settings.cameras)
     for view in range(settings.views):
-        camera = int(order[view % c.CAMERAS])
+        camera = int(order[view % settings.cameras])
         query = tested and settings.views > c.CAMERAS // 2 and view < min(c.CAMERAS, settings.views // 2)
         yield ("query" if query else "bounding_box_test") if tested else "bounding_box_train", view, camera, query
 
@@ -91,12 +98,22 @@ def _body() -> Any:
 
 
 @lru_cache(maxsize=PASSERS_BY)
-def _someone(seed: int, number: int) -> tuple[Any, Any]:
+def _someone(seed: int, number: int, edition: int) -> tuple[Any, Any]:
     from dpm_edge.train.synthetic.figure import dress
+
+    person = _draws(edition)[0](seed, number)
+    return person, dress(_body(), person)
+
+
+def _draws(edition: int) -> tuple[Any, Any]:
+    """(draw_person, draw_camera) of an edition."""
+    if edition == 2:
+        from dpm_edge.train.synthetic.second import draw_camera_2, draw_person_2
+
+        return draw_person_2, draw_camera_2
     from dpm_edge.train.synthetic.person import draw_person
 
-    person = draw_person(seed, number)
-    return person, dress(_body(), person)
+    return draw_person, c.draw_camera
 
 
 def render_person(settings: Settings, person: int, out: Path) -> int:
@@ -113,23 +130,35 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
     if labels.is_file() and done:
         return 0
     from dpm_edge.train.synthetic.figure import dress
-    from dpm_edge.train.synthetic.person import draw_person
     from dpm_edge.train.synthetic.picture import take
 
     cv2.setNumThreads(1)
+    draw_person, draw_camera = _draws(settings.edition)
     who = draw_person(settings.seed, person)
     figure = dress(_body(), who)
     rows = []
     known = {row[0]: row for row in _read(labels)} if labels.is_file() else {}
     for name, folder, view, number, query in planned:
-        camera = c.draw_camera(settings.seed, number)
+        camera = draw_camera(settings.seed, number)
         for attempt in range(20):
             rng = np.random.default_rng([settings.seed, 5, person, view, attempt])
             covered = rng.random() < (settings.query_occluded if query else settings.occluded)
             kind = str(rng.choice(scene.KINDS)) if covered else ""
-            other = _someone(settings.seed + 1_000_003, int(rng.integers(PASSERS_BY))) if kind == "passer-by" else None
+            other = None
+            if kind == "passer-by":
+                other = _someone(settings.seed + 1_000_003, int(rng.integers(PASSERS_BY)), settings.edition)
             size = (settings.height, settings.width)
-            shot = take(_body(), (who, figure), camera, rng, size=size, site=settings.seed, occluder=kind, other=other)
+            shot = take(
+                _body(),
+                (who, figure),
+                camera,
+                rng,
+                size=size,
+                site=settings.seed,
+                occluder=kind,
+                other=other,
+                edition=settings.edition,
+            )
             if shot.visible >= LEAST_VISIBLE and (not kind or shot.visible < 0.97):
                 break
         _, data = cv2.imencode(".jpg", shot.image, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])
@@ -142,7 +171,11 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
         else:
             write_whole(out / folder / name, data.tobytes())
         mask_of(out, row[0]).parent.mkdir(parents=True, exist_ok=True)
-        _, bits = cv2.imencode(".png", shot.mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+        if settings.edition == 2:
+            grey = np.where(shot.mask, SEEN, np.where(shot.whole, HIDDEN, 0)).astype(np.uint8)
+            _, bits = cv2.imencode(".png", grey)
+        else:
+            _, bits = cv2.imencode(".png", shot.mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
         write_whole(mask_of(out, f"{folder}/{name}"), bits.tobytes())
         rows.append(row)
     write_whole(labels, _csv(rows))

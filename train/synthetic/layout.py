@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SEEN, HIDDEN = 255, 100
+"""Values of a mask's pixels: the person, and the person behind something."""
+
 
 def mask_of(out: Path, file: str) -> Path:
     """The mask of a picture of the set in `out`; file: its name in labels.csv, FOLDER/NAME.jpg."""

@@ -19,6 +19,7 @@ FIELDS = (
 )  # fmt: skip
 PLAIN, STRIPES, UPRIGHT, CHECKS, LOGO, TWO_TONE, OPENING, DOTS, BAND, BLOTCHES, SIDE_STRIPE, BACK_PRINT = range(12)
 BRICKS, LEAVES = 12, 13
+CAMOUFLAGE, PLAID, PRINT, MELANGE = 14, 15, 16, 17
 
 
 def material(
@@ -81,6 +82,26 @@ def _mix(m: np.ndarray, u: float, v: float) -> float:
         return 1.0 if (v * scale) % 1.0 < 0.12 or (u * scale * 0.5 + shift) % 1.0 < 0.06 else 0.0
     if pattern == 13:
         return value_noise(u * scale, v * scale, 9)
+    if pattern == 14:  # blotches in four steps; scale a metre, phase: which blotches
+        seed = int(phase * 9999)
+        n = 0.65 * value_noise(u * scale, v * scale, seed) + 0.35 * value_noise(u * scale * 2.7, v * scale * 2.7, seed)
+        return np.floor(min(n * 1.4, 0.999) * 4) / 3
+    if pattern == 15:  # bands of three widths, woven both ways
+        across, along = (u * scale * 0.5 + phase) % 1.0, (v * scale * 0.5 + phase) % 1.0
+        share = 0.5 * (across < duty * 0.6) + 0.3 * (along < duty * 0.6)
+        return min(1.0, share + 0.35 * (abs(across - 0.75) < 0.04) + 0.35 * (abs(along - 0.75) < 0.04))
+    if pattern == 16:  # a print on chest and back: fine noise inside a field, phase its height and its picture
+        if (
+            abs(v - 0.36 - 0.1 * phase) > 0.04 + 0.16 * duty
+            or min(abs(u), 3.1416 * m[10] - abs(u)) > 0.05 + 0.15 * duty
+        ):
+            return 0.0
+        seed = int(phase * 9999)
+        n = value_noise(u * scale * 2, v * scale * 2, seed) + 0.6 * value_noise(u * scale * 5, v * scale * 5, seed + 1)
+        return 1.0 if n > 0.75 else 0.3
+    if pattern == 17:  # worn or mottled cloth
+        seed = int(phase * 9999)
+        return duty * value_noise(u * scale, v * scale * 0.6, seed) + (1 - duty) * value_noise(u * 60, v * 60, seed + 1)
     return 0.0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpm_edge.train.synthetic import body as b
 from dpm_edge.train.synthetic import camera as c
-from dpm_edge.train.synthetic import materials, raster, scene
+from dpm_edge.train.synthetic import materials, raster, scene, second
 from dpm_edge.train.synthetic.figure import Figure
 from dpm_edge.train.synthetic.person import Person
 from dpm_edge.train.synthetic.poses import draw_pose, turn
@@ -23,11 +23,13 @@ SUPERSAMPLE = 2
 @dataclass(frozen=True)
 class Shot:
     """image: (H,W,3) uint8 BGR. visible: share of the person's silhouette inside the crop that nothing covers.
-    mask: (H,W) bool, the pixels that show the person, half of them or more."""
+    mask: (H,W) bool, the pixels that show the person, half of them or more. whole: (H,W) bool, the same if nothing
+    stood in front."""
 
     image: np.ndarray
     visible: float
     mask: np.ndarray
+    whole: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def take(
     site: int,
     occluder: str = "",
     other: tuple[Person, Figure] | None = None,
+    edition: int = 1,
 ) -> Shot:
     """Render one crop.
 
@@ -79,12 +82,15 @@ def take(
         size: (H, W) of the crop.
         site: seed of the cameras' backdrops.
         occluder: a kind of scene.KINDS, or "" for none; "passer-by" needs `other`.
+        edition: 2 boxes and sends the picture as dpm_edge.train.synthetic.second does.
     """
     height, width = size
     yaw = float(rng.uniform(-np.pi, np.pi))
     main = _figure(body, who[1], draw_pose(rng, who[0]), yaw, (0.0, 0.0))
     shown = np.unique(main.triangles[(main.cut[main.triangles] >= 0).all(1)])
     view = c.frame(rng, camera, main.points[shown], height * SUPERSAMPLE, width * SUPERSAMPLE)
+    if edition == 2:
+        view = second.detector_box(rng, view, height * SUPERSAMPLE, width * SUPERSAMPLE)
     things: list[_Drawn] = []
     if occluder == "passer-by":
         assert other is not None, "a passer-by needs another figure"
@@ -98,7 +104,7 @@ def take(
     owner = np.full((rows, columns), raster.EMPTY, np.int32)
     surface = np.zeros((rows, columns, 6), np.float32)
     tables, first = [], 0
-    silhouette = 0
+    whole = np.zeros((rows, columns), bool)
     for number, thing in enumerate([main, *things]):
         attributes = np.ascontiguousarray(thing.attributes, np.float32)
         raster.draw(
@@ -114,7 +120,7 @@ def take(
         tables.append(thing.table)
         first += len(thing.table)
         if number == 0:
-            silhouette = int((owner != raster.EMPTY).sum())
+            whole = owner != raster.EMPTY
     mine = (owner >= 0) & (owner < len(tables[0]))
     behind = scene.backdrop(site, camera.number, int(rng.integers(scene.BACKDROPS)))
     image = cv2.resize(scene.window(rng, behind, height, width), (columns, rows))
@@ -123,8 +129,14 @@ def take(
     table = np.concatenate(tables).astype(np.float32)
     materials.shade(image, owner, surface, table, camera.light, camera.sun, camera.sky)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    seen = cv2.resize(mine.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
-    return Shot(c.develop(rng, camera, image), float(mine.sum() / max(silhouette, 1)), seen)
+    seen, all_of_it = (
+        cv2.resize(part.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
+        for part in (mine, whole)
+    )
+    taken = c.develop(rng, camera, image)
+    if edition == 2:
+        taken = second.transmit(rng, taken)
+    return Shot(taken, float(mine.sum() / max(int(whole.sum()), 1)), seen, all_of_it)
 
 
 def _shadow(image: np.ndarray, view: c.View, rng: np.random.Generator) -> None:

@@ -35,10 +35,11 @@ class Backend(Protocol):
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         logits: NDArray[np.float32] | None = None,
+        visibility: NDArray[np.float32] | None = None,
     ) -> None:
         """One call: `fill` writes the input (n, 3, H, W); the results are copied to `feature`, `mask` (n, D).
 
-        logits: (n, C), for engines of a closed set.
+        logits: (n, C), for engines of a closed set. visibility: (n, 2, h, w), for those that give a map.
         """
 
     def close(self) -> None:

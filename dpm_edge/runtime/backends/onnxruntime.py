@@ -48,6 +48,7 @@ class OnnxRuntimeBackend:
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         logits: NDArray[np.float32] | None = None,
+        visibility: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on n crops; see `Backend`."""
         try:
@@ -59,8 +60,9 @@ class OnnxRuntimeBackend:
         try:
             batch = buffer[:n]
             fill(batch)
-            outputs = {"feature": feature, "mask": mask, **({} if logits is None else {"logits": logits})}
-            for out, got in zip(outputs.values(), self._session.run(list(outputs), {self._input: batch})):
+            asked = {"feature": feature, "mask": mask, "visibility": visibility, "logits": logits}
+            wanted = {name: out for name, out in asked.items() if out is not None}
+            for out, got in zip(wanted.values(), self._session.run(list(wanted), {self._input: batch})):
                 out[:] = got
         finally:
             self._free.append(buffer)

@@ -64,7 +64,7 @@ class OpenVinoBackend:
     def __init__(self, compiled: Any, tensor: Any, manifest: Manifest) -> None:
         pre = manifest.spec.preprocessing
         self._compiled, self._tensor = compiled, tensor
-        self._outputs = [compiled.output(name) for name in manifest.outputs]
+        self._outputs = {name: compiled.output(name) for name in manifest.outputs}
         self._row = (3, pre.height, pre.width)
         self._free: deque[_Request] = deque()
         self._largest = 0
@@ -76,6 +76,7 @@ class OpenVinoBackend:
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         logits: NDArray[np.float32] | None = None,
+        visibility: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on n crops; see `Backend`."""
         try:
@@ -91,7 +92,9 @@ class OpenVinoBackend:
             batch = request.buffer[:n]
             fill(batch)
             request.infer.infer({0: self._tensor(batch, shared_memory=True)}, share_outputs=True)
-            for output, out in zip(self._outputs, (feature, mask, logits)):
+            wanted = {"feature": feature, "mask": mask, "visibility": visibility, "logits": logits}
+            for name, output in self._outputs.items():
+                out = wanted[name]
                 if out is not None:
                     np.copyto(out, request.infer.get_tensor(output).data)
         finally:
@@ -100,5 +103,5 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Let go of the compiled model and of every request."""
         self._free.clear()
-        self._outputs = []
+        self._outputs = {}
         self._compiled = None

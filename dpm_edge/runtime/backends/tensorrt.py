@@ -88,6 +88,7 @@ class TensorRtBackend:
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         logits: NDArray[np.float32] | None = None,
+        visibility: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on n crops; see `Backend`."""
         with self._lanes.take(None) as lane:

@@ -87,6 +87,7 @@ class TorchBackend:
         feature: NDArray[np.float32],
         mask: NDArray[np.float32],
         logits: NDArray[np.float32] | None = None,
+        visibility: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on n crops; see `Backend`."""
         with self._take(None) as lane:
@@ -213,7 +214,7 @@ class TorchLane:
         """Feature and mask, (n, D) float32, of (n, 3, H, W); on a GPU they last until the lane's next call."""
         n = len(images)
         if not self._ready:
-            return self._network(images)
+            return self._network(images)[:2]
         size = next(one for one in self._ready if one >= n)
         graph, feature, mask = self._graphs[size]
         self._input[:n].copy_(images)
@@ -235,7 +236,7 @@ class TorchLane:
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                feature, mask = self._network(images)
+                feature, mask = self._network(images)[:2]
         self._graphs[size] = (graph, feature, mask)
 
     def _upload_frame(self, frame: NDArray[np.uint8]) -> Tensor:
