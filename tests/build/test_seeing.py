@@ -11,8 +11,8 @@ import torch
 from tiny_network import network
 
 from dpm_edge import Embeddings, Engine
-from dpm_edge.build import Budget, build
-from dpm_edge.build.graph import assemble
+from dpm_edge.build import AccuracyBudget, build
+from dpm_edge.build.low_precision import assemble
 from dpm_edge.build.portable import read
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.model import checkpoint
@@ -38,7 +38,7 @@ def stored(seeing: DPM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(stored: Path, crops: Path, out: Path, **arguments) -> Engine:
-    budget = Budget(cosine=0.9, map_points=100.0)
+    budget = AccuracyBudget(cosine=0.9, map_points=100.0)
     build(stored, out, progress=False, calibrate=crops, batch="1:2:4", budget=budget, **arguments)
     return Engine.load(out)
 
