@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError
+from dpm_edge.files import decode_text
 
 COLUMNS = ("frame", "id", "x0", "y0", "x1", "y1")
 FORMATS = ("auto", "corners", "mot", "xml")
@@ -151,22 +152,6 @@ def _whole_number(text: str) -> int | None:
     return int(value) if value.is_integer() else None
 
 
-def _decode(path: Path, data: bytes) -> str:
-    """The text of a file that may begin with a byte order mark.
-
-    Raises:
-        DataError: it is neither UTF-8 nor UTF-16.
-    """
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected text in UTF-8, got {path} ({error}). Save it again as CSV in UTF-8") from error
-    if "\0" in text:
-        raise DataError(f"expected text in UTF-8, got {path}, which holds zero bytes. Save it again as CSV in UTF-8")
-    return text
-
-
 def _cells(line: str) -> list[str]:
     """The cells of a line, whichever of comma, semicolon, tab and space parts them; decimal commas become points."""
     mark = next((mark for mark in ("\t", ";", ",") if mark in line), None)
@@ -177,7 +162,7 @@ def _cells(line: str) -> list[str]:
 
 def _from_text(path: Path, data: bytes, format: str) -> tuple[str, list[Row]]:
     """The format, and the rows."""
-    lines = [(number, line) for number, line in enumerate(io.StringIO(_decode(path, data)), start=1)]
+    lines = [(number, line) for number, line in enumerate(io.StringIO(decode_text(path, data)), start=1)]
     table = [(number, line.strip(), _cells(line)) for number, line in lines if line.strip(" \t\r\n,;")]
     if not table:
         return "corners", []

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from dpm_edge.errors import DpmError
+from dpm_edge.errors import DataError, DpmError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers that mean: no room, on the disk, in the quota or in one file."""
@@ -30,6 +30,22 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def decode_text(path: Path, data: bytes) -> str:
+    """Decode the bytes of a text file in UTF-8 or UTF-16, which may begin with a byte order mark.
+
+    Raises:
+        DataError: it is neither.
+    """
+    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected text in UTF-8, got {path} ({error}). Save it again in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"expected text in UTF-8, got {path}, which holds zero bytes. Save it again in UTF-8")
+    return text
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def clip_boxes(boxes: NDArray, frame_shape: tuple[int, ...]) -> tuple[NDArray[np
             unusable.append(
                 (row, f"expected x1 > x0 and y1 > y0, got box {boxes[row].tolist()}, which is empty. Pass x0 y0 x1 y1")
             )
-        elif x0 >= 0 and y0 >= 0 and x1 <= 1 and y1 <= 1:
+        elif x0 >= 0 and y0 >= 0 and x1 <= 1 and y1 <= 1 and (x1 < 1 or y1 < 1):  # one whole pixel is a box
             unusable.append(
                 (
                     row,

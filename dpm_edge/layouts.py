@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError, ImageError, nearest
+from dpm_edge.files import decode_text
 from dpm_edge.images import find_images
 from dpm_edge.labels import AUTO, is_person_camera, p_duke_names
 from dpm_edge.market import LabelledFolder, query_and_gallery, read_folder
@@ -146,7 +147,7 @@ def _msmt17(root: Path, train: bool) -> Parts:
         if not path.is_file():
             raise DataError(f"expected list_train, list_val, list_query and list_gallery .txt in {root}, got no {path}")
         rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(decode_text(path, path.read_bytes()).split("\n"), 1):
             if line.strip():
                 try:
                     file, person = line.rsplit(" ", 1)

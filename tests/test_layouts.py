@@ -110,6 +110,22 @@ def test_msmt17_takes_the_camera_from_the_name_and_counts_test_people_anew(tmp_p
     assert labels(people.query) == [(0, 5)] and labels(people.gallery) == [(0, 6)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_msmt17_lists_of_every_encoding_keep_the_first_line(encoding: str, tmp_path: Path) -> None:
+    root = put_msmt17(tmp_path)
+    wanted = read_dataset(root).query.paths
+    for path in root.glob("list_*.txt"):
+        path.write_text(path.read_text(), encoding=encoding)
+    assert read_dataset(root).query.paths == wanted
+
+
+def test_an_msmt17_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    put_msmt17(tmp_path)
+    (tmp_path / "list_query.txt").write_bytes("caf\u00e9/1.jpg 0".encode("latin-1"))
+    with pytest.raises(DataError, match=r"expected text in UTF-8, got .*list_query\.txt"):
+        read_dataset(tmp_path)
+
+
 def test_a_line_of_an_msmt17_list_that_names_no_person_is_named(tmp_path: Path) -> None:
     put_msmt17(tmp_path)
     (tmp_path / "list_query.txt").write_text("\nholiday.jpg\n")

@@ -115,9 +115,9 @@ def test_gradient_flows_through_a_zero_mask() -> None:
     ("change", "names"),
     [
         ({"metric": "maskd"}, "Did you mean 'masked'"),
-        ({"metric": "masked", "query_masks": None}, "query_masks of shape .*nothing came"),
+        ({"metric": "masked", "query_masks": None}, "query_masks of shape .*got nothing"),
         ({"metric": "mutual", "target_masks": None}, "target_masks"),
-        ({"metric": "mutual", "target_masks": np.ones((2, 2))}, r"\(2, 2\) came"),
+        ({"metric": "mutual", "target_masks": np.ones((2, 2))}, r"got \(2, 2\)"),
         ({"t_ND": np.ones((3, 9))}, "queries"),
         ({"q_BD": np.ones(8)}, "queries"),
     ],

@@ -6,6 +6,7 @@ N pictures · H×W network input · B = P·K pictures of a batch
 from __future__ import annotations
 
 import csv
+import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from dpm_edge.env import cores
 from dpm_edge.errors import DataError, ImageError
+from dpm_edge.files import decode_text
 from dpm_edge.images import read_image, resize
 from dpm_edge.market import LabelledFolder
 from dpm_edge.progress import say
@@ -96,8 +98,14 @@ def visible_shares(folder: LabelledFolder, labels: Path) -> np.ndarray:
     """
     if not labels.is_file():
         raise DataError(f"expected a rendered set's labels.csv for data.min_visible, got no {labels}")
-    with labels.open(newline="", encoding="utf-8") as file:
-        shares = {Path(row["file"]).name: float(row["visible"]) for row in csv.DictReader(file)}
+    rows = csv.DictReader(io.StringIO(decode_text(labels, labels.read_bytes()), newline=""))
+    try:
+        shares = {Path(row["file"]).name: float(row["visible"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"expected columns file and visible (a number) in {labels}, got line {rows.line_num} ({error!r}). Render "
+            "the set again"
+        ) from error
     missing = [p.name for p in folder.paths if p.name not in shares]
     if missing:
         raise DataError(f"expected a row of every picture in {labels}, {len(missing)} lack one, such as {missing[0]}")

@@ -25,7 +25,9 @@ UNKNOWN = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
 
 
 def label(value: Any, name: str) -> str:
-    """Return one person, camera or track as text; "" for unknown. 3 and 3.0 are the same camera.
+    r"""Return one person, camera or track as text; "" for unknown. 3 and 3.0 are the same camera.
+
+    Bytes of a folder's name that are not UTF-8 become \xNN, as in the sources of rows.
 
     Raises:
         GalleryError: it is neither text nor a number nor anything else that has one name.
@@ -35,6 +37,11 @@ def label(value: Any, name: str) -> str:
     if isinstance(value, bytes | Mapping | list | tuple | set | frozenset | np.ndarray):
         raise GalleryError(f"expected text or a number in {name}, got {value!r:.80} ({type(value).__name__})")
     text = str(value)
+    if not text.isascii():
+        try:
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        except UnicodeEncodeError as error:
+            raise GalleryError(f"expected {name} that UTF-8 can hold, got {text!r:.80} ({error.reason})") from error
     return "" if text in UNKNOWN else text
 
 
@@ -46,7 +53,10 @@ def label_column(values: Any, count: int, name: str) -> list[str]:
     """
     if values is None:
         return [""] * count
-    return [one if type(one) is str and one not in UNKNOWN else label(one, name) for one in column(values, count, name)]
+    return [
+        one if type(one) is str and one.isascii() and one not in UNKNOWN else label(one, name)
+        for one in column(values, count, name)
+    ]
 
 
 def column(values: Any, count: int, name: str) -> list[Any]:

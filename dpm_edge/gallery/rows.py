@@ -121,10 +121,13 @@ def payload_json(payload: Any) -> str:
         raise GalleryError(f"expected a payload that is a dict of JSON values, got a {type(payload).__name__}")
     try:
         text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise GalleryError(f"expected a payload of text, finite numbers, lists and dicts ({error})") from error
-    if len(text.encode()) > PAYLOAD_BYTES:
-        raise GalleryError(f"expected a payload of {PAYLOAD_BYTES} bytes at most as JSON, got {len(text.encode())}")
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:  # a ValueError also: text that UTF-8 cannot hold
+        raise GalleryError(
+            f"expected a payload of text, finite numbers, lists and dicts, got {payload!r:.80} ({error})"
+        ) from error
+    if size > PAYLOAD_BYTES:
+        raise GalleryError(f"expected a payload of {PAYLOAD_BYTES} bytes at most as JSON, got {size}")
     return text
 
 

@@ -140,6 +140,19 @@ def test_a_disk_that_others_fill_to_the_last_byte_ends_no_process(disk: Path) ->
     assert said.count("refused:") == 8 and not (disk / "copy").exists()
 
 
+def test_a_snapshot_that_does_not_fit_names_one_file_and_leaves_nothing(disk: Path, tmp_path: Path) -> None:
+    said = run(
+        disk,
+        f"""
+        gallery = Gallery.create({str(tmp_path / "g")!r}, "f", 512)
+        gallery.add(rows(300, 512), people=["anna"] * 300)
+        fill(100_000)
+        refused(gallery.snapshot, disk + "/copy")
+        """,
+    )
+    assert said.count("No space left") == 1 and not (disk / "copy").exists()
+
+
 def test_a_gallery_on_a_full_disk_opens_for_searching_and_for_changes_once_there_is_room(disk: Path) -> None:
     run(
         disk,

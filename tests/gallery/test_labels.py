@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,5 +223,24 @@ def test_prototypes_leave_out_pictures_of_nobody_known(unknown: Any) -> None:
 def test_a_label_that_utf8_cannot_hold_adds_nothing(column: str) -> None:
     gallery = Gallery("f", 12)
     with pytest.raises(GalleryError, match=f"expected {column} that UTF-8 can hold"):
-        gallery.add(rows(1), **{"people": ["a"], column: ["caf\udce9"]})
+        gallery.add(rows(1), **{"people": ["a"], column: ["x\ud800"]})
     assert len(gallery) == 0
+
+
+def test_a_payload_that_utf8_cannot_hold_adds_nothing() -> None:
+    gallery = Gallery("f", 12)
+    with pytest.raises(GalleryError, match="expected a payload of text"):
+        gallery.add(rows(1), people=["a"], payloads=[{"note": "caf\udce9"}])
+    assert len(gallery) == 0
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["memory", "folder"])
+def test_bytes_of_a_folders_name_that_are_not_utf8_name_a_person_and_a_camera(folder: bool, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")  # as the operating system gives it, and the command line
+    with Gallery.create(tmp_path / "g", "f", 12) if folder else Gallery("f", 12) as gallery:
+        gallery.add(rows(2), people=[name, "ann"], cameras=[name, "gate"])
+        assert gallery.rows(vectors=False).people == ["caf\\xe9", "ann"]
+        assert gallery.count(person=name) == gallery.count(camera=name) == 1
+        matches = gallery.search(rows(1), 2, exclude_same_camera=True, query_cameras=[name])
+        assert matches.people[matches.found].tolist() == ["ann"]
+        assert gallery.forget(name) == 1

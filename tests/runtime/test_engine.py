@@ -131,7 +131,7 @@ FRAME = np.zeros((50, 40, 3), np.uint8)
         (7, None, "got a int"),
         (b"jpeg", None, "got a bytes"),
         (np.zeros((5, 5), np.uint8), None, r"expected pictures \(N, H, W, 3\)"),
-        ("nothing.jpg", None, "image 0: nothing.jpg: No such file"),
+        ("nothing.jpg", None, "image 0: expected a picture file, got nothing.jpg: No such file"),
         (np.zeros((2, 50, 40, 3), np.uint8), [[0, 0, 5, 5]], r"one frame .* got a ndarray \(2, 50, 40, 3\)"),
         (FRAME, [[1, 2, 3]], r"expected \(N, 4\) boxes in pixels, got \(1, 3\)"),
         (FRAME, [1, 2, 3, 4], r"got \(4,\)"),

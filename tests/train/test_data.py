@@ -57,6 +57,22 @@ def test_visible_shares_come_from_the_labels(market, tmp_path):
         visible_shares(folder, table)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_visible_shares_are_read_in_every_encoding(encoding, market, tmp_path):
+    folder = read_folder(market / "query")
+    table = tmp_path / "labels.csv"
+    table.write_text("file,visible\n" + "".join(f"{p.name},0.5\n" for p in folder.paths), encoding=encoding)
+    assert visible_shares(folder, table).tolist() == [0.5] * len(folder)
+
+
+@pytest.mark.parametrize("text", ["name,visible\na.jpg,1\n", "file,visible\na.jpg,much\n", "file,visible\na.jpg\n"])
+def test_a_labels_file_that_does_not_say_what_is_visible_is_named(text, market, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match="expected columns file and visible"):
+        visible_shares(read_folder(market / "query"), table)
+
+
 def test_batches_hold_p_people_with_k_pictures_and_all_people_come():
     labels = np.repeat(np.arange(10), [2, 3, 9, 4, 4, 4, 5, 6, 4, 7])
     sampler = IdentitySampler(labels, identities=4, pictures=4, seed=1)

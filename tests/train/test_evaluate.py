@@ -61,7 +61,7 @@ def test_covered_sets_come_from_the_cache_and_only_for_the_same_queries(parts, t
     kept = occlusion_sets(query, train, (0.0, 0.2), cache)
     assert set(made) == {("texture", 0.2), ("object", 0.2), ("body", 0.2)}
     assert all(torch.equal(made[key].pixels, kept[key].pixels) for key in made)
-    with pytest.raises(DataError, match="other queries"):
+    with pytest.raises(DataError, match="expected covered pictures of these queries"):
         occlusion_sets(gallery, train, (0.2,), cache)
 
 

@@ -231,7 +231,7 @@ def test_labels_are_the_share_of_each_patch_that_shows_the_person(stand_ins: Non
     with pytest.raises(DataError, match=names[1]):
         label_saliency(tmp_path, held, (8, 4))
     shutil.rmtree(tmp_path / "masks")
-    with pytest.raises(DataError, match="keeps no masks"):
+    with pytest.raises(DataError, match="expected a rendered set's masks"):
         label_saliency(tmp_path, held, (8, 4))
 
 

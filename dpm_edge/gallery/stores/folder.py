@@ -191,7 +191,11 @@ def copy_folder(folder: Path, target: Path) -> dict[str, Any]:
     with reading(folder):
         meta = read_description(folder)
         check_sizes(folder, meta["shard"])
-        shutil.copytree(folder / meta["shard"], target / meta["shard"], copy_function=_copy_with_holes)
+        try:
+            shutil.copytree(folder / meta["shard"], target / meta["shard"], copy_function=_copy_with_holes)
+        except shutil.Error as error:  # a list of (source, target, reason), one for each file: the first says enough
+            source, _, reason = error.args[0][0]
+            raise OSError(f"{reason} at {source}") from error
         for name in (DESCRIPTION, SIZES):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
@@ -223,7 +227,7 @@ def temporary_copy(folder: Path) -> Iterator[Path]:
     try:
         try:
             copy_folder(folder, copy)
-        except (OSError, shutil.Error) as error:
+        except OSError as error:
             raise GalleryError(
                 f"expected to copy {folder} to {copy} to read from it, got {error}. Check its rights"
             ) from error

@@ -325,7 +325,7 @@ class EdgeStore(CandidateStore):
         try:
             with whole_folder(folder) as beside:
                 files.copy_folder(self.folder, beside)
-        except OSError as error:  # shutil's own errors are among them
+        except OSError as error:
             raise GalleryError(
                 f"expected to copy {self.folder} to {folder}, got {error}; no snapshot was made. Free some space, or "
                 f"check the rights, and try again"
