@@ -18,7 +18,7 @@ NECKS = ("before", "after")
 """Sides of the BN neck."""
 STEMS = ("patch", "lite0")
 VISIBILITIES = ("mask", "map")
-_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility")
+_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes")
 """Fields that came later: written only where they differ from their defaults, so that the JSON and the fingerprint of a
 model without them stay what they were, and an older dpm-edge refuses, by name, what it cannot run."""
 
@@ -129,6 +129,9 @@ class ModelSpec:
     8; ours)."""
     instance_norm: bool = False
     """With stem "lite0": half of the channels after its third stage pass an instance norm (ours)."""
+    stripes: int = 0
+    """With visibility "map": so many horizontal stripes of the grid are pooled apart, over what is seen, and each adds
+    to `width` / `stripes` dimensions of the feature; 0: none (ours)."""
     visibility: str = "mask"
     """What visibility is: "mask" (`mask_mean`) or "map", the share of the person in sight, from an output of its own
     that says of each patch how much of it shows the person (ours)."""
@@ -163,6 +166,11 @@ class ModelSpec:
         if self.visibility not in VISIBILITIES:
             offer = nearest(self.visibility, VISIBILITIES)
             raise SpecError(f"expected visibility {' or '.join(VISIBILITIES)}, got {self.visibility!r}.{offer}")
+        if self.stripes and (self.visibility != "map" or self.grid[0] % self.stripes or self.width % self.stripes):
+            raise SpecError(
+                f"expected visibility 'map' and stripes that divide the grid's {self.grid[0]} rows and the width "
+                f"{self.width}, got {self.visibility!r} and {self.stripes}."
+            )
         if min(self.grid) < 4:
             raise SpecError(
                 f"expected a token grid of at least 4×4 (two 2×2 poolings), got {self.grid}. Enlarge the input"

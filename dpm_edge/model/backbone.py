@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dpm_edge.errors import SpecError
 from dpm_edge.model.stem import ConvStem
-from dpm_edge.model.visibility import SEEN, VisibilityHead
+from dpm_edge.model.visibility import SEEN, StripePooling, VisibilityHead
 
 _LEAST_SEEN = 1e-3
 """Patches: a floor under the divisor of the mean over what is seen."""
@@ -126,7 +126,8 @@ class Backbone(nn.Module):
     `drop_path_rate`: stochastic depth (arXiv 1603.09382), rising linearly from 0 in the first block to this value in
     the last, in training mode only. `stem` "lite0" takes the patch tokens from a convolutional stem
     (dpm_edge.model.stem). `sees` adds a visibility head: each patch embedding is then scaled by the share of it that
-    shows the person, a learned vector takes the rest, and the cls token starts at their mean, weighted so.
+    shows the person, a learned vector takes the rest, and the cls token starts at their mean, weighted so. `stripes`
+    adds to the feature what is pooled over horizontal stripes (dpm_edge.model.visibility).
     """
 
     drop_rates: Tensor
@@ -149,6 +150,7 @@ class Backbone(nn.Module):
         stem: str = "patch",
         instance_norm: bool = False,
         sees: bool = False,
+        stripes: int = 0,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -160,6 +162,8 @@ class Backbone(nn.Module):
         else:
             self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=stride, bias=False)
         self.visibility = VisibilityHead(width) if sees else None
+        self.striped = StripePooling(width, stripes) if stripes else None
+        self.cls_share = nn.Parameter(torch.full((1,), 0.1)) if stripes else None
         self.unseen = nn.Parameter(torch.zeros(width)) if sees else None
         self.class_embedding = nn.Parameter(std * torch.randn(width))
         self.positional_embedding = nn.Parameter(std * torch.randn(grid[0] * grid[1] + 1, width))
@@ -183,18 +187,21 @@ class Backbone(nn.Module):
 
     def embed(
         self, images: Tensor, cameras: Tensor | None = None, patch_scale: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens before the first block, (B, 1+N, d), and the visibility head's logits. Arguments as in `forward`."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Tokens before the first block (B, 1+N, d), the visibility head's logits, the stripes' part of the feature
+        (B, d). Arguments as in `forward`."""
         grid = self.conv1(images)
         x = grid.flatten(2).transpose(1, 2)
         if patch_scale is not None:
             x = x * patch_scale.unsqueeze(-1).to(x.dtype)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        visibility = None
+        visibility = pooled = None
         if self.visibility is not None and self.unseen is not None:
             visibility = self.visibility(grid)
             # detached: the map says what is seen, it does not bend toward what tells the training people apart
-            share = torch.sigmoid(visibility[:, SEEN]).detach().flatten(1).unsqueeze(2)
+            seen = torch.sigmoid(visibility[:, SEEN]).detach()
+            pooled = self.striped(grid, seen) if self.striped is not None else None
+            share = seen.flatten(1).unsqueeze(2)
             cls = cls + (x * share).sum(1, keepdim=True) / share.sum(1, keepdim=True).clamp(min=_LEAST_SEEN)
             x = x * share + self.unseen.to(x.dtype) * (1 - share)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
@@ -202,7 +209,7 @@ class Backbone(nn.Module):
             if self.camera_embedding is None:
                 raise SpecError("camera indices came, but this model has no camera embedding (spec.cameras is 0)")
             x = x + (self.camera_scale * self.camera_embedding[cameras]).unsqueeze(1).to(x.dtype)
-        return self.ln_pre(x), visibility
+        return self.ln_pre(x), visibility, pooled
 
     def forward(
         self,
@@ -222,7 +229,7 @@ class Backbone(nn.Module):
         Raises:
             SpecError: camera indices came, and the model has no camera embedding.
         """
-        x, visibility = self.embed(images, cameras, patch_scale)
+        x, visibility, pooled = self.embed(images, cameras, patch_scale)
         tokens, logits = [], None
         last, kept = len(self.transformer.resblocks), self.kept_branches(x.shape[0])
         for number, block in enumerate(self.transformer.resblocks, start=1):
@@ -230,4 +237,6 @@ class Backbone(nn.Module):
             if number in blocks:
                 tokens.append(x)
         cls = self.ln_post(x[:, 0])
+        if pooled is not None:
+            cls = self.cls_share * cls + pooled
         return BackboneOutput(cls, cls @ self.proj if self.proj is not None else None, tokens, logits, visibility)

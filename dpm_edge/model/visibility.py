@@ -36,6 +36,31 @@ class VisibilityHead(nn.Module):
         return self.out(torch.relu(self.around(torch.relu(self.reduce(grid)))))
 
 
+class StripePooling(nn.Module):
+    """Tokens on their grid, pooled over what is seen in each of K horizontal stripes: (B, d, h, w) → (B, d).
+
+    Stripe k gives d / K of the dimensions, by a matrix of its own. Where next to nothing of a stripe is seen, its
+    dimensions come near 0: `weight` is the patches that the mean counts beside the seen ones.
+    """
+
+    weight = 0.25
+
+    def __init__(self, width: int, stripes: int) -> None:
+        super().__init__()
+        self.stripes = stripes
+        self.centre = nn.Parameter(torch.zeros(stripes, width))
+        self.project = nn.Parameter(torch.randn(stripes, width, width // stripes) * width**-0.5)
+
+    def forward(self, grid: Tensor, seen: Tensor) -> Tensor:
+        """grid (B, d, h, w), seen (B, h, w) in 0..1 → (B, d)."""
+        parts = grid.unflatten(2, (self.stripes, -1))  # (B, d, K, h/K, w)
+        shares = seen.unsqueeze(1).unflatten(2, (self.stripes, -1))
+        total = shares.sum((3, 4))  # (B, 1, K)
+        centre = self.centre.T.unsqueeze(0).to(grid.dtype)
+        pooled = ((parts * shares).sum((3, 4)) - centre * total) / (total + self.weight)
+        return torch.matmul(pooled.permute(2, 0, 1), self.project.to(grid.dtype)).transpose(0, 1).flatten(1)
+
+
 def share_in_sight(seen: Tensor, hidden: Tensor) -> Tensor:
     """(B, h, w) shares → (B,) visibility in 0..1; 0 where there is no person at all."""
     shown, covered = seen.flatten(1).sum(1), hidden.flatten(1).sum(1)

@@ -379,7 +379,7 @@ class Engine:
 
     def _check_finite(self, *outputs: NDArray[np.float32]) -> None:
         """Refuse NaN and infinity in rows of (n, …) outputs, naming the rows."""
-        bad = ~np.logical_and.reduce([np.isfinite(one.reshape(len(one), -1)).all(axis=1) for one in outputs])
+        bad = ~np.logical_and.reduce([np.isfinite(one).all(axis=tuple(range(1, one.ndim))) for one in outputs])
         if bad.any():
             raise EngineError(
                 f"the engine of {self.folder} gave NaN or infinity for crops {np.flatnonzero(bad)[:8].tolist()}: "

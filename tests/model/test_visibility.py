@@ -14,7 +14,7 @@ from dpm_edge.build.export import export
 from dpm_edge.errors import SpecError
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.model.visibility import share_in_sight
+from dpm_edge.model.visibility import StripePooling, share_in_sight
 from dpm_edge.spec import PRESETS, ModelSpec
 
 
@@ -121,3 +121,41 @@ def test_shipped_checkpoint_keeps_its_fingerprint() -> None:
     net = checkpoint.load("dpm-t")  # load compares the fingerprint of the file with that of the network
     assert net.backbone.visibility is None
     assert len(net(torch.zeros(1, 3, 256, 128))) == 2
+
+
+def test_stripes_are_weighted_means_of_their_rows() -> None:
+    pooling = StripePooling(12, 4)
+    torch.nn.init.normal_(pooling.centre)
+    grid, seen = torch.randn(2, 12, 8, 4), torch.rand(2, 8, 4)
+    expected = torch.zeros(2, 12)
+    for image in range(2):
+        for k in range(4):
+            shares, rows = seen[image, 2 * k : 2 * k + 2], grid[image, :, 2 * k : 2 * k + 2]
+            apart = rows - pooling.centre[k].view(-1, 1, 1)
+            mean = (apart * shares).sum((1, 2)) / (shares.sum() + StripePooling.weight)
+            expected[image, 3 * k : 3 * k + 3] = mean @ pooling.project[k]
+    torch.testing.assert_close(pooling(grid, seen), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_stripe_that_shows_nobody_adds_nothing() -> None:
+    seen = torch.ones(1, 8, 4)
+    seen[:, 2:4] = 0
+    pooled = StripePooling(12, 4)(torch.randn(1, 12, 8, 4), seen)[0]
+    assert (pooled[3:6] == 0).all() and (pooled[:3] != 0).all()
+
+
+def test_a_striped_network_exports_and_survives_a_checkpoint(tiny: ModelSpec, tmp_path) -> None:
+    net = DPM(replace(tiny, visibility="map", stripes=4)).eval()
+    checkpoint.save(net, tmp_path / "net")
+    export(checkpoint.load(tmp_path / "net"), tmp_path / "model.onnx")
+    graph = portable.read(tmp_path / "model.onnx").model.SerializeToString()
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        wanted = net(images)[0]
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["feature"], {"images": images.numpy()})[0], wanted.numpy(), atol=1e-5)
+
+
+def test_spec_refuses_stripes_that_do_not_divide_the_grid(tiny: ModelSpec) -> None:
+    with pytest.raises(SpecError, match="expected visibility 'map' and stripes that divide the grid's 4 rows"):
+        replace(tiny, visibility="map", stripes=3)
