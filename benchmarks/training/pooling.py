@@ -1,10 +1,10 @@
 """What pooling alone is worth: a stem's features pooled whole, over the map, and in stripes.
 
-    python benchmarks/pooling.py CHECKPOINT --data market --covered covered.safetensors --out OUT [--stem FILE]
+    python benchmarks/training/pooling.py CHECKPOINT --data market --covered covered.safetensors --out OUT [--stem FILE]
 
 CHECKPOINT gives the map of what is seen and its stem; with --stem the features come from EfficientNet-Lite0's ImageNet
 weights instead, and CHECKPOINT gives the map alone. Features (112 a stripe) are centred by the gallery's mean and
-compared by their cosine. Queries, gallery and covers are those of benchmarks/ladder.py.
+compared by their cosine. Queries, gallery and covers are those of benchmarks/training/ladder.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from dpm_edge.model.network import DPM
 from dpm_edge.model.stem import STAGES, ConvStem, load_lite0
 from dpm_edge.train.data import Pictures, decode, to_input
 from dpm_edge.train.evaluate import curves, occlusion_sets
-from dpm_edge.train.layouts import read_people
 
 FLOOR = 0.25
 """Patches that a stripe's mean counts beside those that are seen."""
@@ -73,7 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What pooling alone is worth.")
     parser.add_argument("checkpoint")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--covered", type=Path, required=True, help="the file that benchmarks/ladder.py made")
+    parser.add_argument("--covered", type=Path, required=True, help="the file that benchmarks/training/ladder.py made")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stem", type=Path, help="EfficientNet-Lite0's weights")
     options = parser.parse_args()
