@@ -82,7 +82,7 @@ def main() -> int:
         stem = ConvStem(1).eval()
         load_lite0(stem, options.stem)
     features = Features(checkpoint.load(options.checkpoint), stem).eval()
-    people = read_people("market", options.data)
+    people = read_dataset(options.data, "market", train=True)
     query, gallery = (decode(part, SIZE, workers=1, quiet=True) for part in (people.query, people.gallery))
     sets = occlusion_sets(query, query, SHARES, options.covered, workers=1)
     asked = {("whole", 0.0): query, **sets}
