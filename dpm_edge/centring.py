@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,14 +96,17 @@ class CameraStatistics:
         Raises:
             DpmError: the disk is full or the folder cannot be written.
         """
-        kept = {
+        write_whole(Path(path), (json.dumps(self.to_json()) + "\n").encode())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON types; `of_json` takes it."""
+        return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "dimension": self.dimension,
             "shrink": self.shrink,
             "cameras": {c: {"count": n, "sum": self.sums[c].tolist()} for c, n in sorted(self.counts.items())},
         }
-        write_whole(Path(path), (json.dumps(kept) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> CameraStatistics:
@@ -112,18 +116,27 @@ class CameraStatistics:
             EmbeddingsError: the file is missing, damaged, of a newer version, or something else.
         """
         try:
-            kept = json.loads(Path(path).read_text(encoding="utf-8"))
-            if kept["format"] > FORMAT:
-                raise EmbeddingsError(
-                    f"expected format {FORMAT} or older in {path}, got {kept['format']}: upgrade dpm-edge"
-                )
-            cameras: Mapping[str, dict] = kept["cameras"]
-            return cls(
-                fingerprint=kept["fingerprint"],
-                dimension=int(kept["dimension"]),
-                shrink=float(kept["shrink"]),
-                counts={camera: int(one["count"]) for camera, one in cameras.items()},
-                sums={camera: np.array(one["sum"], np.float64) for camera, one in cameras.items()},
-            )
+            return cls.of_json(json.loads(Path(path).read_text(encoding="utf-8")), str(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EmbeddingsError(f"expected camera statistics in {path}, got something else ({error})") from error
+
+    @classmethod
+    def of_json(cls, kept: dict[str, Any], place: str) -> CameraStatistics:
+        """What `to_json` gave, and which `place` holds.
+
+        Raises:
+            EmbeddingsError: it is of a newer version.
+            ValueError, KeyError, TypeError, AttributeError: it is something else.
+        """
+        if kept["format"] > FORMAT:
+            raise EmbeddingsError(
+                f"expected format {FORMAT} or older in {place}, got {kept['format']}: upgrade dpm-edge"
+            )
+        cameras: Mapping[str, dict] = kept["cameras"]
+        return cls(
+            fingerprint=kept["fingerprint"],
+            dimension=int(kept["dimension"]),
+            shrink=float(kept["shrink"]),
+            counts={camera: int(one["count"]) for camera, one in cameras.items()},
+            sums={camera: np.array(one["sum"], np.float64) for camera, one in cameras.items()},
+        )

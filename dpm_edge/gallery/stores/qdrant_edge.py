@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import DpmError, GalleryError
 from dpm_edge.files import whole_folder
 from dpm_edge.gallery.rows import Rows, Where
@@ -37,6 +38,7 @@ class EdgeStore(CandidateStore):
         self.read_only = read_only
         self._lock = None if read_only else files.FolderLock(folder)
         self._unflushed = 0  # bytes that the next flush may write
+        self._copied_statistics: CameraStatistics | None = None  # of a copy that is read
 
     @classmethod
     def create(cls, folder: Path, meta: dict[str, Any]) -> EdgeStore:
@@ -86,7 +88,9 @@ class EdgeStore(CandidateStore):
         if reason:
             with files.temporary_copy(folder) as copy:  # loaded files stay readable after they are removed
                 meta = files.read_description(copy)
-                return cls(folder, meta, load_shard(copy, folder, meta["shard"]), reason)
+                store = cls(folder, meta, load_shard(copy, folder, meta["shard"]), reason)
+                store._copied_statistics = files.read_cameras(copy)
+                return store
         files.check_sizes(folder, meta["shard"])
         store = cls(folder, meta, load_shard(folder, folder, meta["shard"]))
         sign(folder)
@@ -202,6 +206,21 @@ class EdgeStore(CandidateStore):
             files.write_description(self.folder, meta)
         self.meta = meta
 
+    def load_statistics(self) -> CameraStatistics | None:
+        """Out of cameras.json, where it was written for as many rows of this model."""
+        kept = self._copied_statistics if self.read_only else files.read_cameras(self.folder)
+        if kept is None or (kept.fingerprint, kept.dimension) != (self.meta["fingerprint"], self.meta["dimension"]):
+            return None
+        return kept if sum(kept.counts.values()) == self.count(Where()) else None
+
+    def save_statistics(self, statistics: CameraStatistics) -> None:
+        """As cameras.json, whole."""
+        files.write_cameras(self.folder, statistics)
+
+    def remove_statistics(self) -> None:
+        """Remove cameras.json."""
+        files.remove_cameras(self.folder)
+
     def flush(self) -> None:
         """The library's flush: its files are synced.
 
@@ -289,6 +308,7 @@ class EdgeStore(CandidateStore):
             fresh = load_shard(self.folder, self.folder, name)
             kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
             new = {key: theirs[key] for key in ("fingerprint", "dimension")}
+            self.remove_statistics()
             self.write_meta({**kept, **new, "shard": name})
             self._shard.close()
             self._shard = fresh
