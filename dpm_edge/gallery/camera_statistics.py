@@ -104,7 +104,9 @@ class KeptStatistics:
     def keep(self) -> None:
         """Write them beside the rows, where they are known and the store keeps them; without room, they are not."""
         known, store = self._known, self._store
-        if known is None or self._saved or store.read_only or known.fingerprint != store.meta["fingerprint"]:
+        if known is None or self._saved or store.read_only or not store.keeps_statistics:
+            return
+        if known.fingerprint != store.meta["fingerprint"]:  # a migration has replaced the rows
             return
         with suppress(DpmError, OSError):
             store.flush()

@@ -173,9 +173,11 @@ class GuardedStore:
         if self._flusher is not None:
             self._flusher.stop()
         with self.lock:
-            self.statistics.keep()
-            self.lock.closed = True
-            self.store.close()
+            try:
+                self.statistics.keep()
+            finally:
+                self.lock.closed = True
+                self.store.close()
 
     def _changed(self) -> None:
         if self._flusher is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import rows, scores
 
-from dpm_edge import Embeddings, Gallery
+from dpm_edge import Embeddings, Engine, Gallery
 from dpm_edge.centring import SHRINK, CameraStatistics
 from dpm_edge.errors import GalleryError
+from dpm_edge.gallery.calibration import Band, Calibration
 from dpm_edge.gallery.stores import qdrant_edge
 
 Make = Callable[..., Gallery]
@@ -333,15 +336,14 @@ def test_statistics_from_before_a_change_by_an_older_version_are_not_taken(tmp_p
 
 
 KILLED = """
-import sys, os
+import sys
 sys.path.insert(0, {tests!r})
-from test_centred import biased
+from oracle import rows
 from dpm_edge import Gallery
 gallery = Gallery.open({place!r})
 gallery.camera_statistics()
 gallery.delete(gallery.ids()[:7])
-some, cameras = biased(7, 14)
-gallery.add(some, people=[""] * 7, cameras=cameras)
+gallery.add(rows(7, seed=14), people=[""] * 7, cameras=["a"] * 7)
 print("changed", flush=True)
 sys.stdin.read()
 """
@@ -400,3 +402,60 @@ def test_a_copy_of_the_statistics_is_saved_and_read(tmp_path: Path) -> None:
     assert CameraStatistics.load(tmp_path / "site.json").counts == known.counts
     known.counts.clear()
     assert gallery.camera_statistics().counts
+
+
+def calibration(centred: bool) -> Calibration:
+    band = Band(
+        low=0,
+        threshold=0.5,
+        true_match_rate=1,
+        false_match_rate=0,
+        slope=1,
+        offset=0,
+        decides=True,
+        same=2,
+        different=2,
+    )
+    return Calibration(fingerprint="f", metric="masked", wanted_false_match_rate=0.1, bands=[band], centred=centred)
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_a_calibration_of_the_other_space_is_refused(centre: bool) -> None:
+    gallery = Gallery("f", 12)
+    gallery.add(rows(3), people=["a", "b", "c"])
+    ask = {"centre": centre, "query_cameras": ["x"]}
+    assert (gallery.search(rows(1), 2, calibration=calibration(centre), **ask).decision != "").all()
+    with pytest.raises(GalleryError, match=r"Search with centre=" + str(not centre)):
+        gallery.search(rows(1), 2, calibration=calibration(not centre), **ask)
+
+
+def test_a_kept_calibration_speaks_for_its_space_only(tmp_path: Path) -> None:
+    calibration(True).save(tmp_path / "c.json")
+    with Gallery.create(tmp_path / "g", "f", 12) as gallery:
+        gallery.add(rows(3), people=["a", "b", "c"])
+        gallery.use_calibration(Calibration.load(tmp_path / "c.json"))
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert (gallery.search(rows(1), 2).decision == "").all()
+        assert (gallery.search(rows(1), 2, centre=True, query_cameras=[""]).decision != "").all()
+
+
+def test_a_calibration_of_an_earlier_version_is_of_features_that_are_not_centred(tmp_path: Path) -> None:
+    calibration(False).save(tmp_path / "c.json")
+    old = json.loads((tmp_path / "c.json").read_text())
+    del old["centred"]
+    (tmp_path / "c.json").write_text(json.dumps(old))
+    assert not Calibration.load(tmp_path / "c.json").centred
+
+
+def test_people_of_a_frame_are_centred(tmp_path: Path) -> None:
+    tiny_engine.write_engine(tmp_path / "engine")
+    frame = np.random.default_rng(18).integers(0, 256, (90, 120, 3), np.uint8)
+    boxes = np.array([[x, 5, x + 30, 80] for x in (0, 40, 85)])
+    with Engine.load(tmp_path / "engine") as engine:
+        seen, gallery = engine.embed(frame, boxes), Gallery.for_engine(engine)
+        gallery.add(seen, people=["a", "b", "c"], cameras=["x", "x", "y"])
+        ask = {"centre": True, "query_cameras": ["x", "", "y"]}
+        _, got = engine.search(frame, boxes, gallery, k=3, **ask)
+        want = gallery.search(seen, 3, **ask)
+    np.testing.assert_array_equal(got.rows, want.rows)
+    np.testing.assert_allclose(got.similarity, want.similarity, atol=1e-5)

@@ -351,8 +351,8 @@ def write_cameras(folder: Path, statistics: CameraStatistics) -> None:
     write_whole(folder / CAMERAS, (json.dumps(kept) + "\n").encode())
 
 
-def read_cameras(folder: Path) -> CameraStatistics | None:
-    """What `write_cameras` kept; None where there is nothing, or where the shard was flushed with other rows since.
+def read_cameras(folder: Path, meta: dict[str, Any]) -> CameraStatistics | None:
+    """What `write_cameras` kept of this model's rows; None where there is nothing, or other rows were flushed since.
 
     Every change makes one of the files longer whose sizes are recorded, whichever version of this package made it.
     """
@@ -360,9 +360,10 @@ def read_cameras(folder: Path) -> CameraStatistics | None:
         kept = json.loads((folder / CAMERAS).read_text(encoding="utf-8"))
         if kept["sizes"] != sha256(folder / SIZES):
             return None
-        return CameraStatistics.of_json(kept["statistics"], str(folder / CAMERAS))
+        found = CameraStatistics.of_json(kept["statistics"], str(folder / CAMERAS))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EmbeddingsError):
         return None
+    return found if (found.fingerprint, found.dimension) == (meta["fingerprint"], meta["dimension"]) else None
 
 
 def remove_cameras(folder: Path) -> None:

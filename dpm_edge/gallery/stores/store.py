@@ -42,6 +42,8 @@ class Store(ABC):
     """The GPU that the rows lie on, "cuda:0"; "" elsewhere."""
     one_writer = True
     """Nobody else adds rows meanwhile."""
+    keeps_statistics = False
+    """Whether camera statistics have a place beside the rows."""
     read_only: str | None = None
     """Why rows can only be read, for people; None: they can be changed."""
 
