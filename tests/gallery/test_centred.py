@@ -16,12 +16,14 @@ import tiny_engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import rows, scores
+from qdrant_client import QdrantClient
 
 from dpm_edge import Embeddings, Engine, Gallery
 from dpm_edge.centring import SHRINK, CameraStatistics
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.calibration import Band, Calibration
-from dpm_edge.gallery.stores import qdrant_edge
+from dpm_edge.gallery.stores import qdrant, qdrant_edge
+from dpm_edge.gallery.stores.store import new_meta
 
 Make = Callable[..., Gallery]
 CAMERAS = ("a", "b", "c", "")
@@ -459,3 +461,19 @@ def test_people_of_a_frame_are_centred(tmp_path: Path) -> None:
         want = gallery.search(seen, 3, **ask)
     np.testing.assert_array_equal(got.rows, want.rows)
     np.testing.assert_allclose(got.similarity, want.similarity, atol=1e-5)
+
+
+def test_rows_of_another_writer_are_found_and_counted_once_they_are_more_than_a_tenth() -> None:
+    client, meta = QdrantClient(":memory:"), new_meta("f", 12, True)
+    ours = Gallery("f", 12, store=qdrant.QdrantStore.create(client, "g", meta))
+    theirs = Gallery("f", 12, store=qdrant.QdrantStore(client, "g", meta))
+    some, cameras = biased(40, 19)
+    ours.add(some, people=[""] * 40, cameras=cameras, ids=range(40))
+    ask = {"centre": True, "query_cameras": ["a"]}
+    assert ours.search(rows(1), 60, **ask).found.sum() == 40
+    theirs.add(rows(2, seed=20), people=["", ""], cameras=["new", "new"], ids=[40, 41])
+    assert set(ours.search(rows(1), 60, **ask).rows[0, :42].tolist()) == set(range(42))
+    assert "new" not in ours.camera_statistics().counts
+    theirs.add(rows(3, seed=21), people=[""] * 3, cameras=["new"] * 3, ids=[42, 43, 44])
+    assert ours.search(rows(1), 60, **ask).found.sum() == 45
+    same_as_rows(ours)

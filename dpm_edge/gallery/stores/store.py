@@ -341,6 +341,6 @@ def point_filter(where: Where, models: Any) -> Any:
     hidden = []
     if where.not_camera is not None:
         hidden.append(models.FieldCondition(key="camera", match=models.MatchValue(value=where.not_camera)))
-    if where.outside is not None:
+    if where.outside:
         hidden.append(models.FieldCondition(key="camera", match=models.MatchAny(any=list(where.outside))))
     return models.Filter(must=must or None, must_not=hidden or None)
