@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import EmbeddingsError
 from dpm_edge.files import write_whole
-from dpm_edge.metrics import normalise
+from dpm_edge.metrics import EPSILON, normalise
 
 SHRINK = 20.0
 """κ: a camera's mean counts as much as the site's once it has so many features."""
@@ -59,14 +59,17 @@ class CameraStatistics:
 
     def add(self, features: NDArray, cameras: Sequence[str], *, sign: int = 1) -> None:
         """Count features (N, D) of N cameras; `sign` −1 takes them off again."""
-        unit = normalise(np.asarray(features, np.float64))
-        names = np.array([str(camera) for camera in cameras], object)
-        for camera in sorted(set(names)):
-            here = names == camera
-            left = self.counts.get(camera, 0) + sign * int(here.sum())
+        exact = np.asarray(features, np.float64)
+        places = {camera: at for at, camera in enumerate(sorted({str(camera) for camera in cameras}))}
+        where = np.array([places[str(camera)] for camera in cameras], np.int64)
+        weight = np.zeros((len(places), len(exact)))  # one product sums and normalises without a copy of the features
+        weight[where, np.arange(len(exact))] = 1 / np.sqrt(np.einsum("nd,nd->n", exact, exact).clip(min=EPSILON))
+        totals, counts = weight @ exact, np.bincount(where, minlength=len(places))
+        for camera, at in places.items():
+            left = self.counts.get(camera, 0) + sign * int(counts[at])
             if left > 0:
                 self.counts[camera] = left
-                self.sums[camera] = self.sums.get(camera, np.zeros(self.dimension)) + sign * unit[here].sum(0)
+                self.sums[camera] = self.sums.get(camera, np.zeros(self.dimension)) + sign * totals[at]
             else:
                 self.counts.pop(camera, None)
                 self.sums.pop(camera, None)
