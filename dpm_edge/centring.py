@@ -17,13 +17,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.errors import EmbeddingsError
 from dpm_edge.files import write_whole
-from dpm_edge.metrics import normalise
+from dpm_edge.metrics import EPSILON, normalise
 
 SHRINK = 20.0
 """κ: a camera's mean counts as much as the site's once it has so many features."""
@@ -58,14 +59,17 @@ class CameraStatistics:
 
     def add(self, features: NDArray, cameras: Sequence[str], *, sign: int = 1) -> None:
         """Count features (N, D) of N cameras; `sign` −1 takes them off again."""
-        unit = normalise(np.asarray(features, np.float64))
-        names = np.array([str(camera) for camera in cameras], object)
-        for camera in sorted(set(names)):
-            here = names == camera
-            left = self.counts.get(camera, 0) + sign * int(here.sum())
+        exact = np.asarray(features, np.float64)
+        places = {camera: at for at, camera in enumerate(sorted({str(camera) for camera in cameras}))}
+        where = np.array([places[str(camera)] for camera in cameras], np.int64)
+        weight = np.zeros((len(places), len(exact)))  # one product sums and normalises without a copy of the features
+        weight[where, np.arange(len(exact))] = 1 / np.sqrt(np.einsum("nd,nd->n", exact, exact).clip(min=EPSILON))
+        totals, counts = weight @ exact, np.bincount(where, minlength=len(places))
+        for camera, at in places.items():
+            left = self.counts.get(camera, 0) + sign * int(counts[at])
             if left > 0:
                 self.counts[camera] = left
-                self.sums[camera] = self.sums.get(camera, np.zeros(self.dimension)) + sign * unit[here].sum(0)
+                self.sums[camera] = self.sums.get(camera, np.zeros(self.dimension)) + sign * totals[at]
             else:
                 self.counts.pop(camera, None)
                 self.sums.pop(camera, None)
@@ -95,14 +99,17 @@ class CameraStatistics:
         Raises:
             DpmError: the disk is full or the folder cannot be written.
         """
-        kept = {
+        write_whole(Path(path), (json.dumps(self.to_json()) + "\n").encode())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON types; `of_json` takes it."""
+        return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "dimension": self.dimension,
             "shrink": self.shrink,
             "cameras": {c: {"count": n, "sum": self.sums[c].tolist()} for c, n in sorted(self.counts.items())},
         }
-        write_whole(Path(path), (json.dumps(kept) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> CameraStatistics:
@@ -112,18 +119,27 @@ class CameraStatistics:
             EmbeddingsError: the file is missing, damaged, of a newer version, or something else.
         """
         try:
-            kept = json.loads(Path(path).read_text(encoding="utf-8"))
-            if kept["format"] > FORMAT:
-                raise EmbeddingsError(
-                    f"expected format {FORMAT} or older in {path}, got {kept['format']}: upgrade dpm-edge"
-                )
-            cameras: Mapping[str, dict] = kept["cameras"]
-            return cls(
-                fingerprint=kept["fingerprint"],
-                dimension=int(kept["dimension"]),
-                shrink=float(kept["shrink"]),
-                counts={camera: int(one["count"]) for camera, one in cameras.items()},
-                sums={camera: np.array(one["sum"], np.float64) for camera, one in cameras.items()},
-            )
+            return cls.of_json(json.loads(Path(path).read_text(encoding="utf-8")), str(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EmbeddingsError(f"expected camera statistics in {path}, got something else ({error})") from error
+
+    @classmethod
+    def of_json(cls, kept: dict[str, Any], place: str) -> CameraStatistics:
+        """What `to_json` gave, and which `place` holds.
+
+        Raises:
+            EmbeddingsError: it is of a newer version.
+            ValueError, KeyError, TypeError, AttributeError: it is something else.
+        """
+        if kept["format"] > FORMAT:
+            raise EmbeddingsError(
+                f"expected format {FORMAT} or older in {place}, got {kept['format']}: upgrade dpm-edge"
+            )
+        cameras: Mapping[str, dict] = kept["cameras"]
+        return cls(
+            fingerprint=kept["fingerprint"],
+            dimension=int(kept["dimension"]),
+            shrink=float(kept["shrink"]),
+            counts={camera: int(one["count"]) for camera, one in cameras.items()},
+            sums={camera: np.array(one["sum"], np.float64) for camera, one in cameras.items()},
+        )

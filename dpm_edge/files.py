@@ -69,7 +69,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -126,7 +126,7 @@ def _exchange(new: Path, path: Path) -> None:
                     f"renaming it back failed too ({again.strerror}). Rename it to {path.name} by hand"
                 ) from error
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -178,10 +178,10 @@ def _sync_tree(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        _sync_folder(Path(here))
+        sync_folder(Path(here))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Put a folder's names on the disk, where the system can (Windows and some network file systems cannot)."""
     if not hasattr(os, "O_DIRECTORY"):
         return

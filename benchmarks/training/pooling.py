@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
+from dpm_edge.layouts import read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.model.stem import STAGES, ConvStem, load_lite0

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     help="False matches among strangers.",
 )
 @click.option("--bands", type=click.IntRange(1, 10), default=3, show_default=True, help="Bands of visibility.")
+@click.option("--centre", is_flag=True, help="For searches with centre=True: centre by the gallery pictures' cameras.")
 @click.option("--plot", is_flag=True, help="Draw the similarities of every band (needs matplotlib).")
 @metric
 @layout
@@ -39,6 +40,7 @@ def command(
     out: Path,
     fmr: float,
     bands: int,
+    centre: bool,
     plot: bool,
     metric: str,
     layout: str,
@@ -72,14 +74,24 @@ def command(
     with open_embedder(model, device=device, threads=threads) as embedder:
         q = embed_files(embedder, query.paths, quiet=quiet)
         t = embed_files(embedder, gallery.paths, quiet=quiet)
-    s = similarity(q.features, t.features, metric=metric, query_masks=q.masks, target_masks=t.masks)
+    features = q.features, t.features
+    if centre:
+        from dpm_edge.centring import CameraStatistics
+
+        asked, kept = query.cameras[q.rows].astype(str).tolist(), gallery.cameras[t.rows].astype(str).tolist()
+        known = CameraStatistics(fingerprint=t.fingerprint, dimension=t.dimension)
+        known.add(t.features, kept)
+        features = known.centre(q.features, asked), known.centre(t.features, kept)
+    s = similarity(*features, metric=metric, query_masks=q.masks, target_masks=t.masks)
     one = query.people[q.rows][:, None], gallery.people[t.rows][None]
     other = query.cameras[q.rows][:, None] != gallery.cameras[t.rows][None]
     counted = other & (one[1] > 0)  # 0 and −1 are Market-1501's distractors and junk
     same = np.broadcast_to(one[0] == one[1], s.shape)
     visibility = np.broadcast_to(q.visibility[:, None], s.shape)
     pairs = s[counted], same[counted], visibility[counted]
-    found = calibrate(*pairs, fingerprint=q.fingerprint, metric=metric, false_match_rate=fmr, bands=bands)
+    found = calibrate(
+        *pairs, fingerprint=q.fingerprint, metric=metric, false_match_rate=fmr, bands=bands, centred=centre
+    )
     found.save(out)
     if plot:
         _plot(out.with_suffix(".png"), found, *pairs)

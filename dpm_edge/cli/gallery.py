@@ -15,7 +15,7 @@ from dpm_edge.cli.match import search as search_gallery
 from dpm_edge.cli.options import PATH, as_json, quiet
 
 if TYPE_CHECKING:
-    pass
+    from dpm_edge.gallery.calibration import Calibration
 
 PLACE = click.argument("place")
 
@@ -157,7 +157,14 @@ def calibration(place: str, file: Path | None, as_json: bool) -> None:
     with Gallery.open(place) as gallery:
         known = Calibration.load(file) if file else None
         gallery.use_calibration(known)
-        _print({"place": place, "calibration": "none" if known is None else f"metric {known.metric}"}, as_json)
+        _print({"place": place, "calibration": _about(known)}, as_json)
+
+
+def _about(calibration: Calibration | None) -> str:
+    """What a calibration is for, in a few words."""
+    if calibration is None:
+        return "none"
+    return f"metric {calibration.metric}{', centred' if calibration.centred else ''}"
 
 
 @command.command("forget")

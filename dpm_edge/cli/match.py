@@ -38,6 +38,7 @@ OPTIONS = (
     metric,
     click.option("--camera", multiple=True, help="Find only rows of this camera; may be given again."),
     click.option("--exclude-same-camera", is_flag=True, help="Never find a row of the query's own camera."),
+    click.option("--centre", is_flag=True, help="Take off what each camera's rows have in common (docs/gallery.md)."),
     click.option("--by", type=click.Choice(["row", "person"]), default="row", help="Places for rows, or for people."),
     click.option(
         "--expand", type=click.IntRange(0), default=0, help="Move queries toward their first N, search again."
@@ -88,6 +89,7 @@ def search(
     top: int,
     camera: tuple[str, ...],
     exclude_same_camera: bool,
+    centre: bool,
     calibration: Path | None,
     layout: str = "auto",
     **options: Any,
@@ -100,7 +102,8 @@ def search(
         top,
         camera=list(camera) or None,
         exclude_same_camera=exclude_same_camera,
-        query_cameras=labels(queries, layout)[1] if exclude_same_camera else None,
+        query_cameras=labels(queries, layout)[1] if exclude_same_camera or centre else None,
+        centre=centre,
         calibration=Calibration.load(calibration) if calibration else None,
         **options,
     )

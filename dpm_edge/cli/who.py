@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.match import PRIOR, explain_decisions, open_to_read, query_json
+from dpm_edge.cli.match import PRIOR, explain_decisions, labels, open_to_read, query_json
 from dpm_edge.cli.options import PATH, as_json, engine_options
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @click.option("--engine", type=PATH, required=True, help="The engine that the gallery was filled with.")
 @click.option("--gallery", "place", required=True, help="A folder, a saved gallery, or a server's address.")
 @click.option("-k", "--top", type=click.IntRange(1), default=3, show_default=True, help="People for each picture.")
+@click.option("--centre", is_flag=True, help="Take off what each camera's rows have in common (docs/gallery.md).")
+@click.option("--seen-by", metavar="CAMERA", help="The camera of all pictures, for --centre; else their paths name it.")
 @click.option("--calibration", type=PATH, help="A file that `calibrate` wrote; else what the gallery keeps.")
 @click.option("--prior", type=PRIOR, default=0.5, help="Share of such pairs that is one person beforehand: 0.5.")
 @engine_options
@@ -29,6 +31,8 @@ def command(
     engine: Path,
     place: str,
     top: int,
+    centre: bool,
+    seen_by: str | None,
     calibration: Path | None,
     prior: float,
     device: str | None,
@@ -56,7 +60,12 @@ def command(
             click.echo(f"skipped {pictures[at]}: {reason}", err=True)
         if not len(queries):
             raise ImageError(f"expected a picture that can be read, got none among {len(pictures)}")
-        matches = gallery.search(queries, top, by="person", calibration=known, prior=prior)
+        cameras = None
+        if centre:
+            cameras = labels(queries)[1] if seen_by is None else [seen_by] * len(queries)
+        matches = gallery.search(
+            queries, top, by="person", calibration=known, prior=prior, centre=centre, query_cameras=cameras
+        )
     results = [query_json(queries, matches, i) for i in range(len(queries))]
     if as_json:
         click.echo(json.dumps(results, indent=2))

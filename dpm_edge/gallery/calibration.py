@@ -49,12 +49,14 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Bands of rising visibility, for one model and one metric."""
+    """Bands of rising visibility, for one model, one metric, and centred features or not."""
 
     fingerprint: str
     metric: str
     wanted_false_match_rate: float
     bands: list[Band]
+    centred: bool = False
+    """Whether the similarities were those of features centred per camera."""
     format: int = FORMAT
 
     def band_of(self, visibility: ArrayLike) -> NDArray[np.int64]:
@@ -108,22 +110,34 @@ class Calibration:
             raise DataError(f"expected a calibration, got {path} ({error}). Make one: dpm-edge calibrate") from error
 
 
-def choose(given: Calibration | None, meta: Mapping[str, Any], metric: str) -> Calibration | None:
-    """The calibration of a search under a metric: what is given, else what the gallery keeps for this metric.
+def choose(
+    given: Calibration | None, meta: Mapping[str, Any], metric: str, centred: bool = False
+) -> Calibration | None:
+    """The calibration of a search under a metric: what is given, else what the gallery keeps for such searches.
 
     Raises:
-        GalleryError: what is given is of another model or metric than the gallery that describes itself by `meta`.
+        GalleryError: what is given is of another model or metric than the gallery that describes itself by `meta`, or
+            of centred features where the search is not, or the other way round.
     """
     if given is None:
         kept = meta.get("calibration")
         known = Calibration.of(kept) if kept else None
-        return known if known is not None and known.metric == metric else None
+        return known if known is not None and (known.metric, known.centred) == (metric, centred) else None
     if given.fingerprint != meta["fingerprint"] or given.metric != metric:
         raise GalleryError(
             f"expected a calibration of model {meta['fingerprint'][:12]} and metric {metric!r}, got one of model "
             f"{given.fingerprint[:12]} and metric {given.metric!r}. Calibrate again: dpm-edge calibrate"
         )
+    if given.centred != centred:
+        raise GalleryError(
+            f"expected a calibration of {_space(centred)}, as this search compares, got one of {_space(given.centred)}."
+            f" Search with centre={given.centred}, or calibrate {'with' if centred else 'without'} --centre"
+        )
     return given
+
+
+def _space(centred: bool) -> str:
+    return "features centred per camera" if centred else "features that are not centred"
 
 
 def to_keep(calibration: Calibration | None, fingerprint: str) -> dict[str, Any] | None:
@@ -163,6 +177,7 @@ def with_probability(
 def calibrate(
     similarity: NDArray, same: NDArray[np.bool_], visibility: NDArray, *,
     fingerprint: str, metric: str = "masked", false_match_rate: float = 1e-3, bands: int = 3, least_true: float = 0.05,
+    centred: bool = False,
 ) -> Calibration:  # fmt: skip
     """Thresholds from labelled pairs.
 
@@ -175,6 +190,7 @@ def calibrate(
         false_match_rate: in 0..1, allowed among strangers.
         bands: how many, of equally many pairs.
         least_true: true-match rate below which a band decides nothing.
+        centred: the similarities are those of features centred per camera.
 
     Raises:
         DataError: there are too few pairs in a band: strangers must number 1 / false_match_rate at least.
@@ -208,7 +224,9 @@ def calibrate(
                 different=len(strangers),
             )
         )
-    return Calibration(fingerprint=fingerprint, metric=metric, wanted_false_match_rate=false_match_rate, bands=made)
+    return Calibration(
+        fingerprint=fingerprint, metric=metric, wanted_false_match_rate=false_match_rate, bands=made, centred=centred
+    )
 
 
 def _logistic(matches: NDArray, strangers: NDArray) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.calibration import Calibration, choose, to_keep, with_probability
 from dpm_edge.gallery.files import parquet, safetensors
@@ -69,7 +70,6 @@ class Gallery:
         It takes pictures wherever it takes embeddings, and the engine embeds them. The engine stays yours to close.
 
         Args:
-            engine: an open one.
             place: as `create` and `open` take it; in memory without.
             dtype, device: of a gallery in memory, as for a new one.
             masks: keep each row's mask, in a new gallery at a place.
@@ -95,8 +95,7 @@ class Gallery:
 
         Args:
             place: the folder or address.
-            fingerprint: names the model, as `Engine.fingerprint`.
-            dimension: D.
+            fingerprint, dimension: the model, as `Engine.fingerprint`, and D.
             masks: keep each row's mask too: twice the bytes, and the mutual metric.
             flush_every: seconds after which an added row also survives power loss.
 
@@ -113,7 +112,7 @@ class Gallery:
         A folder that this user may only read, or whose disk is full, is opened for searching: changes are refused.
 
         Args:
-            flush_every: seconds after which an added row also survives power loss.
+            flush_every: as `create` takes it.
             read_only: refuse every change. Of a folder the rows of this moment are copied to a temporary place and
                 searched there, so that another process may hold the folder and go on adding.
 
@@ -177,22 +176,18 @@ class Gallery:
         boxes: ArrayLike | None = None, payloads: Iterable[dict[str, Any] | None] | None = None,
         ids: Iterable[int] | None = None,
     ) -> NDArray[np.int64]:  # fmt: skip
-        """Append rows; all of them or, when something is wrong, none.
+        """Append rows, all of them or, when something is wrong, none; their ids, (n,) int64.
 
         Args:
             embeddings: n rows of this gallery's model; their sources and visibility are kept too. Or n pictures, as
                 arrays or files, where the gallery was opened by `for_engine`.
-            people: n names or numbers, kept as text; "", None and NaN are nobody known.
-            cameras: n names or numbers, kept as text; "", None and NaN are no known camera.
+            people, cameras: n names or numbers, kept as text; "", None and NaN are unknown.
             timestamps: n Unix seconds, aware datetimes, datetime64 (UTC) or ISO 8601 texts with a zone, in any order;
                 None and NaN are unknown.
             tracks: n ids of appearances, kept as text.
             boxes: (n, 4) x0, y0, x1, y1 in pixels; NaN is unknown.
             payloads: n dicts of JSON values.
             ids: n whole numbers, 0 or more, new to the gallery; given by the gallery without.
-
-        Returns:
-            (n,) int64: the rows' ids.
 
         Raises:
             GalleryError: the embeddings are another model's, a label is missing, too long or not finite, a mask leaves
@@ -210,7 +205,7 @@ class Gallery:
         since: Any = None, until: Any = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
-        by: str = "row", cap: int = 8,
+        by: str = "row", cap: int = 8, centre: bool = False,
     ) -> Matches:  # fmt: skip
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
@@ -219,11 +214,12 @@ class Gallery:
             k: places; more than there are rows leaves places empty.
             metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
             camera: find only rows of this camera, or of these when it is a collection.
-            since: find only rows from then on: Unix seconds, an aware datetime, datetime64 (UTC) or ISO 8601 text.
-            until: find only rows before.
+            since, until: find only rows from then on; before. Unix seconds, aware datetimes, datetime64, ISO 8601.
             min_visibility: find only rows at least this visible.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
             query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
+            centre: take off rows and queries what their camera's rows have in common (docs/gallery.md); every metric
+                and option then acts on what is left. Wants `query_cameras`; an unknown one gets the mean of all rows.
             candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
             calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
             prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
@@ -235,17 +231,21 @@ class Gallery:
 
         Raises:
             GalleryError: the queries are another model's, k is below 1, the metric is unknown or wants masks that are
-                not kept, cameras are missing, or the calibration is of another model or metric.
+                not kept, cameras are missing, or the calibration is of another model, metric or space.
         """
         given = as_queries(queries, self._engine, self.store.meta)
         query = make_query(
             given, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
-            candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap,
+            candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap, centre=centre,
         )  # fmt: skip
-        known = choose(calibration, self.store.meta, metric)
-        embedded, matches = rerank.answer(self.store, self._guarded.lock, given, query)
+        known = choose(calibration, self.store.meta, metric, centre)
+        embedded, matches = rerank.answer(self._guarded, given, query)
         return with_probability(matches, known, embedded.visibility, prior)
+
+    def camera_statistics(self) -> CameraStatistics:
+        """A copy of the rows' count and sum per camera, as of now. The first call may have to read every row."""
+        return self._guarded.camera_statistics()
 
     def use_calibration(self, calibration: Calibration | None) -> None:
         """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.

@@ -5,6 +5,7 @@ N rows
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.audit import Audit
+from dpm_edge.gallery.camera_statistics import KeptStatistics
 from dpm_edge.gallery.flusher import Flusher
 from dpm_edge.gallery.ids import Ids
 from dpm_edge.gallery.lock import GalleryLock
@@ -30,6 +33,7 @@ class GuardedStore:
         """Around an open store; a folder at `place` gets an audit, and a thread that flushes."""
         self.store, self.place = store, str(place)
         self.lock = GalleryLock()
+        self.statistics = KeptStatistics(store)
         self._ids = Ids(store)
         folder = self.place != "memory" and "://" not in self.place and not store.read_only
         self._audit = Audit(Path(place) / "audit.jsonl" if folder else None)
@@ -53,7 +57,8 @@ class GuardedStore:
             n = len(columns["features"])
             rows = Rows(ids=self._ids.new(n) if ids is None else self._ids.given(ids), **columns)
             if n:
-                self.store.add(rows)
+                with self.statistics.adding(rows):
+                    self.store.add(rows)
                 self._changed()
             return rows.ids
 
@@ -71,12 +76,14 @@ class GuardedStore:
                         raise GalleryError("expected rows with masks, as this gallery keeps them, got rows without")
                     masks = rows.masks if self.store.meta["masks"] else None
                     changed = {**vars(rows), "ids": self._ids.new(len(rows)), "masks": masks}
-                    self.store.add(Rows(**changed))
-                    added.append(changed["ids"])
+                    copies = Rows(**changed)
+                    with self.statistics.adding(copies):
+                        self.store.add(copies)
+                    added.append(copies.ids)
                     self._changed()
         except BaseException:
             for ids in added:
-                with self.lock:
+                with self.lock, self.statistics.removing(ids):
                     self.store.delete(ids)
             raise
         return sum(len(ids) for ids in added)
@@ -109,6 +116,11 @@ class GuardedStore:
                 self.store.write_meta({**self.store.meta, **facts})
             return dict(self.store.meta)
 
+    def camera_statistics(self) -> CameraStatistics:
+        """A copy of those of now."""
+        with self.lock:
+            return copy.deepcopy(self.statistics.now())
+
     def require_model(self, fingerprint: str, dimension: int) -> None:
         """Close the store where it is of another model.
 
@@ -132,8 +144,11 @@ class GuardedStore:
         with self.changing():
             try:
                 ids = find()
+                if compact:  # no sum holds anything of rows that are forgotten
+                    self.statistics.drop()
                 if len(ids):
-                    self.store.delete(ids)
+                    with self.statistics.removing(ids):
+                        self.store.delete(ids)
                     self.note(why, ids)
                     self._changed()
                 return len(ids)
@@ -158,8 +173,11 @@ class GuardedStore:
         if self._flusher is not None:
             self._flusher.stop()
         with self.lock:
-            self.lock.closed = True
-            self.store.close()
+            try:
+                self.statistics.keep()
+            finally:
+                self.lock.closed = True
+                self.store.close()
 
     def _changed(self) -> None:
         if self._flusher is not None:

@@ -143,6 +143,8 @@ class Where:
     """One of these."""
     not_camera: str | None = None
     """Not this one; "", an unknown camera, is the same as None: it hides nothing."""
+    outside: tuple[str, ...] | None = None
+    """None of these cameras."""
     since: float | None = None
     """Unix seconds, included."""
     until: float | None = None
@@ -173,6 +175,8 @@ class Where:
             keep &= np.isin(cameras, list(self.cameras))
         if self.not_camera is not None:
             keep &= cameras != self.not_camera
+        if self.outside is not None:
+            keep &= ~np.isin(cameras, list(self.outside))
         if self.since is not None:
             keep &= timestamps >= self.since
         if self.until is not None:

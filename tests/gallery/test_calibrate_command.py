@@ -42,7 +42,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def counted_pairs(site: Path) -> tuple[list[float], list[bool], list[float]]:
+def centred(features: np.ndarray, cameras: list[int], rows: np.ndarray, of_rows: list[int]) -> np.ndarray:
+    """Features less the mean of their camera's rows, which 20 times the mean of all rows is added to."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    site, out = unit.mean(0), []
+    for f, camera in zip(features, cameras):
+        own = [one for one, other in zip(unit, of_rows) if other == camera]
+        moved = f / np.linalg.norm(f) - (sum(own) + 20 * site) / (len(own) + 20)
+        out.append(moved / np.linalg.norm(moved))
+    return np.array(out)
+
+
+def counted_pairs(site: Path, centre: bool = False) -> tuple[list[float], list[bool], list[float]]:
     """Similarity, whether it is one person, and the query's visibility, of every pair that counts."""
     sides = {}
     for side in ("query", "bounding_box_test"):
@@ -51,6 +62,9 @@ def counted_pairs(site: Path) -> tuple[list[float], list[bool], list[float]]:
         names = [(int(path.name.rsplit("_c")[0]), int(path.name.split("_c")[1][0])) for path in paths]
         sides[side] = feature, mask, names
     (q, m, asked), (t, _, held) = sides["query"], sides["bounding_box_test"]
+    if centre:
+        of_rows = [camera for _, camera in held]
+        q, t = centred(q, [camera for _, camera in asked], t, of_rows), centred(t, of_rows, t, of_rows)
     s = scores(q, m, t, None, "masked")
     similarity, same, visibility = [], [], []
     for i, (person, camera) in enumerate(asked):
@@ -163,3 +177,15 @@ def test_mistakes_are_named(site: Path, tmp_path: Path) -> None:
     lacks = run.invoke(main, ["calibrate", str(site / "engine"), str(tmp_path), "-o", out, "--quiet"])
     assert lacks.exit_code == 1 and "expected a data set in one of the layouts" in lacks.output
     assert not Path(out).exists()
+
+
+def test_similarities_of_centred_features_are_calibrated_as_such(site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    command = ["calibrate", str(site / "engine"), str(site / "data"), "-o", str(out), "--fmr", str(FMR), "--bands", "1"]
+    done = CliRunner().invoke(main, [*command, "--centre", "--quiet", "--json"])
+    assert done.exit_code == 0, done.output
+    similarity, same, _ = counted_pairs(site, centre=True)
+    strangers = sorted((s for s, one in zip(similarity, same) if not one), reverse=True)
+    known = Calibration.load(out)
+    assert known.centred and json.loads(done.stdout)["centred"] is True
+    assert known.bands[0].threshold == pytest.approx(strangers[math.floor(FMR * len(strangers))], abs=1e-2)

@@ -9,7 +9,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 from oracle import rows
 
-from dpm_edge import Embeddings
+from dpm_edge import Embeddings, Gallery
 from dpm_edge.cli import main
 from dpm_edge.gallery.calibration import Band, Calibration
 
@@ -153,3 +153,22 @@ def test_a_probable_stranger_is_explained_on_stderr(tmp_path: Path) -> None:
     Calibration(fingerprint="f", metric="masked", wanted_false_match_rate=0.1, bands=[sure]).save(tmp_path / "c.json")
     result = call("search", tmp_path / "g", file, "-k", 1, "--calibration", tmp_path / "c.json")
     assert "0.953 different" in result.stdout and "probable and yet 'different'" in result.stderr
+
+
+def test_centre_takes_the_cameras_of_queries_from_their_paths(tmp_path: Path) -> None:
+    crops, asked = tmp_path / "crops.safetensors", tmp_path / "q.safetensors"
+    named(40, 1).save(crops)
+    named(40, 2).take([4, 7]).save(asked)
+    gallery = Gallery("f", 12)
+    gallery.add(named(40, 1), people=[f"{i % 5 + 1:04d}" for i in range(40)], cameras=[str(i % 3) for i in range(40)])
+    want = gallery.search(named(40, 2).take([4, 7]), 3, centre=True, query_cameras=["1", "1"])
+    assert (want.rows != gallery.search(named(40, 2).take([4, 7]), 3).rows).any()
+    said("create", tmp_path / "seen", "--model", crops)
+    said("add", tmp_path / "seen", crops, "--quiet")
+    found = said("search", tmp_path / "seen", asked, "-k", 3, "--centre")
+    for i, one in enumerate(found):
+        assert [match["source"] for match in one["matches"]] == want.sources[i].tolist()
+    line = ["match", str(asked), str(crops), "-k", "3", "--centre", "--json"]
+    matched = json.loads(CliRunner().invoke(main, line).stdout)
+    for i, one in enumerate(matched):
+        assert [match["row"] for match in one["matches"]] == want.rows[i].tolist()

@@ -73,3 +73,16 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_done(site: Path)
 def test_no_picture_that_can_be_read_fails(site: Path) -> None:
     result = who(site, site / "none.png")
     assert result.exit_code == 1 and "Traceback" not in result.output
+
+
+def test_the_camera_of_pictures_centres_them(site: Path) -> None:
+    with Engine.load(site / "engine") as engine, Gallery.for_engine(engine, site / "centred") as gallery:
+        files = [site / f"{i}.png" for i in range(3)]
+        gallery.add(files, people=["anna", "ben", "carl"], cameras=["gate", "gate", "hall"])
+        want = gallery.search(files[1:2], 3, by="person", centre=True, query_cameras=["hall"])
+    line = ["who", str(site / "1.png"), "--engine", str(site / "engine"), "--gallery", str(site / "centred"), "--json"]
+    (one,) = json.loads(CliRunner().invoke(main, [*line, "--centre", "--seen-by", "hall"]).stdout)
+    got = [match["similarity"] for match in one["matches"]]
+    np.testing.assert_allclose(got, want.similarity[0], atol=1e-5)
+    (unknown,) = json.loads(CliRunner().invoke(main, [*line, "--centre"]).stdout)
+    assert not np.allclose([match["similarity"] for match in unknown["matches"]], got, atol=1e-4)

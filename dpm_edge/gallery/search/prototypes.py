@@ -6,10 +6,12 @@ N rows · D feature dimensions · C people
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.gallery.labels import column, label_column
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores.store import Store
@@ -73,13 +75,28 @@ def clearest(
     return np.array(sorted(chosen), np.int64)
 
 
-def prototypes_of(store: Store, where: Where, cap: int) -> tuple[Embeddings, list[str]]:
-    """One row a person out of every row that fits; `cap` of a person and camera at most are in memory."""
+def centred_rows(rows: Rows, statistics: CameraStatistics | None) -> Rows:
+    """Whole rows with their features centred per camera; as they are without statistics."""
+    if statistics is None:
+        return rows
+    assert rows.features is not None, "whole rows were read"
+    return replace(rows, features=statistics.centre(rows.features, rows.cameras))
+
+
+def prototypes_of(
+    store: Store, where: Where, cap: int, centring: CameraStatistics | None = None
+) -> tuple[Embeddings, list[str]]:
+    """One row a person out of every row that fits; `cap` of a person and camera at most are in memory.
+
+    centring: the features are centred per camera before they are averaged.
+    """
     chosen: Rows | None = None
     for part in store.scan(where, vectors=True):
         chosen = part if chosen is None else Rows.join([chosen, part])
         chosen = chosen.take(clearest(chosen.people, chosen.cameras, _weights(chosen), cap))
-    assert chosen is not None and chosen.features is not None, "people of rows that were just found"
+    assert chosen is not None, "people of rows that were just found"
+    chosen = centred_rows(chosen, centring)
+    assert chosen.features is not None, "whole rows were read"
     whole = Embeddings(
         features=chosen.features,
         masks=np.ones_like(chosen.features) if chosen.masks is None else chosen.masks,

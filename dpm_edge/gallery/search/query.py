@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import GalleryError, nearest
 from dpm_edge.gallery.labels import label_column, make_filter
 from dpm_edge.gallery.rows import Where
@@ -43,12 +44,18 @@ class Query:
     neighbours: int = 0
     by_person: bool = False
     cap: int = 8
+    centre: list[str] | None = None
+    """(Q,) cameras of queries that are to be centred, as `in_centred_space` does; None: they are not."""
+    centring: CameraStatistics | None = None
+    """What features of rows are centred by, as `features` are already; None: rows as they are."""
+    row_cameras: tuple[str, ...] = ()
+    """Every camera that rows have, where they are centred."""
     nearest: Nearest | None = None
     """Candidates that an engine has found on the GPU of the rows, as a store of them asked it to."""
 
     @property
     def reranked(self) -> bool:
-        """Whether the search does more than the store's own."""
+        """Whether the search has more steps than the store's own."""
         return bool(self.expand or self.neighbours or self.by_person)
 
 
@@ -69,6 +76,7 @@ def make_query(
     neighbours: int,
     by: str,
     cap: int,
+    centre: bool,
 ) -> Query:
     """The options of `Gallery.search`, for a gallery that describes itself by `meta`.
 
@@ -86,11 +94,12 @@ def make_query(
         )
     if k < 1:
         raise GalleryError(f"expected k of 1 or more, got {k}")
-    if exclude_same_camera and query_cameras is None:
+    if (exclude_same_camera or centre) and query_cameras is None:
         raise GalleryError(
-            f"expected {len(queries)} query_cameras for exclude_same_camera, one a query, got none. "
-            f"Pass query_cameras=[…]"
+            f"expected {len(queries)} query_cameras for {'exclude_same_camera' if exclude_same_camera else 'centre'}, "
+            f'one a query, got none. Pass query_cameras=[…]; "" for one that nobody knows'
         )
+    cameras = label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera or centre else None
     if by not in BY or (by == "person" and neighbours):
         raise GalleryError(
             f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
@@ -102,7 +111,8 @@ def make_query(
         k=k,
         metric=metric,
         where=make_filter(camera=camera, since=since, until=until, min_visibility=min_visibility),
-        own_cameras=label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera else None,
+        own_cameras=cameras if exclude_same_camera else None,
+        centre=cameras if centre else None,
         candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
         expand=expand,
         neighbours=neighbours,
@@ -116,6 +126,15 @@ def embedded(queries: FrameQueries, query: Query, search: SearchBehind | None = 
     """Let an engine embed its frame now, with a search of the store's behind its network."""
     embeddings = queries.embed(search)
     return embeddings, with_vectors(query, embeddings, None if search is None else search.nearest)
+
+
+def in_centred_space(
+    query: Query, embeddings: Embeddings, statistics: CameraStatistics, row_cameras: Iterable[str]
+) -> Query:
+    """The query of these embeddings among rows that are centred by the statistics, each by its own camera's."""
+    assert query.centre is not None, "cameras of the queries were given"
+    features = statistics.centre(embeddings.features, query.centre)
+    return replace(query, features=features, centring=statistics, row_cameras=tuple(sorted(row_cameras)))
 
 
 def with_vectors(query: Query, embeddings: Embeddings, nearest: Nearest | None = None) -> Query:

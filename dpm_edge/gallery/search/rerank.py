@@ -6,35 +6,39 @@ Q queries · k places · K candidates · D feature dimensions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Rows
-from dpm_edge.gallery.search.prototypes import prototypes_of
-from dpm_edge.gallery.search.query import Query, embedded
+from dpm_edge.gallery.search.prototypes import centred_rows, prototypes_of
+from dpm_edge.gallery.search.query import Query, embedded, in_centred_space
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise, similarity
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import FrameQueries
 
+if TYPE_CHECKING:
+    from dpm_edge.gallery.guarded import GuardedStore
+
 Places = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids and what orders them, falling; each (Q, k), −1 and −inf where nothing is left."""
 
 
-def answer(
-    store: Store, lock: AbstractContextManager[Any], queries: Embeddings | FrameQueries, query: Query
-) -> tuple[Embeddings, Matches]:
+def answer(guarded: GuardedStore, queries: Embeddings | FrameQueries, query: Query) -> tuple[Embeddings, Matches]:
     """Search the store under its lock; a frame's people are embedded before, or on the GPU of the rows meanwhile."""
-    if isinstance(queries, FrameQueries) and (query.reranked or not queries.lies_with(store.place)):
+    store, apart = guarded.store, query.reranked or query.centre is not None
+    if isinstance(queries, FrameQueries) and (apart or not queries.lies_with(store.place)):
         queries, query = embedded(queries, query)
-    with lock:
+    with guarded.lock:
         if isinstance(queries, FrameQueries):
             queries, query = store.embed(queries, query)
+        if query.centre is not None:
+            statistics = guarded.statistics.for_search()
+            query = in_centred_space(query, queries, statistics, guarded.statistics.now().counts)
         return queries, search(store, query)
 
 
@@ -50,26 +54,26 @@ def _places(store: Store, query: Query) -> Places:
     moved = query
     if query.expand:
         ids, s = store.search(replace(query, k=query.expand, candidates=max(query.candidates, query.expand)))
-        moved = replace(query, features=expand(query.features, _features(store, ids), s))
+        moved = replace(query, features=expand(query.features, _features(store, query, ids), s))
     several = query.neighbours or query.by_person
     ids, score = store.search(replace(moved, k=query.candidates) if several else moved)
     if query.neighbours:
-        ids, score = _by_neighbourhoods(store, query.metric, ids, score, query.neighbours)
+        ids, score = _by_neighbourhoods(store, query, ids, score)
     if query.by_person:
         ids, score = _by_person(store, moved, ids, query.cap)
     return ids[:, : query.k], score[:, : query.k]
 
 
-def _whole_rows(store: Store, ids: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
-    """Whole rows by rising id, and where each of `ids` stands among them; 0 where there is none."""
-    rows = store.get(np.unique(ids[ids >= 0]), vectors=True)
+def _whole_rows(store: Store, query: Query, ids: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+    """Whole rows by rising id, centred where the query is, and where each of `ids` stands among them; 0 without one."""
+    rows = centred_rows(store.get(np.unique(ids[ids >= 0]), vectors=True), query.centring)
     rows = rows.take(np.argsort(rows.ids))
     return rows, np.where(ids >= 0, np.searchsorted(rows.ids, ids), 0)
 
 
-def _features(store: Store, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def _features(store: Store, query: Query, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """(Q, k, D); zeros where there is no row."""
-    rows, at = _whole_rows(store, ids)
+    rows, at = _whole_rows(store, query, ids)
     if not len(rows):
         return np.zeros((*ids.shape, store.meta["dimension"]), np.float32)
     assert rows.features is not None, "whole rows were read"
@@ -79,7 +83,7 @@ def _features(store: Store, ids: NDArray[np.int64]) -> NDArray[np.float32]:
 def _similarities(store: Store, query: Query, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """(Q, k) by the formula in float64; −inf where there is no row."""
     out = np.full(ids.shape, -np.inf, np.float32)
-    rows, at = _whole_rows(store, ids)
+    rows, at = _whole_rows(store, query, ids)
     assert rows.features is not None, "whole rows were read"
     for i, here in enumerate(ids >= 0):
         if here.any():
@@ -100,9 +104,9 @@ def _compare(query: Query, i: int, features: NDArray, masks: NDArray | None) -> 
     )[0]
 
 
-def _by_neighbourhoods(store: Store, metric: str, ids: NDArray, score: NDArray, k: int) -> Places:
+def _by_neighbourhoods(store: Store, query: Query, ids: NDArray, score: NDArray) -> Places:
     """The candidates of each query in a new order. Rows are compared under the metric, plainly without their masks."""
-    rows, at = _whole_rows(store, ids)
+    rows, at = _whole_rows(store, query, ids)
     out_ids, out = ids.copy(), score.copy()
     for i, here in enumerate(ids >= 0):
         if not here.any():
@@ -110,8 +114,8 @@ def _by_neighbourhoods(store: Store, metric: str, ids: NDArray, score: NDArray, 
         these = rows.take(at[i, here])
         assert these.features is not None, "whole rows were read"
         t, m = these.features.astype(np.float32), None if these.masks is None else these.masks.astype(np.float32)
-        among = similarity(t, t, metric="plain" if m is None else metric, query_masks=m, target_masks=m)
-        new = k_reciprocal(score[i : i + 1, here], among, k=k)[0]
+        among = similarity(t, t, metric="plain" if m is None else query.metric, query_masks=m, target_masks=m)
+        new = k_reciprocal(score[i : i + 1, here], among, k=query.neighbours)[0]
         order = np.argsort(-new, kind="stable")
         out_ids[i, here], out[i, here] = ids[i, here][order], new[order]
     return out_ids, out
@@ -130,7 +134,7 @@ def _by_person(store: Store, query: Query, ids: NDArray[np.int64], cap: int) -> 
         if not people:
             continue
         where = replace(query.where, people=tuple(people), not_camera=camera)
-        made, names = prototypes_of(store, where, cap)
+        made, names = prototypes_of(store, where, cap, query.centring)
         place = {name: at for at, name in enumerate(names)}
         for i, first in zip(group, firsts):
             known = [name for name in first if name in place]

@@ -8,6 +8,7 @@ FOLDER/
     lock            held for each change, and by readers while they copy the folder
     sizes.json      how long the shard's files were at the last flush
     audit.jsonl     a line for each deletion
+    cameras.json    camera statistics of the rows, while nobody changes them
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dpm_edge.errors import DpmError, GalleryError
-from dpm_edge.files import write_whole
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.errors import DpmError, EmbeddingsError, GalleryError
+from dpm_edge.files import sha256, sync_folder, write_whole
 from dpm_edge.gallery.stores.store import check_meta
 
 DESCRIPTION, WRITER, LOCK, SIZES, PENDING = "gallery.json", "writer", "lock", "sizes.json", "migrating"
+CAMERAS = "cameras.json"
 MEGABYTE = 1 << 20
 MARGIN = 32 * MEGABYTE
 """Room that stays free when rows are added. The engine writes through memory maps of files with holes: where the disk
@@ -196,7 +199,7 @@ def copy_folder(folder: Path, target: Path) -> dict[str, Any]:
         except shutil.Error as error:  # a list of (source, target, reason), one for each file: the first says enough
             source, _, reason = error.args[0][0]
             raise OSError(f"{reason} at {source}") from error
-        for name in (DESCRIPTION, SIZES):
+        for name in (DESCRIPTION, SIZES, CAMERAS):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
     return meta
@@ -340,3 +343,45 @@ def check_sizes(folder: Path, shard: str) -> None:
                 f"expected {path} of {size} bytes or more, got {'none' if now is None else now}. It is damaged. "
                 f"Restore a snapshot: copy its folder here"
             )
+
+
+def write_cameras(folder: Path, statistics: CameraStatistics) -> None:
+    """Keep camera statistics of the rows that were flushed last.
+
+    Raises:
+        OSError: the disk is full; nothing is kept.
+    """
+    kept = {"sizes": sha256(folder / SIZES), "statistics": statistics.to_json()}
+    write_whole(folder / CAMERAS, (json.dumps(kept) + "\n").encode())
+
+
+def read_cameras(folder: Path, meta: dict[str, Any]) -> CameraStatistics | None:
+    """What `write_cameras` kept of this model's rows; None where there is nothing, or other rows were flushed since.
+
+    Every change makes one of the files longer whose sizes are recorded, whichever version of this package made it.
+    """
+    try:
+        kept = json.loads((folder / CAMERAS).read_text(encoding="utf-8"))
+        if kept["sizes"] != sha256(folder / SIZES):
+            return None
+        found = CameraStatistics.of_json(kept["statistics"], str(folder / CAMERAS))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EmbeddingsError):
+        return None
+    return found if (found.fingerprint, found.dimension) == (meta["fingerprint"], meta["dimension"]) else None
+
+
+def remove_cameras(folder: Path) -> None:
+    """Remove what `write_cameras` kept, on the disk too: after a power loss it does not come back.
+
+    Raises:
+        GalleryError: it is still there.
+    """
+    place = folder / CAMERAS
+    try:
+        if place.exists():
+            place.unlink()
+            sync_folder(folder)
+    except OSError as error:
+        raise GalleryError(
+            f"expected to remove {place} before a change, got {error.strerror}; nothing was changed. Check its rights"
+        ) from error

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact, on_gpu
 from dpm_edge.gallery.search.query import Query, embedded
@@ -59,6 +60,7 @@ class MemoryStore(Store):
         self._texts = {name: TextColumn() for name in RECURRING}
         self._lists: dict[str, list[Any]] = {"sources": [], "payloads": []}
         self._positions = Positions()
+        self._centred: CentredCopy | None = None
         self._on_gpu = None if device == "cpu" else on_gpu.rows_on_gpu(device)
         self.place = "" if self._on_gpu is None else self._on_gpu.place
 
@@ -96,9 +98,9 @@ class MemoryStore(Store):
         own = None
         if query.own_cameras is not None:
             own = np.array([self._texts["cameras"].code(one) if one else -1 for one in query.own_cameras], np.int32)
-        vectors = self._vectors()
+        vectors = self._vectors() if query.centring is None else self._centred_vectors(query.centring)
         search = exact.top_k
-        if self._on_gpu is not None:
+        if self._on_gpu is not None and query.centring is None:
             self._on_gpu.follow(vectors.values, vectors.masks)
             search = partial(on_gpu.top_k, copy=self._on_gpu, nearest=query.nearest)
         rows, s = search(
@@ -145,7 +147,7 @@ class MemoryStore(Store):
         for texts in self._texts.values():
             texts.keep(keep)
         self._lists = {name: [kept[i] for i in keep] for name, kept in self._lists.items()}
-        self._positions = Positions()
+        self._positions, self._centred = Positions(), None
         if self._on_gpu is not None:
             self._on_gpu.clear()
 
@@ -172,6 +174,24 @@ class MemoryStore(Store):
         masks = self.column("masks") if self.meta["masks"] else None
         return exact.Vectors(self.column("features"), masks, self.column("squares"))
 
+    def as_kept(self, features_ND: NDArray) -> NDArray:
+        """Rounded as this store's dtype rounds."""
+        return self._read(self._stored(features_ND, unit=False), unit=False)
+
+    def _centred_vectors(self, statistics: CameraStatistics) -> exact.Vectors:
+        """Every row in the centred space; only rows that were added since the last search with them are centred."""
+        if self._centred is None or self._centred.statistics is not statistics:
+            self._centred = None  # frees the old copy before the new one is made
+            self._centred = CentredCopy(statistics)
+        copy, cameras = self._centred, self._texts["cameras"]
+        for column in (copy.values, copy.squares):
+            column.reserve(len(self._columns["ids"]))
+        for start in range(len(copy.values), len(self._columns["ids"]), exact.GALLERY_TILE):
+            part = np.arange(start, min(start + exact.GALLERY_TILE, len(self._columns["ids"])))
+            copy.append(self._read(self.column("features")[part], unit=False), cameras.of(part))
+        masks = self.column("masks") if self.meta["masks"] else None
+        return exact.Vectors(copy.values.rows, masks, copy.squares.rows)
+
     def _stored(self, values: NDArray, *, unit: bool) -> NDArray:
         """Values as this store keeps them; int8 codes per row, or in 127ths for values in 0..1."""
         if self.dtype != np.int8:
@@ -193,6 +213,7 @@ class MemoryStore(Store):
             since=where.since,
             until=where.until,
             min_visibility=where.min_visibility,
+            outside=None if where.outside is None else tuple(camera.code(c) for c in where.outside),  # type: ignore[misc]
             people=None if where.people is None else tuple(person.code(p) for p in where.people),  # type: ignore[misc]
         )
         return coded.holds(
@@ -302,6 +323,21 @@ class Column:
             used = self._count * self._row
             np.frombuffer(fresh, np.uint8)[:used] = np.frombuffer(self._map, np.uint8)[:used]
         return fresh
+
+
+class CentredCopy:
+    """Rows in the centred space of some statistics, in float32 whatever the store's dtype, and their squared norms."""
+
+    def __init__(self, statistics: CameraStatistics) -> None:
+        """Empty."""
+        self.statistics = statistics
+        self.values, self.squares = Column((statistics.dimension,), np.float32), Column((), np.float32)
+
+    def append(self, features: NDArray, cameras: Sequence[str]) -> None:
+        """Centre the next rows of the store, raw as they are."""
+        centred = self.statistics.centre(features, cameras)
+        self.values.append(centred)
+        self.squares.append(exact.squared_norms(centred))
 
 
 class TextColumn:

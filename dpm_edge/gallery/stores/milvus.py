@@ -240,6 +240,8 @@ def _expression(where: Where) -> str:
         parts.append(f"camera in {json.dumps(list(where.cameras), ensure_ascii=False)}")
     if where.not_camera is not None:
         parts.append(f"camera != {json.dumps(where.not_camera, ensure_ascii=False)}")
+    if where.outside:
+        parts.append(f"camera not in {json.dumps(list(where.outside), ensure_ascii=False)}")
     if where.people is not None:
         parts.append(f"person in {json.dumps(list(where.people), ensure_ascii=False)}")
     if where.since is not None:

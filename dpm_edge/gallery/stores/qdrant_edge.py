@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import DpmError, GalleryError
 from dpm_edge.files import whole_folder
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores import folder as files
 from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
-from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, room_for, sign
+from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, next_shard, room_for, sign
 from dpm_edge.gallery.stores.store import BATCH, CandidateStore, payloads_of, point_filter, rows_of, vectors_of
 
 Answer = TypeVar("Answer")
@@ -31,12 +32,15 @@ Answer = TypeVar("Answer")
 class EdgeStore(CandidateStore):
     """A shard of Qdrant Edge, searched without an index: every row's inner product, then the exact metric for K."""
 
+    keeps_statistics = True
+
     def __init__(self, folder: Path, meta: dict[str, Any], shard: Any, read_only: str | None = None) -> None:
         """See `create` and `open`."""
         self.folder, self.meta, self._shard, self._edge = folder, meta, shard, library()
         self.read_only = read_only
         self._lock = None if read_only else files.FolderLock(folder)
         self._unflushed = 0  # bytes that the next flush may write
+        self._copied_statistics: CameraStatistics | None = None  # of a copy that is read
 
     @classmethod
     def create(cls, folder: Path, meta: dict[str, Any]) -> EdgeStore:
@@ -86,7 +90,9 @@ class EdgeStore(CandidateStore):
         if reason:
             with files.temporary_copy(folder) as copy:  # loaded files stay readable after they are removed
                 meta = files.read_description(copy)
-                return cls(folder, meta, load_shard(copy, folder, meta["shard"]), reason)
+                store = cls(folder, meta, load_shard(copy, folder, meta["shard"]), reason)
+                store._copied_statistics = files.read_cameras(copy, meta)
+                return store
         files.check_sizes(folder, meta["shard"])
         store = cls(folder, meta, load_shard(folder, folder, meta["shard"]))
         sign(folder)
@@ -202,6 +208,19 @@ class EdgeStore(CandidateStore):
             files.write_description(self.folder, meta)
         self.meta = meta
 
+    def load_statistics(self) -> CameraStatistics | None:
+        """Out of cameras.json, where it was written for as many rows of this model."""
+        kept = self._copied_statistics if self.read_only else files.read_cameras(self.folder, self.meta)
+        return kept if kept is not None and sum(kept.counts.values()) == self.count(Where()) else None
+
+    def save_statistics(self, statistics: CameraStatistics) -> None:
+        """As cameras.json, whole."""
+        files.write_cameras(self.folder, statistics)
+
+    def remove_statistics(self) -> None:
+        """Remove cameras.json."""
+        files.remove_cameras(self.folder)
+
     def flush(self) -> None:
         """The library's flush: its files are synced.
 
@@ -231,7 +250,7 @@ class EdgeStore(CandidateStore):
             GalleryError: the disk is full, and the old shard stays; or bytes could not be erased. Call it again then.
         """
         with self._changing():
-            name = self._next_shard()
+            name = next_shard(self.folder)
             fresh = self._written_anew(self.folder / name)
             self.write_meta({**self.meta, "shard": name})
             self._shard.close()
@@ -284,11 +303,12 @@ class EdgeStore(CandidateStore):
         """
         theirs = files.read_description(other)
         with self._changing():
-            name = self._next_shard()
+            name = next_shard(self.folder)
             os.replace(other / theirs["shard"], self.folder / name)
             fresh = load_shard(self.folder, self.folder, name)
             kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
             new = {key: theirs[key] for key in ("fingerprint", "dimension")}
+            self.remove_statistics()
             self.write_meta({**kept, **new, "shard": name})
             self._shard.close()
             self._shard = fresh
@@ -369,11 +389,6 @@ class EdgeStore(CandidateStore):
                 f"expected {self.folder} to {doing}, got {first}. If the disk is full, free some space; restore a "
                 f"snapshot if this persists"
             ) from error
-
-    def _next_shard(self) -> str:
-        """A name that no shard bears, not even one that could not be erased."""
-        taken = [place.name.removeprefix("shard-") for place in self.folder.glob("shard-*")]
-        return f"shard-{max([int(number) for number in taken if number.isdigit()], default=0) + 1}"
 
     def _erase_old_shards(self) -> None:
         """Erase the shards that a compaction, ended or killed, has left."""

@@ -87,6 +87,12 @@ def room_for(payloads: Sequence[dict[str, Any]], meta: dict[str, Any]) -> tuple[
     return len(payloads) * 6 * meta["dimension"] * (2 if meta["masks"] else 1) + 2 * labels, labels
 
 
+def next_shard(folder: Path) -> str:
+    """A name that no shard of a gallery's folder bears, not even one that could not be erased."""
+    taken = [place.name.removeprefix("shard-") for place in folder.glob("shard-*")]
+    return f"shard-{max([int(number) for number in taken if number.isdigit()], default=0) + 1}"
+
+
 def sign(folder: Path) -> None:
     """Leave this process's number for whoever finds the folder held."""
     (folder / WRITER).write_text(f"process {os.getpid()}\n")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact
@@ -41,6 +42,8 @@ class Store(ABC):
     """The GPU that the rows lie on, "cuda:0"; "" elsewhere."""
     one_writer = True
     """Nobody else adds rows meanwhile."""
+    keeps_statistics = False
+    """Whether camera statistics have a place beside the rows."""
     read_only: str | None = None
     """Why rows can only be read, for people; None: they can be changed."""
 
@@ -84,6 +87,22 @@ class Store(ABC):
     def flush(self) -> None:
         """Whatever was acknowledged is on the disk's platter when this returns."""
 
+    def as_kept(self, features_ND: NDArray) -> NDArray:
+        """What `get` gives back of features (N, D) that `add` is given."""
+        return features_ND.astype(np.float16).astype(np.float32)
+
+    def load_statistics(self) -> CameraStatistics | None:
+        """What `save_statistics` kept, where it is of exactly the rows of now; None: read the rows."""
+        return None
+
+    def save_statistics(self, statistics: CameraStatistics) -> None:
+        """Keep statistics of the flushed rows beside them, where the medium has a place for that."""
+        return
+
+    def remove_statistics(self) -> None:
+        """What was kept is gone, durably, when this returns."""
+        return
+
     @abstractmethod
     def compact(self) -> None:
         """Deleted rows leave the medium, as far as this process decides it."""
@@ -126,7 +145,10 @@ class CandidateStore(Store):
             where = query.where if query.own_cameras is None else replace(query.where, not_camera=camera)
             group = np.flatnonzero(own == camera)
             q = query.features[group] * (1 if query.metric == "plain" else query.masks[group])
-            found = self.candidates(q, query.candidates, where, masks=query.metric == "mutual")
+            if query.centring is None:
+                found = self.candidates(q, query.candidates, where, masks=query.metric == "mutual")
+            else:
+                found = self._centred_candidates(q, query, where)
             for i, (ids_K, features, masks) in zip(group, found):
                 rows, s = exact.top_k(
                     query.features[i : i + 1],
@@ -138,6 +160,36 @@ class CandidateStore(Store):
                 )
                 ids[i], best[i] = np.where(rows[0] >= 0, ids_K[rows[0]] if len(ids_K) else -1, -1), s[0]
         return ids, best
+
+    def _centred_candidates(
+        self, vectors_QD: NDArray[np.float32], query: Query, where: Where
+    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
+        """As `candidates`, up to K of each camera, with centred features.
+
+        ⟨q, f − μ_c⟩ and ⟨q, f⟩ differ by the same number for every row f of camera c, so that within one camera the
+        rows that the medium keeps are in the order of the centred ones, but for the norms that re-ranking takes in.
+        """
+        assert query.centring is not None, "the caller checks"
+        wanted = [one for one in query.row_cameras if where.cameras is None or one in where.cameras]
+        parts = [replace(where, cameras=(one,)) for one in wanted if not one or one != where.not_camera]
+        if not self.one_writer and where.cameras is None:  # another writer may know more cameras
+            parts.append(replace(where, outside=tuple(query.row_cameras)))
+        masks, count = query.metric == "mutual", len(vectors_QD)
+        found: list[list[tuple[NDArray, NDArray, NDArray | None]]] = [[] for _ in range(count)]
+        for part in parts:
+            answers = self.candidates(vectors_QD, query.candidates, part, masks=masks)
+            whole = np.concatenate([features for _, features, _ in answers])
+            names = [part.cameras[0] if part.cameras else ""] * len(whole)
+            centred = np.split(query.centring.centre(whole, names), np.cumsum([len(ids) for ids, _, _ in answers])[:-1])
+            for one, (ids, _, mask), features in zip(found, answers, centred):
+                one.append((ids, features, mask))
+        d = self.meta["dimension"]
+        nothing = np.zeros(0, np.int64), np.zeros((0, d), np.float32), np.zeros((0, d), np.float32) if masks else None
+        joined = []
+        for one in found:
+            ids, features, several = zip(*(one or [nothing]))
+            joined.append((np.concatenate(ids), np.concatenate(features), np.concatenate(several) if masks else None))
+        return joined
 
 
 class ServerClient:
@@ -289,4 +341,6 @@ def point_filter(where: Where, models: Any) -> Any:
     hidden = []
     if where.not_camera is not None:
         hidden.append(models.FieldCondition(key="camera", match=models.MatchValue(value=where.not_camera)))
+    if where.outside:
+        hidden.append(models.FieldCondition(key="camera", match=models.MatchAny(any=list(where.outside))))
     return models.Filter(must=must or None, must_not=hidden or None)
