@@ -20,9 +20,8 @@ from dpm_edge.model.network import DPM
 from dpm_edge.progress import say
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
-from dpm_edge.train.adapt.rounds import Plan, adapt, statistics
+from dpm_edge.train.adapt.rounds import Plan, adapt, features_of, statistics
 from dpm_edge.train.data import Pictures
-from dpm_edge.train.evaluate import embed
 from dpm_edge.train.mask import covered
 
 HELD_OUT = 0.15
@@ -57,7 +56,7 @@ def two_glimpses(held: Crops, seed: int) -> tuple[Pictures, Pictures, list[tuple
     return held.pictures, replace(held.pictures, pixels=hidden), rows, held.cameras
 
 
-def judge(before: DPM, after: DPM, held: Crops, seed: int) -> Evidence | None:
+def judge(before: DPM, after: DPM, held: Crops, seed: int, *, quiet: bool = True) -> Evidence | None:
     """Evidence of both models on held-out crops; None where they are too few."""
     first, second, pairs, cameras = two_glimpses(held, seed)
     if len(pairs) < LEAST_TRACKS:
@@ -65,8 +64,8 @@ def judge(before: DPM, after: DPM, held: Crops, seed: int) -> Evidence | None:
     names = held.names_of_cameras()
     found = []
     for net in (before, after):
-        a = embed(net, first.pixels, 128)[0].numpy()
-        b = a if second is first else embed(net, second.pixels, 128)[0].numpy()
+        a = features_of(net, first.pixels, what="embed held-out crops", quiet=quiet)
+        b = a if second is first else features_of(net, second.pixels, what="embed covered copies", quiet=quiet)
         known = statistics(net, a, names)
         a, b = known.centre(a, names), known.centre(b, names)
         found.append(tuple(normalise(np.stack([v[rows[i]].mean(0) for rows in pairs])) for i, v in enumerate((a, b))))
@@ -91,7 +90,7 @@ def run(
     crops = read_crops(folder, net.spec.preprocessing, quiet=quiet)
     learning, held = hold_out(crops, plan.seed)
     adapted, history = adapt(net, learning, plan, out, quiet=quiet)
-    evidence = judge(net, adapted, held, plan.seed)
+    evidence = judge(net, adapted, held, plan.seed, quiet=quiet)
     result = {
         "from": str(net.spec.weights.recipe),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -115,7 +114,7 @@ def run(
     )
     adapted.spec = replace(adapted.spec, weights=replace(adapted.spec.weights, recipe=recipe))
     checkpoint.save(adapted, out / "adapted")
-    features = embed(adapted, learning.pictures.pixels, 128)[0].numpy()
+    features = features_of(adapted, learning.pictures.pixels, what="embed the crops", quiet=quiet)
     statistics(adapted, features, learning.names_of_cameras()).save(out / "cameras.json")
     result["written"] = True
     write_whole(out / "adapt.json", (json.dumps(result, indent=1) + "\n").encode())

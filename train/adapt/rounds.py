@@ -124,13 +124,22 @@ def statistics(net: DPM, features: NDArray, cameras: list[str]) -> CameraStatist
     return made
 
 
-def pseudo_labels(net: DPM, crops: Crops, plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.float32], Tensor]:
+def features_of(net: DPM, pixels: Tensor, *, what: str, quiet: bool) -> NDArray[np.float32]:
+    """Features (n, D), L2-normalised, of pixels (n, 3, H, W) uint8, with progress."""
+    parts = pixels.split(64)
+    found = [embed(net, part)[0].cpu().numpy() for part in track(parts, what=what, total=len(parts), quiet=quiet)]
+    return np.concatenate(found)
+
+
+def pseudo_labels(
+    net: DPM, crops: Crops, plan: Plan, *, quiet: bool = True
+) -> tuple[NDArray[np.int64], NDArray[np.float32], Tensor]:
     """Clusters (n,), centred features (n, D), and the camera means (cameras, D) that were taken off.
 
     Raises:
         DataError: fewer clusters than a batch wants.
     """
-    features = embed(net, crops.pictures.pixels, 128)[0].cpu().numpy()
+    features = features_of(net, crops.pictures.pixels, what="embed the crops", quiet=quiet)
     known = statistics(net, features, crops.names_of_cameras())
     centred = known.centre(features, crops.names_of_cameras())
     labels = cluster(centred, k=plan.neighbours, k_query=plan.query_neighbours, eps=plan.eps, least=plan.least)
@@ -156,7 +165,7 @@ def _without_gaps(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any]:
     torch.manual_seed((plan.seed << 32) + state.round)
     net = state.net.eval()
-    labels, centred, means = pseudo_labels(net, crops, plan)
+    labels, centred, means = pseudo_labels(net, crops, plan, quiet=quiet)
     chosen = torch.from_numpy(labels)
     memory = ClusterMemory(torch.from_numpy(centred), chosen, momentum=plan.momentum, temperature=plan.temperature)
     sampler = IdentitySampler(labels, plan.people, plan.pictures, plan.seed)

@@ -141,7 +141,7 @@ def test_a_model_that_got_worse_is_not_written(
     worse = evidence.Evidence(
         kind="tracks", pairs=30, before=50, after=20, gain=-30, low=-40, high=-20, across_before=0, across_after=0
     )
-    monkeypatch.setattr(command, "judge", lambda *arguments: worse)
+    monkeypatch.setattr(command, "judge", lambda *arguments, quiet: worse)
     with pytest.raises(DataError, match="worse on held-out crops"):
         command.run(tmp_path / "base", site, tmp_path / "out", SMALL, quiet=True)
     assert not list((tmp_path / "out").glob("adapted.*"))
