@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.build import source
-from dpm_edge.build.crops import VERIFICATION_CROPS
 from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
+from dpm_edge.build.source import VERIFICATION_CROPS
 from dpm_edge.env import machine_card
 from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.progress import say

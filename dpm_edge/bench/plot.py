@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpm_edge.bench.report import best_point
+from dpm_edge.bench.results import best_point
 from dpm_edge.errors import MissingLibrary
 from dpm_edge.files import write_whole
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+from onnx import ModelProto
+
 from dpm_edge import env
-from dpm_edge.build import cpu, graph, trt, verify
-from dpm_edge.build.people import ClosedSet
+from dpm_edge.build import low_precision, trt, verify
+from dpm_edge.build.closed_set import ClosedSet
 from dpm_edge.build.source import Source, write_golden
 from dpm_edge.build.trt import PlanOptions
 from dpm_edge.build.verify import AccuracyBudget
@@ -18,6 +22,8 @@ from dpm_edge.gpu import probe
 from dpm_edge.layouts import Dataset
 from dpm_edge.manifest import CALIBRATED, NAME, BatchRange, Manifest
 from dpm_edge.progress import say
+from dpm_edge.spec import ModelSpec
+from dpm_edge.telemetry import import_onnxruntime, import_openvino
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +100,8 @@ def _write(folder: Path, source: Source, request: BuildRequest, precision: str) 
     """Write the backend's files."""
     pre = source.spec.preprocessing
     if request.backend == "torch":
-        return _Written(_write_checkpoint(folder, source), "GPU" if probe() else cpu.DEVICE, {})
-    typed, plugin = graph.assemble(
+        return _Written(_write_checkpoint(folder, source), "GPU" if probe() else DEVICE, {})
+    typed, plugin = low_precision.assemble(
         source.model,
         source.spec,
         request.backend,
@@ -109,9 +115,9 @@ def _write(folder: Path, source: Source, request: BuildRequest, precision: str) 
         request.people.write_names(folder)
     batch = BatchRange.whole(request.profiles)
     if request.backend == "openvino":
-        return _Written(cpu.write_openvino(typed, folder, source.spec, batch, precision), cpu.DEVICE, {})
+        return _Written(write_openvino(typed, folder, source.spec, batch, precision), DEVICE, {})
     if request.backend == "onnxruntime":
-        return _Written(cpu.write_onnxruntime(typed, folder, source.spec, batch, precision), cpu.DEVICE, {})
+        return _Written(write_onnxruntime(typed, folder, source.spec, batch, precision), DEVICE, {})
     plan = trt.write_plan(
         typed, folder, pre, request.profiles, request.backend, request.options, plugin=plugin, quiet=request.quiet
     )
@@ -141,3 +147,46 @@ def _options(request: BuildRequest) -> tuple[str, ...]:
     if request.people:
         options += ("--closed-set", str(request.people.source))
     return options
+
+
+DEVICE = "CPU"
+
+
+def write_openvino(model: ModelProto, folder: Path, spec: ModelSpec, batch: BatchRange, precision: str) -> str:
+    """Write engine.xml and engine.bin; returns the name of the file to open.
+
+    "fp32" and "int8" keep the graph's own numbers. "fp16" and "bf16" store the weights as float16; at run time the
+    device computes bf16 where it has it, and fp16 on devices that prefer it.
+
+    Raises:
+        MissingLibrary: openvino is not installed.
+        SpecError: bf16 was asked for, and this CPU computes none.
+    """
+    openvino = import_openvino("the openvino backend")
+    core = openvino.Core()
+    capabilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise SpecError(
+            f"expected a CPU that computes bf16, got one with {', '.join(capabilities)} (OpenVINO). "
+            "Build fp32 or int8 instead"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "model.onnx"
+        onnx.save_model(model, source)
+        network = core.read_model(source)
+        pre = spec.preprocessing
+        rows = openvino.Dimension(batch.low, batch.high)
+        network.reshape(openvino.PartialShape([rows, 3, pre.height, pre.width]))
+        openvino.save_model(network, folder / "engine.xml", compress_to_fp16=precision in ("fp16", "bf16"))
+    return "engine.xml"
+
+
+def write_onnxruntime(model: ModelProto, folder: Path, spec: ModelSpec, batch: BatchRange, precision: str) -> str:
+    """Write engine.onnx; returns its name. Float16 graphs are never written: ONNX Runtime's CPU provider can crash.
+
+    Raises:
+        MissingLibrary: onnxruntime is not installed.
+    """
+    import_onnxruntime("the onnxruntime backend")  # an engine that cannot be opened here cannot be verified here
+    onnx.save_model(model, folder / "engine.onnx")
+    return "engine.onnx"

@@ -11,13 +11,22 @@ TensorRT's parser goes by the tensors' types, so that the operator set stays one
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from dpm_edge.errors import SpecError
+from dpm_edge.build.closed_set import ClosedSet, closed_set
+from dpm_edge.build.mask_head_node import mask_head_nodes, with_mask_head_plugin
+from dpm_edge.build.quantise import OUTLIER_CROPS, peaked, quantise
+from dpm_edge.errors import MissingLibrary, SpecError
+from dpm_edge.images import preprocess, read_image
+from dpm_edge.manifest import CALIBRATED
+from dpm_edge.plugin import plugin_library
+from dpm_edge.progress import say, track
+from dpm_edge.spec import ModelSpec, Preprocessing
 
 TYPES = {"fp16": (TensorProto.FLOAT16, np.float16), "bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16)}
 PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -198,3 +207,71 @@ def _drop_unused(model: ModelProto) -> None:
     kept = [t for t in model.graph.initializer if t.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def assemble(
+    model: ModelProto,
+    spec: ModelSpec,
+    backend: str,
+    precision: str,
+    calibration: list[Path],
+    *,
+    people: ClosedSet | None,
+    mask_head: str,
+    quiet: bool,
+) -> tuple[ModelProto, Path | None]:
+    """The graph for a backend, and the plugin library where the graph holds its nodes.
+
+    TensorRT takes every type from the graph: fp16 and bf16 are written into it, and what int8 and fp8 leave in float
+    becomes float16. CPU libraries choose fp16 and bf16 themselves; their graphs stay float32.
+
+    Args:
+        model: the portable float32 graph; not changed.
+        spec: its description.
+        backend, precision: of `dpm_edge.manifest`.
+        calibration: crops, for int8 and fp8.
+        people: adds the output `logits` (B, C): the masked similarity to each person's prototype.
+        mask_head: "plugin" puts our fused kernel in place of the mask generator's convolutions.
+        quiet: show no progress.
+
+    Raises:
+        MissingLibrary: the plugin library, or what calibrates, is not installed.
+        SpecError: the plugin computes no mask generator of this kind.
+    """
+    plugin = plugin_library() if mask_head == "plugin" else None
+    replaced = mask_head_nodes(model, spec) if plugin else []
+    if precision in CALIBRATED:
+        model = _calibrated(model, spec.preprocessing, precision, calibration, replaced, quiet)
+        precision = "fp16"
+    if plugin:
+        model = with_mask_head_plugin(model, spec)
+    if precision in TYPES and backend.startswith("tensorrt"):
+        model = lower(model, precision)
+    if people is not None:
+        plugin = plugin or (_optional_plugin(quiet) if backend == "tensorrt" else None)
+        model = closed_set(model, people.prototypes, native=plugin is None)
+    return model, plugin
+
+
+def _calibrated(
+    model: ModelProto, pre: Preprocessing, precision: str, calibration: list[Path], replaced: list[str], quiet: bool
+) -> ModelProto:
+    """The graph with its products quantised, but for those with outliers and the nodes that the plugin replaces."""
+    if not quiet:
+        say(f"calibrating on {len(calibration)} crops")
+    some = preprocess([read_image(path) for path in calibration[:OUTLIER_CROPS]], pre)
+    kept_float = peaked(model, some)
+    if not quiet:
+        say(f"{len(kept_float)} products with outliers stay in float")
+    paths = track(calibration, what="calibrating", quiet=quiet)
+    return quantise(model, (preprocess([read_image(path)], pre) for path in paths), [*kept_float, *replaced], precision)
+
+
+def _optional_plugin(quiet: bool) -> Path | None:
+    """The plugin library; None where it was not built, for what TensorRT also computes without it."""
+    try:
+        return plugin_library()
+    except MissingLibrary as error:
+        if not quiet:
+            say(f"closed-set logits by TensorRT's own layers: {error}")
+        return None

@@ -8,6 +8,7 @@ B crops · N = h·w patches · d width · tokens (B, 1+N, d), cls first
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from dpm_edge.build.plugin_nodes import MASK_HEAD, declare, plugin_node
 from dpm_edge.build.portable import OUTPUTS
 from dpm_edge.errors import SpecError
 from dpm_edge.spec import ModelSpec
@@ -202,3 +202,29 @@ def _replace(model: ModelProto, head: _Head, nodes: list[NodeProto]) -> None:
     tensors = [t for t in graph.initializer if t.name in read]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
+
+
+DOMAIN = "dpm_edge"
+VERSION = "1"
+MASKED_SIMILARITY, MASK_HEAD = "DpmMaskedSimilarity", "DpmMaskHead"
+
+
+def plugin_node(kind: str, inputs: Sequence[str], output: str, **fields: int) -> NodeProto:
+    """A node of plugin `kind`; `fields` are the plugin's own."""
+    node = onnx.helper.make_node(
+        kind,
+        list(inputs),
+        [output],
+        name=f"{output}.plugin",
+        domain=DOMAIN,
+        plugin_version=VERSION,
+        plugin_namespace=DOMAIN,
+    )
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in fields.items())
+    return node
+
+
+def declare(model: ModelProto) -> None:
+    """Name the plugin's domain among the graph's operator sets, which ONNX asks for."""
+    if DOMAIN not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))

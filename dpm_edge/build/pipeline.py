@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpm_edge import gpu
-from dpm_edge.build import auto, candidate, crops, source, verify
+from dpm_edge.build import auto, candidate, source, verify
 from dpm_edge.build.candidate import BuildRequest
-from dpm_edge.build.people import read_closed_set
+from dpm_edge.build.closed_set import read_closed_set
 from dpm_edge.build.trt import PlanOptions, load_library
 from dpm_edge.build.verify import AccuracyBudget
 from dpm_edge.errors import BuildRefused, SpecError, nearest
@@ -88,7 +88,9 @@ def build(
     _check_that_it_can_be_opened(backend, precision, force=force, quiet=not progress)
     people = read_dataset(Path(labelled), layout) if labelled else None
     calibrated = precision in CALIBRATED or (precision == AUTO and calibrate is not None)
-    calibration, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=calibrated, quiet=not progress)
+    calibration, verification = source.choose_crops(
+        Path(calibrate or source.SAMPLE_CROPS), calibrate=calibrated, quiet=not progress
+    )
     with engine_folder(out) as folder:
         if progress:
             say(f"reading {model}")

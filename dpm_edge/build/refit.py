@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto
 
 from dpm_edge import env
-from dpm_edge.build import crops, graph, source, verify
+from dpm_edge.build import low_precision, source, verify
 from dpm_edge.build.pipeline import engine_folder
 from dpm_edge.build.source import write_golden
 from dpm_edge.build.verify import AccuracyBudget
@@ -58,13 +58,13 @@ def refit(
     old.check_files(engine)
     people = read_dataset(Path(labelled), layout) if labelled else None
     _check(old, engine)
-    _, verification = crops.choose(Path(calibrate or crops.SAMPLES), calibrate=False, quiet=not progress)
+    _, verification = source.choose_crops(Path(calibrate or source.SAMPLE_CROPS), calibrate=False, quiet=not progress)
     with engine_folder(out) as folder:
         if progress:
             say(f"reading {model}")
         read = source.read(model, folder / PORTABLE, quiet=not progress)
         mask_head = "plugin" if "--mask-head" in old.options else "native"
-        typed, _ = graph.assemble(
+        typed, _ = low_precision.assemble(
             read.model,
             read.spec,
             old.backend,

@@ -73,8 +73,9 @@ def command(
     import json
     import tempfile
 
-    from dpm_edge.bench import measure, report, rivals
+    from dpm_edge.bench import measure, rivals
     from dpm_edge.bench import plot as picture
+    from dpm_edge.bench.results import text as as_text
     from dpm_edge.errors import DpmError
     from dpm_edge.files import write_whole
     from dpm_edge.manifest import Manifest
@@ -104,7 +105,7 @@ def command(
     text = json.dumps(results, indent=2)
     if out is not None:
         write_whole(out, (text + "\n").encode())
-    click.echo(text if as_json else report.text(results), nl=as_json)
+    click.echo(text if as_json else as_text(results), nl=as_json)
     if plot is not None:
         for path in picture.draw(results, plot):
             click.echo(f"wrote {path}", err=True)

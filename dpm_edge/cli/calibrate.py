@@ -63,7 +63,7 @@ def command(
 
     import numpy as np
 
-    from dpm_edge.cli.embedder import open_embedder
+    from dpm_edge.cli.evaluate import open_embedder
     from dpm_edge.gallery.calibration import calibrate
     from dpm_edge.layouts import read_dataset
     from dpm_edge.metrics import similarity

@@ -36,9 +36,9 @@ COMMANDS = {
     "eval": "evaluate:command",
     "bench": "bench:command",
     "doctor": "doctor:command",
-    "train": "train:command",
-    "adapt": "adapt:command",
-    "explain": "explain:command",
+    "train": "train:train",
+    "adapt": "train:adapt",
+    "explain": "train:explain",
 }
 """Command → its file in this folder and its name there, in the order of the help."""
 

@@ -1,14 +1,23 @@
-"""`dpm-edge eval`."""
+"""`dpm-edge eval`, and what embeds pictures for it and for `calibrate`: an engine or a checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from dpm_edge.cli.options import PATH, as_json, engine_options, layout, quiet
+from dpm_edge.env import installed
+from dpm_edge.errors import CheckpointError, MissingLibrary
+from dpm_edge.images import chunks, preprocess
+from dpm_edge.manifest import NAME, BatchRange
 from dpm_edge.metrics import METRICS
+from dpm_edge.runtime import Embeddings, Engine
 
 
 @click.command("eval", short_help="Rank 1/5/10 and mAP of an engine or a checkpoint.")
@@ -41,7 +50,7 @@ def command(
     """
     import json
 
-    from dpm_edge.cli.embedder import open_embedder
+    from dpm_edge.cli.evaluate import open_embedder
     from dpm_edge.layouts import read_dataset
     from dpm_edge.runtime.folder import embed_files
 
@@ -90,3 +99,55 @@ def _scores(q: Any, t: Any, query: Any, gallery: Any, metric: str) -> dict[str, 
     s = similarity(q.features, t.features, metric=metric, query_masks=q.masks, target_masks=t.masks)
     labels = query.people[q.rows], query.cameras[q.rows], gallery.people[t.rows], gallery.cameras[t.rows]
     return market_scores(s, *labels).as_dict()
+
+
+def open_embedder(path: Path, *, device: str | None, threads: int | None) -> AbstractContextManager[Any]:
+    """An `Engine` where `path` holds a manifest, else the checkpoint's network in torch.
+
+    Raises:
+        MissingLibrary: it is a checkpoint and torch is not installed.
+        CheckpointError: there is nothing at `path`.
+    """
+    if (path / NAME).is_file():
+        return Engine.load(path, device=device, threads=threads)
+    if not path.exists() and not path.with_name(path.name + ".safetensors").exists():
+        raise CheckpointError(f"expected an engine directory or a checkpoint at {path}, got nothing. Check the path")
+    if not installed("torch"):
+        raise MissingLibrary("torch", f"evaluating the checkpoint {path}", "pip install 'dpm-edge[build]'")
+    return nullcontext(TorchEmbedder(path, threads))
+
+
+class TorchEmbedder:
+    """A checkpoint's network in torch, float32, on the CPU."""
+
+    batch = BatchRange(low=1, best=8, high=32)
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Load the checkpoint."""
+        import torch
+
+        from dpm_edge.model import checkpoint
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._net = checkpoint.load(path)
+        self._fingerprint = checkpoint.fingerprint(self._net)
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
+        """Pictures (H, W, 3) uint8 BGR in, one row each out."""
+        import torch
+
+        spec = self._net.spec
+        feature = np.empty((len(images), spec.dimension), np.float32)
+        mask = np.empty_like(feature)
+        with torch.inference_mode():
+            for part in chunks(len(images), self.batch.high):
+                f, m = self._net(torch.from_numpy(preprocess(images[part], spec.preprocessing)))
+                feature[part], mask[part] = f.numpy(), m.numpy()
+        return Embeddings(
+            features=feature,
+            masks=mask,
+            visibility=mask.mean(axis=1) / spec.mask_mean,
+            rows=np.arange(len(images)),
+            fingerprint=self._fingerprint,
+        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.matches import layout
+from dpm_edge.cli.match import layout
 from dpm_edge.cli.options import PATH, as_json, engine_options, quiet
 
 if TYPE_CHECKING:

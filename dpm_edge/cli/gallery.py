@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpm_edge.cli import fill, migrate
-from dpm_edge.cli.matches import labels, layout, open_to_read, print_matches, search_options
-from dpm_edge.cli.matches import search as search_gallery
+from dpm_edge.cli.match import labels, layout, open_to_read, print_matches, search_options
+from dpm_edge.cli.match import search as search_gallery
 from dpm_edge.cli.options import PATH, as_json, quiet
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`dpm-edge match`."""
+"""`dpm-edge match`, and what `match`, `who` and `gallery search` share: options, labels, the printed matches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,152 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.matches import labels, print_matches, search, search_options
 from dpm_edge.cli.options import PATH, as_json
 
 if TYPE_CHECKING:
     from dpm_edge.gallery import Gallery
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dpm_edge.cli.options import Decorator, metric
+
+if TYPE_CHECKING:
+    from dpm_edge.gallery import Gallery, Matches
+    from dpm_edge.runtime import Embeddings
+
+
+UNKNOWN = "unknown"
+"""Printed for nobody known."""
+layout: Decorator = click.option(
+    "--layout",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How paths name people and cameras: cameras (PERSON/CAMERA/picture), market, …, none; auto looks at them.",
+)
+"""As for labelled folders (`cli.options.layout`), and pictures may have no labels."""
+PRIOR = click.FloatRange(0, 1, min_open=True, max_open=True)
+OPTIONS = (
+    click.option("-k", "--top", type=click.IntRange(1), default=5, show_default=True, help="Places for each query."),
+    metric,
+    click.option("--camera", multiple=True, help="Find only rows of this camera; may be given again."),
+    click.option("--exclude-same-camera", is_flag=True, help="Never find a row of the query's own camera."),
+    click.option("--centre", is_flag=True, help="Take off what each camera's rows have in common (docs/gallery.md)."),
+    click.option("--by", type=click.Choice(["row", "person"]), default="row", help="Places for rows, or for people."),
+    click.option(
+        "--expand", type=click.IntRange(0), default=0, help="Move queries toward their first N, search again."
+    ),
+    click.option("--neighbours", type=click.IntRange(0), default=0, help="Re-rank by neighbourhoods of N rows."),
+    click.option("--calibration", type=PATH, help="A file that `calibrate` wrote: adds a probability and a decision."),
+    click.option("--prior", type=PRIOR, default=0.5, help="Share of such pairs that is one person beforehand: 0.5."),
+    layout,
+)
+
+
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a search; `search` takes them."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def labels(embeddings: Embeddings, layout: str = "auto") -> tuple[list[str], list[str]]:
+    """Return person and camera of each row, from its source's path; "" where that says nothing.
+
+    Raises:
+        DataError: unknown layout, or a path that does not follow the layout that was named.
+    """
+    from dpm_edge.labels import labels_of
+
+    if not embeddings.sources:
+        return [""] * len(embeddings), [""] * len(embeddings)
+    people, cameras = labels_of(embeddings.sources, layout)
+    return [one or "" for one in people], [one or "" for one in cameras]
+
+
+def open_to_read(place: str) -> Gallery:
+    """A gallery in its place; where another process holds the folder, a copy of this moment."""
+    from dpm_edge.errors import GalleryInUse
+    from dpm_edge.gallery import Gallery
+
+    try:
+        return Gallery.open(place)
+    except GalleryInUse:
+        return Gallery.open(place, read_only=True)
+
+
+def search(
+    gallery: Gallery,
+    queries: Embeddings,
+    *,
+    top: int,
+    camera: tuple[str, ...],
+    exclude_same_camera: bool,
+    centre: bool,
+    calibration: Path | None,
+    layout: str = "auto",
+    **options: Any,
+) -> Matches:
+    """Search as the options say; queries' cameras come from their paths."""
+    from dpm_edge.gallery.calibration import Calibration
+
+    return gallery.search(
+        queries,
+        top,
+        camera=list(camera) or None,
+        exclude_same_camera=exclude_same_camera,
+        query_cameras=labels(queries, layout)[1] if exclude_same_camera or centre else None,
+        centre=centre,
+        calibration=Calibration.load(calibration) if calibration else None,
+        **options,
+    )
+
+
+def print_matches(queries: Embeddings, matches: Matches, as_json: bool) -> None:
+    """Print each query with its matches on stdout; on stderr what needs an explanation."""
+    results = [query_json(queries, matches, i) for i in range(len(queries))]
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    for one in results:
+        click.echo(f"{one['query']}  visibility {one['visibility']:.2f}")
+        for place, match in enumerate(one["matches"], start=1):
+            known = f"  {match['probability']:.3f} {match['decision']}" if "decision" in match else ""
+            where = f"{match['camera']}  {match['source']}" if match["camera"] else match["source"]
+            click.echo(f"  {place:>2}  {match['similarity']:.4f}  {match['person'] or UNKNOWN}  {where}{known}")
+    explain_decisions([match for one in results for match in one["matches"]])
+
+
+def explain_decisions(matches: Sequence[dict[str, Any]]) -> None:
+    """Say on stderr why a probable match may be "different", where one is."""
+    if any(one.get("decision") == "different" and one["probability"] >= 0.5 for one in matches):
+        click.echo(
+            "a match may be probable and yet 'different': 'same' takes a similarity that strangers reach only at the "
+            "calibration's false-match rate, however likely this one pair is (docs/gallery.md)",
+            err=True,
+        )
+
+
+def query_json(queries: Embeddings, matches: Matches, i: int) -> dict[str, Any]:
+    """Return one query and its matches as JSON types."""
+    found = []
+    for match in matches.of_query(i):
+        row: dict[str, Any] = {
+            "row": match.row,
+            "similarity": round(match.similarity, 6),
+            "score": round(match.score, 6),
+            "person": match.person,
+            "camera": match.camera,
+            "timestamp": None if match.timestamp != match.timestamp else match.timestamp,
+            "source": match.source,
+            "payload": match.payload,
+        }
+        if match.decision:
+            row |= {"probability": round(match.probability, 4), "decision": match.decision}
+        found.append(row)
+    name = queries.sources[i] if queries.sources else f"row {queries.rows[i]}"
+    return {"query": name, "visibility": round(float(queries.visibility[i]), 4), "matches": found}
 
 
 @click.command("match", short_help="The nearest people of a gallery for each query.")

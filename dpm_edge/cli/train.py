@@ -1,8 +1,12 @@
-"""`dpm-edge train`."""
+"""`dpm-edge train`, `adapt` and `explain`: the commands that need torch."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from dpm_edge.cli.options import PATH, as_json, quiet
 
 
 class TrainCommand(click.Command):
@@ -34,7 +38,7 @@ class TrainCommand(click.Command):
     context_settings={"ignore_unknown_options": True},
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="RECIPE --data DIR [--out DIR] [FIELD=VALUE]...")
-def command(arguments: tuple[str, ...]) -> None:
+def train(arguments: tuple[str, ...]) -> None:
     """Train RECIPE on the data set in DIR; run it again to resume.
 
     The starting weights are scored first, so that the end says whether training helped. DIR is laid out like
@@ -52,5 +56,81 @@ def command(arguments: tuple[str, ...]) -> None:
     if not installed("torch"):
         raise MissingLibrary("torch", "training", "pip install 'dpm-edge[train]'")
     from dpm_edge.train.cli import main
+
+    raise SystemExit(main(list(arguments)))
+
+
+@click.command("adapt", short_help="Adapt a checkpoint to your cameras, without labels (needs torch).")
+@click.argument("checkpoint", type=PATH)
+@click.option("--crops", type=PATH, required=True, metavar="DIR", help="CAMERA/*.jpg, or CAMERA/TRACK/*.jpg.")
+@click.option("-o", "--out", type=PATH, required=True, metavar="DIR", help="Where the adapted checkpoint goes.")
+@click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the rounds.")
+@click.option("--rounds", type=int, default=12, show_default=True, help="Rounds at most.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Write the model even where it is worse on held-out crops.")
+@as_json
+@quiet
+def adapt(
+    checkpoint: Path,
+    crops: Path,
+    out: Path,
+    minutes: float,
+    rounds: int,
+    seed: int,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Adapt CHECKPOINT to the cameras that the crops in DIR are from; nothing is labelled.
+
+    Rounds of grouping crops that look like one person, centred per camera, and of learning those groups. Crops that
+    were held out judge: a model that is worse on them is not written. The same command again goes on where it was
+    stopped. Then `dpm-edge build OUT/adapted.safetensors` makes the engine.
+
+    \b
+    Example:
+      dpm-edge adapt dpm-t --crops site -o runs/site
+    """
+    import json
+
+    from dpm_edge.env import installed
+    from dpm_edge.errors import MissingLibrary
+
+    for library, module in (("torch", "torch"), ("scikit-learn", "sklearn")):
+        if not installed(module):
+            raise MissingLibrary(library, "adapting a model", "pip install 'dpm-edge[train]'")
+    from dpm_edge.train.adapt.command import print_report, run
+    from dpm_edge.train.adapt.rounds import Plan
+
+    result = run(checkpoint, crops, out, Plan(minutes=minutes, rounds=rounds, seed=seed), force=force, quiet=quiet)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        print_report(result, out)
+
+
+@click.command(
+    "explain",
+    short_help="Pictures of what a network looks at (needs torch).",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CHECKPOINT DATA [-o DIR] [OPTIONS]...")
+def explain(arguments: tuple[str, ...]) -> None:
+    """Show what CHECKPOINT looks at, and what its mask changes, for some queries of the labelled data set DATA.
+
+    DATA is laid out like Market-1501 or as your own cameras, test/PERSON/CAMERA/picture.jpg; --layout names the layout
+    where looking does not tell it. -o DIR is `explained` if not given; --queries N shows N of them; --saliency FILE
+    adds a saliency model's maps; --share S covers that share of each query.
+
+    \b
+    Example:
+      dpm-edge explain runs/tiny/best.safetensors market -o explained
+    """
+    from dpm_edge.env import installed
+    from dpm_edge.errors import MissingLibrary
+
+    if not installed("torch"):
+        raise MissingLibrary("torch", "explaining a checkpoint", "pip install 'dpm-edge[train]'")
+    from dpm_edge.train.explain import main
 
     raise SystemExit(main(list(arguments)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.matches import PRIOR, explain_decisions, labels, open_to_read, query_json
+from dpm_edge.cli.match import PRIOR, explain_decisions, labels, open_to_read, query_json
 from dpm_edge.cli.options import PATH, as_json, engine_options
 
 if TYPE_CHECKING:

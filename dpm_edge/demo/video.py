@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.boxes import BoxesFile, read_boxes
-from dpm_edge.demo.engine import open_engine
-from dpm_edge.demo.people import Identities, Tracker, moving
+from dpm_edge.demo.people import Identities, Tracker, moving, open_engine
 from dpm_edge.demo.picture import INK, WHITE, draw_text, text_width
 from dpm_edge.errors import DataError, DpmError
 from dpm_edge.files import write_whole

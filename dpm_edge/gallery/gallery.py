@@ -30,7 +30,7 @@ from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, check_model, new_meta
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries
+from dpm_edge.runtime.frames import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine

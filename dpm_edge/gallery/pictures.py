@@ -13,7 +13,7 @@ from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.stores.store import check_model
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.folder import embed_files
-from dpm_edge.runtime.frame_queries import FrameQueries
+from dpm_edge.runtime.frames import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine

@@ -21,7 +21,7 @@ from typing import Any
 from dpm_edge.errors import ExportError
 from dpm_edge.files import whole_folder
 from dpm_edge.interop import MARK, check_replaceable
-from dpm_edge.interop.pbtxt import Name, to_text
+from dpm_edge.interop.deepstream import Name, to_text
 from dpm_edge.manifest import BatchRange, Manifest, people
 
 CONFIG = "config.pbtxt"

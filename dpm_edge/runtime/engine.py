@@ -20,8 +20,7 @@ from dpm_edge.manifest import BatchRange, Manifest, people
 from dpm_edge.runtime import checks, trust
 from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
 from dpm_edge.runtime.embeddings import Embeddings, Identified
-from dpm_edge.runtime.frame_queries import FrameQueries, SearchBehind
-from dpm_edge.runtime.frames import Boxed, boxed, read_pictures
+from dpm_edge.runtime.frames import Boxed, FrameQueries, SearchBehind, boxed, read_pictures
 from dpm_edge.runtime.tickets import Calls, InOrder, Ticket
 from dpm_edge.spec import ModelSpec
 

@@ -12,7 +12,7 @@ import pytest
 import tiny_engine
 from click.testing import CliRunner, Result
 
-from dpm_edge.bench import report, results
+from dpm_edge.bench import results
 from dpm_edge.cli import main
 
 
@@ -90,9 +90,9 @@ def test_table_and_plots_are_written(measured: tuple[dict[str, Any], Result, Pat
 def test_busy_machine_is_named(measured: tuple[dict[str, Any], Result, Path]) -> None:
     found = copy.deepcopy(measured[0])
     found["conditions"]["others_working"] = 0.4
-    assert "other programs used 40% of the cores" in report.text(found)
+    assert "other programs used 40% of the cores" in results.text(found)
     found["conditions"]["others_working"] = 0.05
-    assert "NOT QUIET" not in report.text(found)
+    assert "NOT QUIET" not in results.text(found)
 
 
 def test_engine_that_sustains_nothing_is_reported_and_drawn(
@@ -110,7 +110,7 @@ def test_engine_that_sustains_nothing_is_reported_and_drawn(
         row |= {"people_per_frame": 0.0, "crops_per_second": 0.0, "p99_ms": None}
     found["ratios"] = results.ratios(found["engines"])
     assert found["ratios"][0]["sustained"][0]["people_per_frame"] is None
-    assert "none" in report.text(found)
+    assert "none" in results.text(found)
     assert all(path.is_file() for path in plot.draw(found, tmp_path / "new" / "plots"))
 
 

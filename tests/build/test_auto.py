@@ -146,7 +146,7 @@ def test_what_is_over_the_budget_is_not_chosen_however_fast(
 def test_without_crops_int8_is_not_tried_and_the_table_is_shown(
     model: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dpm_edge.build.crops.SAMPLES", crops)
+    monkeypatch.setattr("dpm_edge.build.source.SAMPLE_CROPS", crops)
     monkeypatch.setattr(auto, "SECONDS", 0.2)
     build(model, tmp_path / "engine", backend="onnxruntime", precision="auto")
     shown = capsys.readouterr().err

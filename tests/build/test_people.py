@@ -11,7 +11,7 @@ import tiny_engine
 
 from dpm_edge import Engine, Gallery
 from dpm_edge.build import build
-from dpm_edge.build.people import read_closed_set
+from dpm_edge.build.closed_set import read_closed_set
 from dpm_edge.errors import SpecError
 from dpm_edge.manifest import Manifest, people, rebuild_advice
 

@@ -85,14 +85,14 @@ def test_engine_is_built_from_the_model_that_ships_and_used_again(
 ) -> None:
     import onnx
 
-    from dpm_edge.build import crops, portable
+    from dpm_edge.build import portable, source
 
     def ship(name: str, seed: int) -> None:
         graph = onnx.load(tiny_engine.write_onnx(tmp_path / "raw.onnx", seed))
         portable.write(graph, tmp_path / name, tiny_engine.SPEC, f"{seed}" * 64)
-        monkeypatch.setattr("dpm_edge.demo.engine.MODEL", tmp_path / name)
+        monkeypatch.setattr("dpm_edge.demo.people.MODEL", tmp_path / name)
 
-    monkeypatch.setattr(crops, "SAMPLES", samples)
+    monkeypatch.setattr(source, "SAMPLE_CROPS", samples)
     ship("one.onnx", 1)
     run_samples(tmp_path / "out", engine=None, as_json=True, quiet=True, samples=samples)
     manifest = tmp_path / "out" / "engine" / "manifest.json"
@@ -117,9 +117,9 @@ def test_demo_needs_no_torch(samples: Path, tmp_path: Path) -> None:
         from pathlib import Path
         for name in ("torch", "torchvision", "triton", "open_clip", "onnxscript", "matplotlib", "pyarrow"):
             sys.modules[name] = None
-        import dpm_edge.demo.engine, dpm_edge.demo.samples, dpm_edge.build.pipeline
-        dpm_edge.demo.engine.MODEL = Path({str(tmp_path / "model.onnx")!r})
-        dpm_edge.build.crops.SAMPLES = dpm_edge.demo.samples.FOLDER = Path({str(samples)!r})
+        import dpm_edge.demo.people, dpm_edge.demo.samples, dpm_edge.build.pipeline
+        dpm_edge.demo.people.MODEL = Path({str(tmp_path / "model.onnx")!r})
+        dpm_edge.build.source.SAMPLE_CROPS = dpm_edge.demo.samples.FOLDER = Path({str(samples)!r})
         from dpm_edge.cli import main
         main(["demo", "-o", {str(tmp_path / "out")!r}])
     """

@@ -24,7 +24,7 @@ from triton_server import TritonServer
 from dpm_edge import Engine
 from dpm_edge.errors import EngineError, ExportError
 from dpm_edge.interop import triton
-from dpm_edge.interop.pbtxt import Name, to_text
+from dpm_edge.interop.deepstream import Name, to_text
 from dpm_edge.manifest import BatchRange, GpuCard, Manifest
 
 HERE = Path(__file__).parent

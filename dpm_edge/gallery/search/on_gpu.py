@@ -20,7 +20,7 @@ from dpm_edge.env import installed
 from dpm_edge.errors import EngineError, GalleryError, MissingLibrary
 from dpm_edge.gallery.search.exact import SPARE, Vectors, exact_similarity, order_in_float64
 from dpm_edge.gallery.search.exact import top_k as top_k_on_cpu
-from dpm_edge.runtime.frame_queries import Nearest, SearchBehind, SearchedRows
+from dpm_edge.runtime.frames import Nearest, SearchBehind, SearchedRows
 
 K_MAX = 128
 """Most places of the kernels' top-k."""

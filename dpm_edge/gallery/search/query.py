@@ -18,7 +18,7 @@ from dpm_edge.gallery.labels import label_column, make_filter
 from dpm_edge.gallery.rows import Where
 from dpm_edge.metrics import METRICS, normalise
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries, Nearest, SearchBehind
+from dpm_edge.runtime.frames import FrameQueries, Nearest, SearchBehind
 
 CANDIDATES_PER_PLACE, LEAST_CANDIDATES = 10, 100
 """K = max(k · 10, 100) re-ranked candidates, unless `check_recall` has chosen another factor."""

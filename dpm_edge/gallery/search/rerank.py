@@ -19,7 +19,7 @@ from dpm_edge.gallery.search.query import Query, embedded, in_centred_space
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise, similarity
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries
+from dpm_edge.runtime.frames import FrameQueries
 
 if TYPE_CHECKING:
     from dpm_edge.gallery.guarded import GuardedStore

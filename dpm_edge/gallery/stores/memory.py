@@ -22,7 +22,7 @@ from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.gallery.stores.positions import Positions
 from dpm_edge.gallery.stores.store import BATCH, Store
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries
+from dpm_edge.runtime.frames import FrameQueries
 
 RECURRING = ("people", "tracks", "cameras")
 TEXTS = (*RECURRING, "sources", "payloads")

@@ -21,7 +21,7 @@ from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import exact
 from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.runtime.frame_queries import FrameQueries
+from dpm_edge.runtime.frames import FrameQueries
 
 FORMAT = 1
 """Version of the schema: a store of a newer one is refused."""
