@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.centring import SHRINK, CameraStatistics
-from dpm_edge.cli.embedder import open_embedder
+from dpm_edge.cli.evaluate import open_embedder
 from dpm_edge.env import machine_card
 from dpm_edge.evaluation import market_scores
 from dpm_edge.files import write_whole
