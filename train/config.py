@@ -19,6 +19,8 @@ from dpm_edge.errors import SpecError, nearest
 COMPILED = ("", "default", "reduce-overhead")
 """Ways to run forward and losses; see OptimiserConfig.compile."""
 
+PACKAGE = "package"
+
 
 @dataclass(kw_only=True)
 class ModelConfig:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dpm_edge.errors import SpecError, nearest
 from dpm_edge.train.config import (
+    PACKAGE,
     AugmentConfig,
     Config,
     CoveringConfig,
@@ -18,7 +19,6 @@ from dpm_edge.train.config import (
     ScheduleConfig,
     TransferConfig,
 )
-from dpm_edge.train.start import PACKAGE
 
 
 def _paper(name: str) -> Config:

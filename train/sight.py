@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from dpm_edge.env import installed
 from dpm_edge.errors import SpecError
 from dpm_edge.files import write_whole
 from dpm_edge.market import LabelledFolder
@@ -21,6 +22,7 @@ from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.model.stem import ConvStem
 from dpm_edge.model.visibility import share_in_sight
+from dpm_edge.telemetry import import_openvino
 from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import embed
 
@@ -94,10 +96,9 @@ def run_frozen_stages(net: DPM, device: torch.device) -> None:
     stem = net.backbone.conv1
     if device.type != "cpu" or not isinstance(stem, ConvStem) or not stem.frozen:
         return
-    try:
-        import openvino as ov
-    except ImportError:
+    if not installed("openvino"):
         return
+    ov = import_openvino("a stem's frozen stages")
 
     class Lower(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from dpm_edge.model import checkpoint, clip_weights
 from dpm_edge.model.network import DPM
 from dpm_edge.model.stem import ConvStem, load_lite0
 from dpm_edge.spec import PRESETS, ModelSpec
-from dpm_edge.train.config import ModelConfig
+from dpm_edge.train.config import PACKAGE, ModelConfig
 
-PACKAGE = "package"
 NEEDED = "needed"
 """What a recipe writes into a field that only the user can fill."""
 

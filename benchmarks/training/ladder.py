@@ -29,6 +29,7 @@ from dpm_edge.images import _INTERPOLATION
 from dpm_edge.layouts import read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.spec import Preprocessing
+from dpm_edge.telemetry import import_openvino
 from dpm_edge.train.data import Pictures, decode
 from dpm_edge.train.evaluate import curves, occlusion_sets
 
@@ -42,15 +43,13 @@ class Model:
     """A checkpoint in OpenVINO, float32, one thread."""
 
     def __init__(self, path: str) -> None:
-        import openvino
-
         net = checkpoint.load(path)
         self.spec = net.spec
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "model.onnx"
             export(net, file)
             graph = portable.read(file).model.SerializeToString()
-        core = openvino.Core()
+        core = import_openvino("the ladder").Core()
         settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         self.compiled = core.compile_model(core.read_model(graph), "CPU", settings)
         self.names = [o.get_any_name() for o in self.compiled.outputs]

@@ -236,6 +236,7 @@ def test_no_rights_to_read_or_write(run: Run) -> None:
     check(results, failing=set(COMMANDS) - {"doctor", "trust"})
 
 
+@pytest.mark.slow
 def test_no_room_on_the_disk(run: Run) -> None:
     reading = {"inspect", "trust", "match", "eval", "doctor"}  # bench builds engines in a temporary folder
     results = run("no room")

@@ -60,6 +60,7 @@ def test_identification_does_not_bend_the_map(seeing: DPM) -> None:
     assert all(p.grad is None for p in seeing.backbone.visibility.parameters())
 
 
+@pytest.mark.slow
 def test_exported_graph_gives_the_same_map(seeing: DPM, tmp_path) -> None:
     export(seeing, tmp_path / "model.onnx")
     read = portable.read(tmp_path / "model.onnx")
@@ -71,6 +72,7 @@ def test_exported_graph_gives_the_same_map(seeing: DPM, tmp_path) -> None:
         np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_graph_without_the_map_gives_the_same_features(seeing: DPM, tmp_path) -> None:
     export(seeing, tmp_path / "model.onnx")
     whole = portable.read(tmp_path / "model.onnx").model
@@ -144,6 +146,7 @@ def test_a_stripe_that_shows_nobody_adds_nothing() -> None:
     assert (pooled[3:6] == 0).all() and (pooled[:3] != 0).all()
 
 
+@pytest.mark.slow
 def test_a_striped_network_exports_and_survives_a_checkpoint(tiny: ModelSpec, tmp_path) -> None:
     net = DPM(replace(tiny, visibility="map", stripes=4)).eval()
     checkpoint.save(net, tmp_path / "net")

@@ -36,6 +36,7 @@ def losses_of(out: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
 
 
+@pytest.mark.slow
 def test_a_run_learns_to_tell_unseen_people_apart(market, small, tmp_path):
     config = override(
         small, ["schedule.epochs=20", "evaluate.every=20", "transfer.probability=0", "augment.erase=0", "log_every=10"]
