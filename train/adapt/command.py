@@ -68,7 +68,8 @@ def judge(before: DPM, after: DPM, held: Crops, seed: int, *, quiet: bool = True
         b = a if second is first else features_of(net, second.pixels, what="embed covered copies", quiet=quiet)
         known = statistics(net, a, names)
         a, b = known.centre(a, names), known.centre(b, names)
-        found.append(tuple(normalise(np.stack([v[rows[i]].mean(0) for rows in pairs])) for i, v in enumerate((a, b))))
+        glimpse_means = [normalise(np.stack([v[rows[i]].mean(0) for rows in pairs])) for i, v in enumerate((a, b))]
+        found.append((glimpse_means[0], glimpse_means[1]))
     kind = "tracks" if held.tracked else "covered copies"
     return compare(found[0], found[1], cameras, kind=kind, seed=seed)
 
