@@ -77,6 +77,7 @@ def test_ratios_are_the_rivals_figures_over_the_engines(measured: tuple[dict[str
     assert ratio["engine_only"][1]["crops_per_second"] == pytest.approx(wanted, rel=0.01)
 
 
+@pytest.mark.slow
 def test_table_and_plots_are_written(measured: tuple[dict[str, Any], Result, Path]) -> None:
     _, result, out = measured
     for line in ("engine only", "end to end", "people/frame", "× first", "energy", "memory, MB", "load average"):

@@ -213,6 +213,7 @@ def test_closed_stdout(run: Run) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.slow
 def test_full_disk_behind_stdout(run: Run) -> None:
     with open("/dev/full", "wb") as full:
         check(run("full stdout", stdout=full), failing=set(COMMANDS) - SILENT)
@@ -231,6 +232,7 @@ def test_reader_of_stdout_is_gone(run: Run) -> None:
 @pytest.mark.skipif(
     os.geteuid() != 0 or platform.machine() not in CAPSET, reason="only root on Linux can give files to somebody else"
 )
+@pytest.mark.slow
 def test_no_rights_to_read_or_write(run: Run) -> None:
     results = run("no rights", owner=12345, env={**NO_HOME, "HOME": "/nonexistent"})
     check(results, failing=set(COMMANDS) - {"doctor", "trust"})

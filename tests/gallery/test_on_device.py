@@ -48,6 +48,7 @@ def full_sort(truth: np.ndarray, k: int) -> np.ndarray:
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize(("dtype", "metric"), [("float32", "masked"), ("float16", "mutual"), ("int8", "masked"),
                                                ("int8", "mutual"), ("float16", "plain")])  # fmt: skip
+@pytest.mark.slow
 def test_rows_are_those_of_the_full_sort(dtype: str, metric: str, filtered: bool) -> None:
     rng, (queries, n, d) = np.random.default_rng(5), (3, 150, 40)
     values, masks, meant = stored(rng.standard_normal((n, d)), rng.random((n, d)), dtype)

@@ -332,6 +332,7 @@ def test_memory_is_released_before_a_larger_batch_and_only_then(
             assert len(released) == so_far
 
 
+@pytest.mark.slow
 def test_rising_batch_sizes_leave_no_memory_behind(tmp_path: Path) -> None:
     """The repo's benchmark has the figure of a real network; this is the same question to a small one."""
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
