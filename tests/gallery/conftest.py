@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,13 +34,14 @@ server.listen_port = int(sys.argv[2])
 # A read waits for the next tick of the server's clock, 200 ms as it comes: the tests make hundreds of small reads.
 for setting, value in {"proxy.timeTickInterval": 10, "queryCoord.checkInterval": 50}.items():
     server.config.set(setting, value)
+server.wait_for_started = False  # it asks the server's web page; a client's first answer is waited for instead
 server.start()
 print("ready", flush=True)
 sys.stdin.read()
 server.stop()
 """
 
-START_TRIES, START_SECONDS = 3, 180
+START_TRIES, START_SECONDS = 3, 90
 Spare = dict[tuple[int, bool], list[milvus.MilvusStore]]
 
 
@@ -78,7 +81,11 @@ def started(python: Path, factory: pytest.TempPathFactory) -> tuple[subprocess.P
         folder = factory.mktemp("milvus")
         with (folder.parent / f"{folder.name}.log").open("w+") as log:
             server = subprocess.Popen(
-                [python, "-c", SERVER, folder, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+                [python, "-c", SERVER, folder, str(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # so that the process it starts can be ended with it
             )
             assert server.stdout is not None
             url = f"http://127.0.0.1:{port}"
@@ -86,7 +93,8 @@ def started(python: Path, factory: pytest.TempPathFactory) -> tuple[subprocess.P
                 return server, url
             stop(server)
             log.seek(0)
-            said = log.read()[-2000:]
+            said += log.read()[-1000:]
+        said += "".join(f"\n{one.name}: {one.read_text()[-2000:]}" for one in sorted(folder.glob("logs/milvus-std*")))
     raise AssertionError(f"the Milvus server did not start in {START_TRIES} tries: {said}")
 
 
@@ -107,14 +115,14 @@ def answers(server: subprocess.Popen, url: str) -> bool:
 
 
 def stop(server: subprocess.Popen) -> None:
-    """End a server, by force where it does not end by itself."""
+    """End a server, by force where it does not end by itself: one that is left would slow the next one's start."""
     assert server.stdin is not None
     server.stdin.close()
-    try:
-        server.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(timeout=30)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 @pytest.fixture(scope="session")

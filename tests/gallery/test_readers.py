@@ -145,9 +145,10 @@ def test_a_user_who_may_only_read_searches_and_one_who_may_not_is_told(mode: str
         script = f"""
             import os
             from dpm_edge import Gallery
-            import qdrant_edge, qdrant_client.models
             from dpm_edge.errors import DpmError
-            import dpm_edge.gallery.stores.qdrant_edge
+            with Gallery.create(sys.argv[1] + "/../first", "f", 12) as first:  # all is imported: nobody may read there
+                first.add(rows(1), people=["x"])
+                first.search(rows(1), 1)
             os.setgid({NOBODY}); os.setuid({NOBODY})
             try:
                 gallery = Gallery.open(sys.argv[1])
