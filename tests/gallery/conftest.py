@@ -186,8 +186,8 @@ class Make:
         return store
 
 
-MILVUS = pytest.param("milvus", marks=[pytest.mark.slow, pytest.mark.xdist_group("milvus")])
-"""Its server takes a while to install, start and answer; all its tests share one, in one worker."""
+MILVUS = pytest.param("milvus", marks=pytest.mark.slow)
+"""Its server takes a while to install, start and answer; all its tests share one, in one worker (tests/conftest.py)."""
 
 
 @pytest.fixture(params=["memory", "edge", "qdrant", MILVUS])
