@@ -43,6 +43,7 @@ server.stop()
 
 START_TRIES, START_SECONDS = 3, 90
 Spare = dict[tuple[int, bool], list[milvus.MilvusStore]]
+SERVERS: list[subprocess.Popen] = []
 
 
 @pytest.fixture(scope="session")
@@ -65,10 +66,11 @@ def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 reason = made.stderr.strip()[-200:]
                 pytest.skip(reason=f"the server's wheel milvus==2.3.5 cannot be installed: {reason}")
     server, url = started(python, tmp_path_factory)
+    SERVERS.append(server)
     try:
         yield url
     finally:
-        stop(server)
+        stop_servers()
 
 
 def started(python: Path, factory: pytest.TempPathFactory) -> tuple[subprocess.Popen, str]:
@@ -125,11 +127,29 @@ def stop(server: subprocess.Popen) -> None:
     server.wait()
 
 
+def stop_servers() -> None:
+    """End what `milvus_url` started."""
+    while SERVERS:
+        stop(SERVERS.pop())
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the server after the last test that needs it: idle, it takes half a core. A worker has these in a row."""
+    if (
+        hasattr(item.config, "workerinput")
+        and "[milvus" in item.nodeid
+        and "[milvus" not in getattr(nextitem, "nodeid", "")
+    ):
+        stop_servers()
+
+
 @pytest.fixture(scope="session")
 def spare_collections() -> Iterator[Spare]:
     """Collections that no test uses now, by dimension and masks: making and loading one takes the server 3 seconds."""
     spare: Spare = {}
     yield spare
+    if "DPM_MILVUS_URL" not in os.environ:
+        return  # the server goes with them
     for store in [one for several in spare.values() for one in several]:
         store._client.drop_collection(store._collection)
 

@@ -1,0 +1,159 @@
+"""What `dpm-edge adapt` brings on real people: crops of some people without their labels, scores on other people.
+
+    python benchmarks/site_adaptation.py --data FOLDER --name NAME --work WORK [-o FILE] [--validate] [Plan's settings]
+
+FOLDER has Market-1501's layout. The crops are those of PEOPLE training people, put into a folder for each camera; no
+name of a person is read by what adapts. Scores are of query/ against bounding_box_test/, whole and covered, before and
+after: plain and masked, and both after centring per camera with the means of the gallery's rows. `--validate` scores on
+VALIDATION other training people instead, for choosing settings: one picture of each camera asks for the rest.
+WORK keeps the links, the covered pictures and the resumable state. Stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.env import machine_card
+from dpm_edge.files import write_whole
+from dpm_edge.layouts import LabelledFolder
+from dpm_edge.market import query_and_gallery, read_folder
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.progress import say
+from dpm_edge.train.adapt import command
+from dpm_edge.train.adapt.rounds import Plan
+from dpm_edge.train.data import Pictures, decode
+from dpm_edge.train.evaluate import embed, occlusion_sets, scores
+
+PEOPLE, VALIDATION = 200, 100
+SHARES = (0.2, 0.4, 0.6)
+Embedded = tuple[torch.Tensor, torch.Tensor]
+
+
+def of_people(folder: LabelledFolder, people: np.ndarray) -> LabelledFolder:
+    """The pictures of these people."""
+    chosen = np.isin(folder.people, people)
+    return LabelledFolder(
+        [p for p, one in zip(folder.paths, chosen) if one], folder.people[chosen], folder.cameras[chosen]
+    )
+
+
+def split(train: LabelledFolder) -> tuple[np.ndarray, np.ndarray]:
+    """PEOPLE people to adapt on and VALIDATION others, both evenly spread over the folder's."""
+    everyone = np.unique(train.people[train.people > 0])
+    site = everyone[:: max(1, len(everyone) // PEOPLE)][:PEOPLE]
+    others = np.setdiff1d(everyone, site)
+    return site, others[:: max(1, len(others) // VALIDATION)][:VALIDATION]
+
+
+def one_of_each_camera(folder: LabelledFolder) -> tuple[LabelledFolder, LabelledFolder]:
+    """Queries, one picture of each person and camera, and the rest."""
+    _, first = np.unique(np.stack([folder.people, folder.cameras]), axis=1, return_index=True)
+    rest = np.setdiff1d(np.arange(len(folder.paths)), first)
+    return tuple(
+        LabelledFolder([folder.paths[i] for i in rows], folder.people[rows], folder.cameras[rows])
+        for rows in (first, rest)
+    )  # type: ignore[return-value]
+
+
+def link(folder: LabelledFolder, into: Path) -> Path:
+    """The pictures as links below a folder of their camera: what a site without labels has."""
+    for path, camera in zip(folder.paths, folder.cameras):
+        place = into / f"camera-{camera}" / path.name
+        if not place.is_symlink():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path.resolve())
+    return into
+
+
+def centred(side: Embedded, cameras: torch.Tensor, known: CameraStatistics) -> Embedded:
+    """The features without their camera's mean, and the masks."""
+    made = known.centre(side[0].numpy(), [str(int(c)) for c in cameras])
+    return torch.from_numpy(made), side[1]
+
+
+def table(net: DPM, query: Pictures, gallery: Pictures, covered: dict[tuple[str, float], Pictures]) -> dict[str, Any]:
+    """Rank-1 and mAP by metric, whole and covered (a mean over kinds and shares), as they are and centred."""
+    g = embed(net, gallery.pixels)
+    known = CameraStatistics(fingerprint="", dimension=g[0].shape[1])
+    known.add(g[0].numpy(), [str(int(c)) for c in gallery.cameras])
+    sides: dict[str, Callable[[Embedded, torch.Tensor], Embedded]] = {
+        "as they are": lambda side, cameras: side,
+        "centred": lambda side, cameras: centred(side, cameras, known),
+    }
+    asked = {("whole", 0.0): query, **covered}
+    found: dict[str, dict[str, list]] = {name: {"whole": [], "covered": []} for name in sides}
+    for (kind, _), pictures in asked.items():
+        q = embed(net, pictures.pixels)
+        for name, changed in sides.items():
+            said = scores(pictures, gallery, changed(q, pictures.cameras), changed(g, gallery.cameras))
+            found[name]["whole" if kind == "whole" else "covered"].append(said)
+    return {
+        name: {
+            part: {
+                metric: {key: round(float(np.mean([s[metric][key] for s in each])), 2) for key in ("rank1", "mAP")}
+                for metric in ("plain", "masked")
+            }
+            for part, each in parts.items()
+        }
+        for name, parts in found.items()
+    }
+
+
+def main() -> None:
+    """Adapt, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="what the data is, for the results file")
+    parser.add_argument("--checkpoint", type=Path, default=Path("dpm-t"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("-o", "--out", type=Path)
+    for setting in dataclasses.fields(Plan):
+        kind = type(setting.default)
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=kind, default=setting.default)
+    said = parser.parse_args()
+    plan = Plan(**{setting.name: getattr(said, setting.name) for setting in dataclasses.fields(Plan)})
+    train = read_folder(said.data / "bounding_box_train")
+    site, validation = split(train)
+    crops = link(of_people(train, site), said.work / "crops")
+    out = said.work / "adapted"
+    result = (
+        json.loads((out / "adapt.json").read_text())
+        if (out / "adapt.json").is_file()
+        else command.run(said.checkpoint, crops, out, plan, force=True)
+    )
+    before = checkpoint.load(said.checkpoint)
+    after = checkpoint.load(out / "adapted")
+    sides = one_of_each_camera(of_people(train, validation)) if said.validate else query_and_gallery(said.data)
+    query, gallery = (decode(side, before.spec.preprocessing) for side in sides)
+    bodies = decode(of_people(train, site), before.spec.preprocessing)
+    cache = said.work.parent / f"covered-{'validation' if said.validate else 'test'}.safetensors"
+    covered = occlusion_sets(query, bodies, SHARES, cache=cache)
+    written = {
+        "data": said.name,
+        "scored on": f"{VALIDATION} other training people" if said.validate else "the test people",
+        "queries": len(query.names),
+        "rows": len(gallery.names),
+        "shares": SHARES,
+        "before": table(before, query, gallery, covered),
+        "after": table(after, query, gallery, covered),
+        "adaptation": result,
+        "scored by": machine_card(),
+    }
+    say(json.dumps({key: written[key] for key in ("before", "after")}, indent=1))
+    if said.out:
+        write_whole(said.out, (json.dumps(written, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
