@@ -14,29 +14,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from dpm_edge.centring import CameraStatistics
 from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
 from dpm_edge.layouts import LabelledFolder
 from dpm_edge.market import query_and_gallery, read_folder
 from dpm_edge.model import checkpoint
-from dpm_edge.model.network import DPM
 from dpm_edge.progress import say
 from dpm_edge.train.adapt import command
+from dpm_edge.train.adapt.check import score
 from dpm_edge.train.adapt.rounds import Plan
-from dpm_edge.train.data import Pictures, decode
-from dpm_edge.train.evaluate import embed, occlusion_sets, scores
+from dpm_edge.train.data import decode
+from dpm_edge.train.evaluate import occlusion_sets
 
 PEOPLE, VALIDATION = 200, 100
 SHARES = (0.2, 0.4, 0.6)
-Embedded = tuple[torch.Tensor, torch.Tensor]
 
 
 def of_people(folder: LabelledFolder, people: np.ndarray) -> LabelledFolder:
@@ -75,40 +70,6 @@ def link(folder: LabelledFolder, into: Path) -> Path:
     return into
 
 
-def centred(side: Embedded, cameras: torch.Tensor, known: CameraStatistics) -> Embedded:
-    """The features without their camera's mean, and the masks."""
-    made = known.centre(side[0].numpy(), [str(int(c)) for c in cameras])
-    return torch.from_numpy(made), side[1]
-
-
-def table(net: DPM, query: Pictures, gallery: Pictures, covered: dict[tuple[str, float], Pictures]) -> dict[str, Any]:
-    """Rank-1 and mAP by metric, whole and covered (a mean over kinds and shares), as they are and centred."""
-    g = embed(net, gallery.pixels)
-    known = CameraStatistics(fingerprint="", dimension=g[0].shape[1])
-    known.add(g[0].numpy(), [str(int(c)) for c in gallery.cameras])
-    sides: dict[str, Callable[[Embedded, torch.Tensor], Embedded]] = {
-        "as they are": lambda side, cameras: side,
-        "centred": lambda side, cameras: centred(side, cameras, known),
-    }
-    asked = {("whole", 0.0): query, **covered}
-    found: dict[str, dict[str, list]] = {name: {"whole": [], "covered": []} for name in sides}
-    for (kind, _), pictures in asked.items():
-        q = embed(net, pictures.pixels)
-        for name, changed in sides.items():
-            said = scores(pictures, gallery, changed(q, pictures.cameras), changed(g, gallery.cameras))
-            found[name]["whole" if kind == "whole" else "covered"].append(said)
-    return {
-        name: {
-            part: {
-                metric: {key: round(float(np.mean([s[metric][key] for s in each])), 2) for key in ("rank1", "mAP")}
-                for metric in ("plain", "masked")
-            }
-            for part, each in parts.items()
-        }
-        for name, parts in found.items()
-    }
-
-
 def main() -> None:
     """Adapt, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,8 +106,8 @@ def main() -> None:
         "queries": len(query.names),
         "rows": len(gallery.names),
         "shares": SHARES,
-        "before": table(before, query, gallery, covered),
-        "after": table(after, query, gallery, covered),
+        "before": score(before, query, gallery, covered),
+        "after": score(after, query, gallery, covered),
         "adaptation": result,
         "scored by": machine_card(),
     }

@@ -64,6 +64,7 @@ def train(arguments: tuple[str, ...]) -> None:
 @click.argument("checkpoint", type=PATH)
 @click.option("--crops", type=PATH, required=True, metavar="DIR", help="CAMERA/*.jpg, or CAMERA/TRACK/*.jpg.")
 @click.option("-o", "--out", type=PATH, required=True, metavar="DIR", help="Where the adapted checkpoint goes.")
+@click.option("--check", type=PATH, metavar="DIR", help="A few labelled pictures; both models are scored on them.")
 @click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the rounds.")
 @click.option("--rounds", type=int, default=12, show_default=True, help="Rounds at most.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -74,6 +75,7 @@ def adapt(
     checkpoint: Path,
     crops: Path,
     out: Path,
+    check: Path | None,
     minutes: float,
     rounds: int,
     seed: int,
@@ -85,7 +87,8 @@ def adapt(
 
     Rounds of grouping crops that look like one person, centred per camera, and of learning those groups. Crops that
     were held out judge: a model that is worse on them is not written. The same command again goes on where it was
-    stopped. Then `dpm-edge build OUT/adapted.safetensors` makes the engine.
+    stopped. --check DIR adds real scores, before and after, of a few people whom you did label, laid out as for
+    `dpm-edge eval`. Then `dpm-edge build OUT/adapted.safetensors` makes the engine.
 
     \b
     Example:
@@ -102,7 +105,8 @@ def adapt(
     from dpm_edge.train.adapt.command import print_report, run
     from dpm_edge.train.adapt.rounds import Plan
 
-    result = run(checkpoint, crops, out, Plan(minutes=minutes, rounds=rounds, seed=seed), force=force, quiet=quiet)
+    plan = Plan(minutes=minutes, rounds=rounds, seed=seed)
+    result = run(checkpoint, crops, out, plan, check=check, force=force, quiet=quiet)
     if as_json:
         click.echo(json.dumps(result))
     else:

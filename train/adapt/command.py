@@ -18,6 +18,7 @@ from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.progress import say
+from dpm_edge.train.adapt.check import AS_THEY_ARE, CENTRED, read_check, score
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
 from dpm_edge.train.adapt.rounds import Plan, adapt, features_of, statistics
@@ -27,6 +28,8 @@ from dpm_edge.train.mask import covered
 HELD_OUT = 0.15
 """Share of the tracks (of the crops, where no tracks are known) that judge and are not adapted on."""
 MOST_PAIRS = 1000
+CHECK_SLACK = 1.0
+"""Points of mAP that a model may lose on labelled pictures before it is refused: they are few."""
 
 
 def hold_out(crops: Crops, seed: int) -> tuple[Crops, Crops]:
@@ -75,9 +78,18 @@ def judge(before: DPM, after: DPM, held: Crops, seed: int, *, quiet: bool = True
 
 
 def run(
-    source: Path, folder: Path, out: Path, plan: Plan, *, force: bool = False, quiet: bool = False
+    source: Path,
+    folder: Path,
+    out: Path,
+    plan: Plan,
+    *,
+    check: Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Adapt, judge, and write OUT/adapted.safetensors with its card, cameras.json and adapt.json. Returns adapt.json.
+
+    `check` is a labelled folder that both models are scored on; nothing is learned from it.
 
     Raises:
         DpmError: the checkpoint or the crops cannot be used, or the adapted model is worse on held-out crops and was
@@ -88,6 +100,7 @@ def run(
         raise CheckpointError(
             f"expected a model without a camera embedding, got {source} with {net.spec.cameras} cameras"
         )
+    labelled = None if check is None else read_check(check, net.spec.preprocessing, quiet=quiet)
     crops = read_crops(folder, net.spec.preprocessing, quiet=quiet)
     learning, held = hold_out(crops, plan.seed)
     adapted, history = adapt(net, learning, plan, out, quiet=quiet)
@@ -101,6 +114,7 @@ def run(
         "plan": vars(plan),
         "rounds": history,
         "evidence": None if evidence is None else evidence.as_dict(),
+        "check": None if labelled is None else {"before": score(net, *labelled), "after": score(adapted, *labelled)},
         "machine": machine_card(),
     }
     if evidence is not None and evidence.worse and not force:
@@ -110,6 +124,14 @@ def run(
             f"{evidence.after:.1f} after) and was not written. Keep the old one; more people, more cameras or crops "
             f"without other things in them help"
         )
+    if result["check"] and not force:
+        was, now = (result["check"][when][CENTRED]["whole"]["plain"]["mAP"] for when in ("before", "after"))
+        if now < was - CHECK_SLACK:
+            write_whole(out / "adapt.json", (json.dumps({**result, "written": False}, indent=1) + "\n").encode())
+            raise DataError(
+                f"the adapted model is worse on the labelled pictures of {check} (centred mAP {was:.1f} before, "
+                f"{now:.1f} after) and was not written. Keep the old one, or write it all the same with --force"
+            )
     recipe = (
         f"{net.spec.weights.recipe}; adapted without labels on {len(crops)} crops of {', '.join(crops.camera_names)}"
     )
@@ -139,4 +161,15 @@ def print_report(result: dict[str, Any], out: Path) -> None:
             f"held-out {evidence['kind']}{weak}: mAP {evidence['before']:.1f} before, {evidence['after']:.1f} after "
             f"({evidence['low']:+.1f} to {evidence['high']:+.1f}): {sure}"
         )
+    if result["check"]:
+        for space in (AS_THEY_ARE, CENTRED):
+            before, after = (result["check"][when][space]["whole"] for when in ("before", "after"))
+            print(
+                f"labelled pictures, {space}: "
+                + "; ".join(
+                    f"{m} Rank-1 {before[m]['rank1']:.1f} -> {after[m]['rank1']:.1f}, "
+                    f"mAP {before[m]['mAP']:.1f} -> {after[m]['mAP']:.1f}"
+                    for m in before
+                )
+            )
     say(f"{out}/adapted.safetensors, its cameras' means cameras.json, the report adapt.json")

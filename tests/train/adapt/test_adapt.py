@@ -16,14 +16,18 @@ pytest.importorskip("sklearn", reason="the extra train is not installed")
 
 import toy_world as toy
 
+from dpm_edge import Embeddings, Gallery
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import CheckpointError, DataError
+from dpm_edge.evaluation import market_scores
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train.adapt import command, evidence, rounds
+from dpm_edge.train.adapt.check import read_check, score
 from dpm_edge.train.adapt.contrast import ClusterMemory
 from dpm_edge.train.adapt.crops import read_crops
 from dpm_edge.train.adapt.rounds import Plan
+from dpm_edge.train.evaluate import embed
 
 SMALL = Plan(rounds=2, minutes=10, people=4, pictures=2, passes=0.5, neighbours=6, query_neighbours=2, least=2, eps=0.5)
 
@@ -146,6 +150,55 @@ def test_a_model_that_got_worse_is_not_written(
         command.run(tmp_path / "base", site, tmp_path / "out", SMALL, quiet=True)
     assert not list((tmp_path / "out").glob("adapted.*"))
     assert json.loads((tmp_path / "out" / "adapt.json").read_text())["written"] is False
+
+
+def test_check_scores_are_those_of_a_gallery_that_centres(net: DPM, tmp_path: Path) -> None:
+    query, gallery = read_check(toy.make_market(tmp_path / "market"), net.spec.preprocessing, quiet=True)
+    said = score(net, query, gallery)
+    sides = [embed(net, side.pixels) for side in (query, gallery)]
+    q, g = (
+        Embeddings(
+            features=f.numpy(),
+            masks=m.numpy(),
+            visibility=np.ones(len(f), np.float32),
+            rows=np.arange(len(f)),
+            fingerprint="f",
+        )
+        for f, m in sides
+    )
+    kept = Gallery("f", g.dimension, dtype="float32")
+    kept.add(g, people=[str(int(p)) for p in gallery.people], cameras=[str(int(c)) for c in gallery.cameras])
+    asked = [str(int(c)) for c in query.cameras]
+    for space, centre in (("not centred", False), ("centred", True)):
+        found = kept.search(q, len(g), centre=centre, query_cameras=asked)
+        similarity = np.full((len(q), len(g)), -2.0)
+        np.put_along_axis(similarity, found.rows, found.similarity, 1)
+        labels = (side.numpy() for side in (query.people, query.cameras, gallery.people, gallery.cameras))
+        assert said[space]["whole"]["plain"]["mAP"] == pytest.approx(
+            market_scores(similarity, *labels).as_dict()["mAP"], abs=0.02
+        )
+
+
+def test_both_models_are_scored_on_labelled_pictures(site: Path, net: DPM, tmp_path: Path) -> None:
+    checkpoint.save(net, tmp_path / "base")
+    check = toy.make_market(tmp_path / "market")
+    result = command.run(tmp_path / "base", site, tmp_path / "out", SMALL, check=check, force=True, quiet=True)
+    query, gallery = read_check(check, net.spec.preprocessing, quiet=True)
+    assert result["check"]["before"] == score(net, query, gallery)
+    assert result["check"]["after"] == score(checkpoint.load(tmp_path / "out" / "adapted"), query, gallery)
+
+
+def test_a_model_that_is_worse_on_labelled_pictures_is_not_written(
+    site: Path, net: DPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(net, tmp_path / "base")
+    check = toy.make_market(tmp_path / "market")
+    told = iter([60.0, 40.0])
+    monkeypatch.setattr(command, "judge", lambda *arguments, quiet: None)
+    monkeypatch.setattr(command, "score", lambda *_: {"centred": {"whole": {"plain": {"mAP": next(told)}}}})
+    with pytest.raises(DataError, match=r"centred mAP 60\.0 before, 40\.0 after"):
+        command.run(tmp_path / "base", site, tmp_path / "out", SMALL, check=check, quiet=True)
+    assert not list((tmp_path / "out").glob("adapted.*"))
 
 
 def test_pictures_of_nobody_are_refused(net: DPM, tmp_path: Path) -> None:
