@@ -62,7 +62,11 @@ def train(arguments: tuple[str, ...]) -> None:
 
 @click.command("adapt", short_help="Adapt a checkpoint to your cameras, without labels (needs torch).")
 @click.argument("checkpoint", type=PATH)
-@click.option("--crops", type=PATH, required=True, metavar="DIR", help="CAMERA/*.jpg, or CAMERA/TRACK/*.jpg.")
+@click.option("--crops", type=PATH, metavar="DIR", help="CAMERA/*.jpg, or CAMERA/TRACK/*.jpg.")
+@click.option("--video", "videos", type=PATH, multiple=True, metavar="FILE", help="A camera's video; several times.")
+@click.option("--boxes", type=PATH, multiple=True, metavar="FILE", help="Boxes and tracks of each --video, in order.")
+@click.option("--every", type=click.IntRange(1), default=5, show_default=True, help="Crops of every n-th frame.")
+@click.option("--first-frame", type=click.IntRange(0), help="Number of a video's first frame in its boxes file.")
 @click.option("-o", "--out", type=PATH, required=True, metavar="DIR", help="Where the adapted checkpoint goes.")
 @click.option("--check", type=PATH, metavar="DIR", help="A few labelled pictures; both models are scored on them.")
 @click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the rounds.")
@@ -73,7 +77,11 @@ def train(arguments: tuple[str, ...]) -> None:
 @quiet
 def adapt(
     checkpoint: Path,
-    crops: Path,
+    crops: Path | None,
+    videos: tuple[Path, ...],
+    boxes: tuple[Path, ...],
+    every: int,
+    first_frame: int | None,
     out: Path,
     check: Path | None,
     minutes: float,
@@ -83,28 +91,37 @@ def adapt(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Adapt CHECKPOINT to the cameras that the crops in DIR are from; nothing is labelled.
+    """Adapt CHECKPOINT to your cameras, from crops of people or from videos with boxes; nothing is labelled.
 
     Rounds of grouping crops that look like one person, centred per camera, and of learning those groups. Crops that
     were held out judge: a model that is worse on them is not written. The same command again goes on where it was
     stopped. --check DIR adds real scores, before and after, of a few people whom you did label, laid out as for
-    `dpm-edge eval`. Then `dpm-edge build OUT/adapted.safetensors` makes the engine.
+    `dpm-edge eval`. Crops of videos are kept in OUT/crops. Then `dpm-edge build OUT/adapted.safetensors` makes the
+    engine.
 
     \b
     Example:
       dpm-edge adapt dpm-t --crops site -o runs/site
+      dpm-edge adapt dpm-t --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv -o runs/site
     """
     import json
 
     from dpm_edge.env import installed
     from dpm_edge.errors import MissingLibrary
 
+    if (crops is None) == (not videos):
+        raise click.UsageError(
+            "expected --crops DIR, or --video FILE with --boxes FILE, got " + ("both" if crops else "neither")
+        )
     for library, module in (("torch", "torch"), ("scikit-learn", "sklearn")):
         if not installed(module):
             raise MissingLibrary(library, "adapting a model", "pip install 'dpm-edge[train]'")
     from dpm_edge.train.adapt.command import print_report, run
     from dpm_edge.train.adapt.rounds import Plan
+    from dpm_edge.train.adapt.videos import cut_crops
 
+    if crops is None:
+        crops = cut_crops(videos, boxes, out / "crops", every=every, first_frame=first_frame, quiet=quiet)
     plan = Plan(minutes=minutes, rounds=rounds, seed=seed)
     result = run(checkpoint, crops, out, plan, check=check, force=force, quiet=quiet)
     if as_json:

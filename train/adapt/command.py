@@ -133,7 +133,8 @@ def run(
                 f"{now:.1f} after) and was not written. Keep the old one, or write it all the same with --force"
             )
     recipe = (
-        f"{net.spec.weights.recipe}; adapted without labels on {len(crops)} crops of {', '.join(crops.camera_names)}"
+        f"{net.spec.weights.recipe}; adapted without labels on {result['date'][:10]} to {len(crops)} crops of "
+        f"{', '.join(crops.camera_names)}"
     )
     adapted.spec = replace(adapted.spec, weights=replace(adapted.spec.weights, recipe=recipe))
     checkpoint.save(adapted, out / "adapted")

@@ -52,7 +52,7 @@ class Plan:
     """Clusters in a batch."""
     pictures: int = 4
     """Pictures of each."""
-    lr: float = 3.5e-4
+    lr: float = 1e-4
     """AdamW's learning rate; falls by a cosine over the rounds to a tenth."""
     weight_decay: float = 5e-4
     temperature: float = 0.05
