@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,15 @@ from dpm_edge.market import query_and_gallery, read_folder
 from dpm_edge.model import checkpoint
 from dpm_edge.progress import say
 from dpm_edge.train.adapt import command
-from dpm_edge.train.adapt.check import score
+from dpm_edge.train.adapt.check import AS_THEY_ARE, CENTRED, score
 from dpm_edge.train.adapt.rounds import Plan
 from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import occlusion_sets
 
 PEOPLE, VALIDATION = 200, 100
 SHARES = (0.2, 0.4, 0.6)
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks/results/site-adaptation.json", ROOT / "docs/site.md"
 
 
 def of_people(folder: LabelledFolder, people: np.ndarray) -> LabelledFolder:
@@ -70,6 +73,30 @@ def link(folder: LabelledFolder, into: Path) -> Path:
     return into
 
 
+def as_table(result: dict[str, Any]) -> str:
+    """Markdown: what it was, then Rank-1 / mAP before and after."""
+    done, machine = result["adaptation"], result["adaptation"]["machine"]
+    minutes = sum(row["seconds"] for row in done["rounds"]) / 60
+    lines = [
+        f"{result['data']}: {done['crops']} crops of {len(done['cameras'])} cameras, none labelled and no tracks given; "
+        f"{len(done['rounds'])} rounds in {minutes:.0f} minutes on {machine['cores']} cores ({machine['cpu']}, "
+        f"{machine['date'][:10]}). Scored on people who are in none of the crops: {result['queries']} queries, "
+        f"{result['rows']} rows; covered: the mean over shares {', '.join(map(str, result['shares']))} and three kinds of "
+        "things in front. Rank-1 / mAP. From "
+        "[site-adaptation.json](../benchmarks/results/site-adaptation.json), by `python benchmarks/site_adaptation.py`.",
+        "",
+        "| queries | metric | space | before | after |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for part in ("whole", "covered"):
+        for metric in ("plain", "masked"):
+            for space in (AS_THEY_ARE, CENTRED):
+                was, now = (result[when][space][part][metric] for when in ("before", "after"))
+                cells = [f"{one['rank1']:.1f} / {one['mAP']:.1f}" for one in (was, now)]
+                lines.append(f"| {part} | {metric} | {space} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Adapt, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,7 +105,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("dpm-t"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--validate", action="store_true")
-    parser.add_argument("-o", "--out", type=Path)
+    parser.add_argument("-o", "--out", type=Path, help="the results file that ships also goes into docs/site.md")
     for setting in dataclasses.fields(Plan):
         kind = type(setting.default)
         parser.add_argument(f"--{setting.name.replace('_', '-')}", type=kind, default=setting.default)
@@ -113,7 +140,13 @@ def main() -> None:
     }
     say(json.dumps({key: written[key] for key in ("before", "after")}, indent=1))
     if said.out:
+        said.out = said.out.resolve()
         write_whole(said.out, (json.dumps(written, indent=1) + "\n").encode())
+        if said.out == RESULTS:
+            before, rest = PAGE.read_text().split("<!-- adaptation -->\n")
+            after = rest.split("<!-- /adaptation -->")[1]
+            table = as_table(json.loads(said.out.read_text()))
+            PAGE.write_text(f"{before}<!-- adaptation -->\n{table}\n<!-- /adaptation -->{after}")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,8 @@ def print_matches(queries: Embeddings, matches: Matches, as_json: bool) -> None:
             known = f"  {match['probability']:.3f} {match['decision']}" if "decision" in match else ""
             where = f"{match['camera']}  {match['source']}" if match["camera"] else match["source"]
             click.echo(f"  {place:>2}  {match['similarity']:.4f}  {match['person'] or UNKNOWN}  {where}{known}")
+        if not one["matches"]:
+            click.echo("  nothing found: the gallery has no row that the filters let through")
     explain_decisions([match for one in results for match in one["matches"]])
 
 

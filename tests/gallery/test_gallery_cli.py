@@ -65,6 +65,15 @@ def test_from_embeddings_to_who_is_this(tmp_path: Path) -> None:
     assert said("add", place, tmp_path / "all.parquet")["added"] == 32
 
 
+def test_a_search_that_finds_nothing_says_so(tmp_path: Path) -> None:
+    place, crops = tmp_path / "seen", tmp_path / "crops.safetensors"
+    named(4, 1).save(crops)
+    said("create", place, "--model", crops)
+    said("add", place, crops, "--quiet")
+    result = call("search", place, crops, "--camera", "nowhere")
+    assert result.exit_code == 0 and result.output.count("no row that the filters let through") == 4
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, says in (
         (["stats", tmp_path / "nothing"], "expected a gallery in"),
