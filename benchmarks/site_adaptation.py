@@ -78,12 +78,12 @@ def as_table(result: dict[str, Any]) -> str:
     done, machine = result["adaptation"], result["adaptation"]["machine"]
     minutes = sum(row["seconds"] for row in done["rounds"]) / 60
     lines = [
-        f"{result['data']}: {done['crops']} crops of {len(done['cameras'])} cameras, none labelled and no tracks given; "
+        f"{result['data']}: {done['crops']} crops of {len(done['cameras'])} cameras, no labels, no tracks; "
         f"{len(done['rounds'])} rounds in {minutes:.0f} minutes on {machine['cores']} cores ({machine['cpu']}, "
         f"{machine['date'][:10]}). Scored on people who are in none of the crops: {result['queries']} queries, "
-        f"{result['rows']} rows; covered: the mean over shares {', '.join(map(str, result['shares']))} and three kinds of "
-        "things in front. Rank-1 / mAP. From "
-        "[site-adaptation.json](../benchmarks/results/site-adaptation.json), by `python benchmarks/site_adaptation.py`.",
+        f"{result['rows']} rows; covered: mean over shares {', '.join(map(str, result['shares']))} and three kinds of "
+        "things in front. Rank-1 / mAP. By `python benchmarks/site_adaptation.py`, from "
+        "[site-adaptation.json](../benchmarks/results/site-adaptation.json).",
         "",
         "| queries | metric | space | before | after |",
         "| --- | --- | --- | --- | --- |",
@@ -143,10 +143,10 @@ def main() -> None:
         said.out = said.out.resolve()
         write_whole(said.out, (json.dumps(written, indent=1) + "\n").encode())
         if said.out == RESULTS:
-            before, rest = PAGE.read_text().split("<!-- adaptation -->\n")
-            after = rest.split("<!-- /adaptation -->")[1]
+            head, rest = PAGE.read_text().split("<!-- adaptation -->\n")
+            tail = rest.split("<!-- /adaptation -->")[1]
             table = as_table(json.loads(said.out.read_text()))
-            PAGE.write_text(f"{before}<!-- adaptation -->\n{table}\n<!-- /adaptation -->{after}")
+            PAGE.write_text(f"{head}<!-- adaptation -->\n{table}\n<!-- /adaptation -->{tail}")
 
 
 if __name__ == "__main__":
