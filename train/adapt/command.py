@@ -38,14 +38,7 @@ def hold_out(crops: Crops, seed: int) -> tuple[Crops, Crops]:
     draw = np.random.default_rng(seed)
     held = draw.permutation(tracks)[: min(MOST_PAIRS, round(HELD_OUT * len(tracks)))]
     judging = np.isin(crops.tracks, held)
-    return _take(crops, ~judging), _take(crops, judging)
-
-
-def _take(crops: Crops, which: NDArray[np.bool_]) -> Crops:
-    rows = np.flatnonzero(which)
-    p = crops.pictures
-    taken = Pictures(p.pixels[rows], p.people[rows], p.cameras[rows], [p.names[i] for i in rows])
-    return Crops(taken, crops.camera_names, crops.tracked)
+    return crops.take(np.flatnonzero(~judging)), crops.take(np.flatnonzero(judging))
 
 
 def two_glimpses(held: Crops, seed: int) -> tuple[Pictures, Pictures, list[tuple], NDArray[np.int64]]:

@@ -6,6 +6,7 @@ CAMERA/TRACK/*.jpg      crops of one track: one person, followed without a break
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from dpm_edge.errors import DataError, ImageError
 from dpm_edge.images import find_images
 from dpm_edge.layouts import LabelledFolder
+from dpm_edge.progress import say
 from dpm_edge.spec import Preprocessing
 from dpm_edge.train.data import Pictures, decode
 
@@ -45,6 +47,12 @@ class Crops:
     def tracks(self) -> NDArray[np.int64]:
         """(n,) number of the track; a crop without one is a track of its own."""
         return self.pictures.people.numpy()
+
+    def take(self, rows: NDArray[np.int64]) -> Crops:
+        """The crops of these rows."""
+        p = self.pictures
+        taken = Pictures(p.pixels[rows], p.people[rows], p.cameras[rows], [p.names[i] for i in rows])
+        return Crops(taken, self.camera_names, self.tracked)
 
     def names_of_cameras(self) -> list[str]:
         """(n,) name of the camera."""
@@ -82,4 +90,23 @@ def read_crops(folder: Path, preprocessing: Preprocessing, *, quiet: bool = Fals
         people=np.array([track_names[part[:2]] if tracked else i for i, part in enumerate(parts)], np.int64),
         cameras=np.array([number[part[0]] for part in parts], np.int64),
     )
-    return Crops(decode(labelled, preprocessing, quiet=quiet), camera_names, tracked)
+    read = Crops(decode(labelled, preprocessing, quiet=quiet), camera_names, tracked)
+    first = _first_of_each(read.pictures)
+    if len(first) < LEAST_CROPS:
+        raise DataError(
+            f"expected {LEAST_CROPS} different crops below {folder}, got {len(first)}: the other "
+            f"{len(paths) - len(first)} cannot be read or are copies of these. Copies teach nothing: add crops"
+        )
+    if len(first) < len(read):
+        if not quiet:
+            say(f"left out: {len(read) - len(first)} crops that are copies of others, to the pixel")
+        read = read.take(first)
+    return read
+
+
+def _first_of_each(pictures: Pictures) -> NDArray[np.int64]:
+    """Rows of the pictures that are not, to the pixel, an earlier one again."""
+    seen: dict[bytes, int] = {}
+    for row, picture in enumerate(pictures.pixels.numpy()):
+        seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), row)
+    return np.array(sorted(seen.values()), np.int64)

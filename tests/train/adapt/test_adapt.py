@@ -212,6 +212,54 @@ def test_pictures_of_nobody_are_refused(net: DPM, tmp_path: Path) -> None:
         rounds.adapt(net, crops, Plan(rounds=1, least=8, eps=0.2), tmp_path / "out", quiet=True)
 
 
+def test_crops_of_one_camera_are_refused(net: DPM, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    (tmp_path / "gate").mkdir()
+    for i in range(210):
+        cv2.imwrite(str(tmp_path / "gate" / f"{i}.jpg"), toy.person(i % 30, 0, draw))
+    with pytest.raises(DataError, match="got 210 crops of 1"):
+        read_crops(tmp_path, net.spec.preprocessing, quiet=True)
+
+
+def copies(root: Path, people: int, times: int) -> Path:
+    """Pictures of people before two cameras, each written several times."""
+    draw = np.random.default_rng(0)
+    for camera in range(2):
+        (root / f"c{camera}").mkdir(parents=True)
+        for number in range(people):
+            for copy in range(times):
+                if not copy:
+                    picture = toy.person(number, camera, draw)
+                cv2.imwrite(str(root / f"c{camera}" / f"{number}-{copy}.png"), picture)
+    return root
+
+
+def test_copies_of_a_few_crops_are_refused(net: DPM, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected 200 different crops below .*, got 60: the other 240"):
+        read_crops(copies(tmp_path / "crops", 30, 5), net.spec.preprocessing, quiet=True)
+
+
+def test_copies_are_left_out(net: DPM, tmp_path: Path) -> None:
+    crops = read_crops(copies(tmp_path / "crops", 110, 2), net.spec.preprocessing, quiet=True)
+    assert len(crops) == 220 and all(name.endswith("-0.png") for name in crops.pictures.names)
+
+
+def test_crops_of_few_people_do_no_harm(net: DPM, tmp_path: Path) -> None:
+    """Ten people: fewer than a batch's sixteen groups are found, and nothing is learned from them."""
+    draw = np.random.default_rng(0)
+    for number in range(10):
+        for camera in range(2):
+            folder = tmp_path / "crops" / f"c{camera}" / f"t{number}"
+            folder.mkdir(parents=True)
+            for shot in range(12):
+                cv2.imwrite(str(folder / f"{shot:02d}.jpg"), toy.person(number, camera, draw))
+    checkpoint.save(net, tmp_path / "base")
+    before = (tmp_path / "base.safetensors").read_bytes()
+    with pytest.raises(DataError, match="expected 16 groups of crops that look like one person each"):
+        command.run(tmp_path / "base", tmp_path / "crops", tmp_path / "out", Plan(rounds=1), quiet=True)
+    assert (tmp_path / "base.safetensors").read_bytes() == before and not list((tmp_path / "out").glob("adapted.*"))
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
