@@ -98,7 +98,7 @@ def run(
     learning, held = hold_out(crops, plan.seed)
     adapted, history = adapt(net, learning, plan, out, quiet=quiet)
     evidence = judge(net, adapted, held, plan.seed, quiet=quiet)
-    result = {
+    result: dict[str, Any] = {
         "from": str(net.spec.weights.recipe),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "crops": len(crops),
