@@ -44,6 +44,8 @@ class Flusher:
             if self._over.wait(min(self._every * 2**failures, max(LONGEST_WAIT, self._every))):
                 return
             self._due.clear()
+            if self._over.is_set():  # `stop` came after the wait: what woke this thread was cleared just now
+                return
             try:
                 self._flush()
             except Exception as error:
