@@ -54,3 +54,17 @@ def people(seed: int = 0, count: int = 12, each: int = 6, d: int = 64, share: fl
         some, features=features, masks=np.where(seen, 0.95, 0.05), visibility=np.ones(len(person))
     )
     return some, person, truth
+
+
+CAMERAS = ("a", "b", "c", "")
+
+
+def biased(n: int, seed: int = 0, d: int = 12) -> tuple[Embeddings, list[str]]:
+    """n rows, each moved by its camera's own bias."""
+    rng = np.random.default_rng(seed)
+    cameras = [CAMERAS[i] for i in rng.integers(0, len(CAMERAS), n)]
+    bias = dict(zip(CAMERAS, np.random.default_rng(99).standard_normal((len(CAMERAS), d)) * 0.4))
+    some = rows(n, d, seed)
+    moved = some.features + np.array([bias[one] for one in cameras]).reshape(n, d)
+    features = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    return Embeddings(**{**vars(some), "features": features}), cameras
