@@ -42,10 +42,7 @@ COST_ROWS, COST_D, FOLDER_ROWS = 100_000, 256, 20_000
 def some_people(train: LabelledFolder) -> LabelledFolder:
     """The pictures of PEOPLE people, evenly spread over the folder's."""
     everyone = np.unique(train.people[train.people > 0])
-    chosen = np.isin(train.people, everyone[:: max(1, len(everyone) // PEOPLE)][:PEOPLE])
-    return LabelledFolder(
-        [p for p, one in zip(train.paths, chosen) if one], train.people[chosen], train.cameras[chosen]
-    )
+    return train.take(np.isin(train.people, everyone[:: max(1, len(everyone) // PEOPLE)][:PEOPLE]))
 
 
 def choose_kappa(t: Embeddings, labels: LabelledFolder) -> dict[str, Any]:

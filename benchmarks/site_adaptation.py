@@ -26,7 +26,7 @@ from dpm_edge.market import query_and_gallery, read_folder
 from dpm_edge.model import checkpoint
 from dpm_edge.progress import say
 from dpm_edge.train.adapt import command
-from dpm_edge.train.adapt.check import AS_THEY_ARE, CENTRED, score
+from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, score
 from dpm_edge.train.adapt.rounds import Plan
 from dpm_edge.train.data import decode
 from dpm_edge.train.evaluate import occlusion_sets
@@ -39,10 +39,7 @@ RESULTS, PAGE = ROOT / "benchmarks/results/site-adaptation.json", ROOT / "docs/s
 
 def of_people(folder: LabelledFolder, people: np.ndarray) -> LabelledFolder:
     """The pictures of these people."""
-    chosen = np.isin(folder.people, people)
-    return LabelledFolder(
-        [p for p, one in zip(folder.paths, chosen) if one], folder.people[chosen], folder.cameras[chosen]
-    )
+    return folder.take(np.isin(folder.people, people))
 
 
 def split(train: LabelledFolder) -> tuple[np.ndarray, np.ndarray]:
@@ -56,11 +53,7 @@ def split(train: LabelledFolder) -> tuple[np.ndarray, np.ndarray]:
 def one_of_each_camera(folder: LabelledFolder) -> tuple[LabelledFolder, LabelledFolder]:
     """Queries, one picture of each person and camera, and the rest."""
     _, first = np.unique(np.stack([folder.people, folder.cameras]), axis=1, return_index=True)
-    rest = np.setdiff1d(np.arange(len(folder.paths)), first)
-    return tuple(
-        LabelledFolder([folder.paths[i] for i in rows], folder.people[rows], folder.cameras[rows])
-        for rows in (first, rest)
-    )  # type: ignore[return-value]
+    return folder.take(first), folder.take(np.setdiff1d(np.arange(len(folder)), first))
 
 
 def link(folder: LabelledFolder, into: Path) -> Path:
@@ -90,7 +83,7 @@ def as_table(result: dict[str, Any]) -> str:
     ]
     for part in ("whole", "covered"):
         for metric in ("plain", "masked"):
-            for space in (AS_THEY_ARE, CENTRED):
+            for space in (NOT_CENTRED, CENTRED):
                 was, now = (result[when][space][part][metric] for when in ("before", "after"))
                 cells = [f"{one['rank1']:.1f} / {one['mAP']:.1f}" for one in (was, now)]
                 lines.append(f"| {part} | {metric} | {space} | {' | '.join(cells)} |")
@@ -145,8 +138,7 @@ def main() -> None:
         if said.out == RESULTS:
             head, rest = PAGE.read_text().split("<!-- adaptation -->\n")
             tail = rest.split("<!-- /adaptation -->")[1]
-            table = as_table(json.loads(said.out.read_text()))
-            PAGE.write_text(f"{head}<!-- adaptation -->\n{table}\n<!-- /adaptation -->{tail}")
+            PAGE.write_text(f"{head}<!-- adaptation -->\n{as_table(written)}\n<!-- /adaptation -->{tail}")
 
 
 if __name__ == "__main__":

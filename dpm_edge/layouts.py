@@ -97,7 +97,7 @@ def read_dataset(root: Path, layout: str = AUTO, *, train: bool = False) -> Data
 def take(folder: LabelledFolder, keep: NDArray[np.bool_] | list[bool]) -> LabelledFolder:
     """Keep the rows where keep (N,) bool is true."""
     keep = np.asarray(keep, bool)
-    return LabelledFolder([p for p, k in zip(folder.paths, keep) if k], folder.people[keep], folder.cameras[keep])
+    return folder.take(keep)
 
 
 def _below(root: Path) -> list[Path]:

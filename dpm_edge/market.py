@@ -29,6 +29,11 @@ class LabelledFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def take(self, rows: NDArray) -> LabelledFolder:
+        """The pictures of these rows: (n,) integers, or (N,) bool."""
+        numbers = np.arange(len(self))[rows]
+        return LabelledFolder([self.paths[i] for i in numbers], self.people[numbers], self.cameras[numbers])
+
 
 def read_folder(folder: Path) -> LabelledFolder:
     """Every picture below `folder`, labelled by its name.

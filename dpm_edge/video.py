@@ -9,8 +9,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge.boxes import BoxesFile, FrameBoxes
 from dpm_edge.errors import DataError
 from dpm_edge.opencv import cv2
+from dpm_edge.progress import say, track
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 
@@ -71,3 +73,33 @@ class Video:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._capture.release()
+
+
+def boxed_frames(
+    path: Path, file: BoxesFile, *, every: int = 1, first_frame: int | None = None, quiet: bool = False
+) -> Iterator[tuple[str, FrameBoxes, NDArray[np.uint8]]]:
+    """Yield each n-th frame that has boxes: its position from 0, its boxes and its picture, with progress.
+
+    Raises:
+        DataError: the boxes name no frame of the video, or may be numbered from 0 as well as from 1.
+    """
+    used = 0
+    with Video(path) as video:
+        boxes, how = file.of_video(video.announced, first_frame)
+        if how:  # a decision and no progress: said with --quiet too
+            say(how)
+        for position, frame in enumerate(track(video, what="frames", total=video.announced or None, quiet=quiet)):
+            if position % every == 0 and position in boxes:
+                used += 1
+                yield str(position), boxes[position], frame
+        short = video.shortfall()
+    beyond = sum(position >= video.read for position in boxes)
+    if short:
+        say(short)
+    if not used:
+        raise DataError(
+            f"expected boxes of the {video.read} frames of {path}, got none of them in {file.path}. "
+            "Check --first-frame and --every, or take the boxes file of this video"
+        )
+    if beyond:
+        say(f"left out the boxes of {beyond} frames of {file.path} that come after the video's last frame")

@@ -46,6 +46,10 @@ class Pictures:
         """The same with pixels on `device`."""
         return Pictures(self.pixels.to(device), self.people, self.cameras, self.names)
 
+    def take(self, rows: Tensor | np.ndarray) -> Pictures:
+        """The pictures of these rows, (n,) integers."""
+        return Pictures(self.pixels[rows], self.people[rows], self.cameras[rows], [self.names[int(i)] for i in rows])
+
     def labels(self) -> Tensor:
         """(N,) int64 in 0..C−1: the people numbered in order of their ids."""
         return torch.unique(self.people, return_inverse=True)[1]

@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = read_dataset(options.data, options.layout)
         query, gallery = (decode(part, net.spec.preprocessing) for part in (found.query, found.gallery))
         rows = torch.linspace(0, len(query) - 1, min(options.queries, len(query))).long()
-        query = Pictures(query.pixels[rows], query.people[rows], query.cameras[rows], [query.names[r] for r in rows])
+        query = query.take(rows)
         if options.share:
             query = covered(query, "object", options.share, np.zeros((1, 8, 8, 3), np.uint8), 0)
         saliency = saliency_of(*load_saliency_model(options.saliency), query.pixels) if options.saliency else None

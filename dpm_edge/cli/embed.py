@@ -99,11 +99,12 @@ def _boxed(
 
     from dpm_edge.images import path_text
     from dpm_edge.runtime import Embeddings
+    from dpm_edge.video import boxed_frames
 
     frames = (
         _frames_of_folder(source, file, every, quiet)
         if source.is_dir()
-        else _frames_of_video(source, file, every, first_frame, quiet)
+        else boxed_frames(source, file, every=every, first_frame=first_frame, quiet=quiet)
     )
     parts, row = [engine.embed([])], 0
     for name, boxes, frame in frames:
@@ -159,37 +160,3 @@ def _frames_of_folder(
         except ImageError as error:
             picture = str(error)
         yield names[frame], file.frames[frame], picture
-
-
-def _frames_of_video(
-    source: Path, file: BoxesFile, every: int, first_frame: int | None, quiet: bool
-) -> Iterator[tuple[str, FrameBoxes, NDArray[np.uint8]]]:
-    """Yield each n-th frame that has boxes: its position from 0, its boxes and its picture.
-
-    Raises:
-        DataError: the boxes name no frame of the video, or may be numbered from 0 as well as from 1.
-    """
-    from dpm_edge.errors import DataError
-    from dpm_edge.progress import say, track
-    from dpm_edge.video import Video
-
-    used = 0
-    with Video(source) as video:
-        boxes, how = file.of_video(video.announced, first_frame)
-        if how:  # a decision and no progress: said with --quiet too
-            say(how)
-        for position, frame in enumerate(track(video, what="frames", total=video.announced or None, quiet=quiet)):
-            if position % every == 0 and position in boxes:
-                used += 1
-                yield str(position), boxes[position], frame
-        short = video.shortfall()
-    beyond = sum(position >= video.read for position in boxes)
-    if short:
-        say(short)
-    if not used:
-        raise DataError(
-            f"expected boxes of the {video.read} frames of {source}, got none of them in {file.path}. "
-            "Check --first-frame and --every, or take the boxes file of this video"
-        )
-    if beyond:
-        say(f"left out the boxes of {beyond} frames of {file.path} that come after the video's last frame")

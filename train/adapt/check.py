@@ -17,7 +17,7 @@ from dpm_edge.spec import Preprocessing
 from dpm_edge.train.data import Pictures, decode
 from dpm_edge.train.evaluate import BOTH, embed, scores
 
-AS_THEY_ARE, CENTRED = "not centred", "centred"
+NOT_CENTRED, CENTRED = "not centred", "centred"
 
 
 def read_check(folder: Path, preprocessing: Preprocessing, *, quiet: bool = False) -> tuple[Pictures, Pictures]:
@@ -50,15 +50,15 @@ def score(
     def centre(features: Tensor, of: Pictures) -> Tensor:
         return torch.from_numpy(known.centre(features.cpu().numpy(), _names(of)))
 
-    parts: dict[str, dict[str, list[dict[str, Any]]]] = {AS_THEY_ARE: {}, CENTRED: {}}
+    sides = {NOT_CENTRED: lambda features, of: features, CENTRED: centre}
+    targets = {space: (side(target, gallery), target_masks) for space, side in sides.items()}
+    parts: dict[str, dict[str, list[dict[str, Any]]]] = {space: {} for space in sides}
     for (kind, _), pictures in {("whole", 0.0): query, **(covered or {})}.items():
         part = "whole" if kind == "whole" else "covered"
         asked, masks = embed(net, pictures.pixels)
-        for space, q, g in (
-            (AS_THEY_ARE, asked, target),
-            (CENTRED, centre(asked, pictures), centre(target, gallery)),
-        ):
-            parts[space].setdefault(part, []).append(scores(pictures, gallery, (q, masks), (g, target_masks)))
+        for space, side in sides.items():
+            said = scores(pictures, gallery, (side(asked, pictures), masks), targets[space])
+            parts[space].setdefault(part, []).append(said)
     return {
         space: {
             part: {

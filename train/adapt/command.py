@@ -18,7 +18,7 @@ from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.progress import say
-from dpm_edge.train.adapt.check import AS_THEY_ARE, CENTRED, read_check, score
+from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, read_check, score
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
 from dpm_edge.train.adapt.rounds import Plan, adapt, features_of, statistics
@@ -110,21 +110,10 @@ def run(
         "check": None if labelled is None else {"before": score(net, *labelled), "after": score(adapted, *labelled)},
         "machine": machine_card(),
     }
-    if evidence is not None and evidence.worse and not force:
+    worse = None if force else _worse(evidence, result["check"], check)
+    if worse is not None:
         write_whole(out / "adapt.json", (json.dumps({**result, "written": False}, indent=1) + "\n").encode())
-        raise DataError(
-            f"the adapted model is worse on held-out crops ({evidence.kind}: mAP {evidence.before:.1f} before, "
-            f"{evidence.after:.1f} after) and was not written. Keep the old one; more people, more cameras or crops "
-            f"without other things in them help"
-        )
-    if result["check"] and not force:
-        was, now = (result["check"][when][CENTRED]["whole"]["plain"]["mAP"] for when in ("before", "after"))
-        if now < was - CHECK_SLACK:
-            write_whole(out / "adapt.json", (json.dumps({**result, "written": False}, indent=1) + "\n").encode())
-            raise DataError(
-                f"the adapted model is worse on the labelled pictures of {check} (centred mAP {was:.1f} before, "
-                f"{now:.1f} after) and was not written. Keep the old one, or write it all the same with --force"
-            )
+        raise DataError(f"the adapted model is worse on {worse}")
     recipe = (
         f"{net.spec.weights.recipe}; adapted without labels on {result['date'][:10]} to {len(crops)} crops of "
         f"{', '.join(crops.camera_names)}"
@@ -136,6 +125,23 @@ def run(
     result["written"] = True
     write_whole(out / "adapt.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
+
+
+def _worse(evidence: Evidence | None, scored: dict[str, Any] | None, check: Path | None) -> str | None:
+    """What an adapted model is worse on, by how much, and what to do; None where it is not."""
+    if evidence is not None and evidence.worse:
+        return (
+            f"held-out crops ({evidence.kind}: mAP {evidence.before:.1f} before, {evidence.after:.1f} after) and was "
+            f"not written. Keep the old one; more people, more cameras or crops without other things in them help"
+        )
+    if scored is not None:
+        was, now = (scored[when][CENTRED]["whole"]["plain"]["mAP"] for when in ("before", "after"))
+        if now < was - CHECK_SLACK:
+            return (
+                f"the labelled pictures of {check} (centred mAP {was:.1f} before, {now:.1f} after) and was not "
+                f"written. Keep the old one, or write it all the same with --force"
+            )
+    return None
 
 
 def print_report(result: dict[str, Any], out: Path) -> None:
@@ -156,7 +162,7 @@ def print_report(result: dict[str, Any], out: Path) -> None:
             f"({evidence['low']:+.1f} to {evidence['high']:+.1f}): {sure}"
         )
     if result["check"]:
-        for space in (AS_THEY_ARE, CENTRED):
+        for space in (NOT_CENTRED, CENTRED):
             before, after = (result["check"][when][space]["whole"] for when in ("before", "after"))
             print(
                 f"labelled pictures, {space}: "

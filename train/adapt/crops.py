@@ -50,9 +50,7 @@ class Crops:
 
     def take(self, rows: NDArray[np.int64]) -> Crops:
         """The crops of these rows."""
-        p = self.pictures
-        taken = Pictures(p.pixels[rows], p.people[rows], p.cameras[rows], [p.names[i] for i in rows])
-        return Crops(taken, self.camera_names, self.tracked)
+        return Crops(self.pictures.take(rows), self.camera_names, self.tracked)
 
     def names_of_cameras(self) -> list[str]:
         """(n,) name of the camera."""
@@ -109,4 +107,4 @@ def _first_of_each(pictures: Pictures) -> NDArray[np.int64]:
     seen: dict[bytes, int] = {}
     for row, picture in enumerate(pictures.pixels.numpy()):
         seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), row)
-    return np.array(sorted(seen.values()), np.int64)
+    return np.array(list(seen.values()), np.int64)

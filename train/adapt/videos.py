@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import cv2
 
 from dpm_edge.boxes import read_boxes
 from dpm_edge.errors import DataError
-from dpm_edge.files import write_whole
+from dpm_edge.files import whole_folder
 from dpm_edge.images import clip_boxes
-from dpm_edge.progress import say, track
-from dpm_edge.video import Video
+from dpm_edge.progress import say
+from dpm_edge.video import boxed_frames
 
 DONE = "cut.json"
 """Written into the folder when every crop is there: what it was cut from."""
@@ -36,7 +35,7 @@ def cut_crops(
 ) -> Path:
     """Cut the boxes of every `every`-th frame out of each video; a video is a camera, its name without ending names it.
 
-    `into` is emptied first; where all of it was already cut from the same files, it is left as it is. Returns `into`.
+    `into` appears once every crop is there, and is left as it is where it was cut from the same files. Returns `into`.
 
     Raises:
         DataError: a video has no boxes file, two videos have one name, a file cannot be read, or `into` holds others'
@@ -58,22 +57,14 @@ def cut_crops(
     }
     if (into / DONE).is_file() and json.loads((into / DONE).read_text()) == asked:
         return into
-    if (
-        into.is_dir()
-        and any(into.iterdir())
-        and not (into / DONE).is_file()
-        and not (into / (DONE + ".part")).is_file()
-    ):
+    if into.is_dir() and any(into.iterdir()) and not (into / DONE).is_file():
         raise DataError(f"expected an empty folder for the crops, got {into}, which holds other files. Give another -o")
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
-    (into / (DONE + ".part")).touch()
-    for video, file in zip(videos, boxes):
-        written = _cut(video, file, into / video.stem, every, first_frame, quiet)
-        if not quiet:
-            say(f"{video.name}: {written} crops")
-    write_whole(into / DONE, json.dumps(asked).encode())
-    (into / (DONE + ".part")).unlink()
+    with whole_folder(into) as folder:
+        for video, file in zip(videos, boxes):
+            written = _cut(video, file, folder / video.stem, every, first_frame, quiet)
+            if not quiet:
+                say(f"{video.name}: {written} crops")
+        (folder / DONE).write_text(json.dumps(asked))
     return into
 
 
@@ -84,28 +75,17 @@ def _state(path: Path) -> list[Any]:
 
 def _cut(video: Path, file: Path, into: Path, every: int, first_frame: int | None, quiet: bool) -> int:
     written = 0
-    with Video(video) as opened:
-        boxes, how = read_boxes(file).of_video(opened.announced, first_frame)
-        if how and not quiet:
-            say(how)
-        for number, frame in enumerate(
-            track(opened, what=f"cut {video.name}", total=opened.announced or None, quiet=quiet)
-        ):
-            here = boxes.get(number)
-            if here is None or number % every:
+    frames = boxed_frames(video, read_boxes(file), every=every, first_frame=first_frame, quiet=quiet)
+    for position, here, frame in frames:
+        whole, bad = clip_boxes(here.boxes, frame.shape)
+        unusable = {row for row, _ in bad}
+        for row, (person, (x0, y0, x1, y1)) in enumerate(zip(here.ids, whole.tolist())):
+            if row in unusable or min(x1 - x0, y1 - y0) < LEAST_PIXELS:
                 continue
-            whole, bad = clip_boxes(here.boxes, frame.shape)
-            unusable = {row for row, _ in bad}
-            for row, (person, (x0, y0, x1, y1)) in enumerate(zip(here.ids, whole.tolist())):
-                if row in unusable or min(x1 - x0, y1 - y0) < LEAST_PIXELS:
-                    continue
-                folder = into / f"track-{quote(person, safe='')}"
-                folder.mkdir(parents=True, exist_ok=True)
-                made, data = cv2.imencode(".jpg", frame[y0:y1, x0:x1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-                assert made, "a crop of 16 pixels and more is encoded"
-                (folder / f"{number:07d}.jpg").write_bytes(data.tobytes())
-                written += 1
-        short = opened.shortfall()
-        if short:
-            say(short)
+            folder = into / f"track-{quote(person, safe='')}"
+            folder.mkdir(parents=True, exist_ok=True)
+            made, data = cv2.imencode(".jpg", frame[y0:y1, x0:x1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            assert made, "a crop of 16 pixels and more is encoded"
+            (folder / f"{int(position):07d}.jpg").write_bytes(data.tobytes())
+            written += 1
     return written

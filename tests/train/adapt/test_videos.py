@@ -57,8 +57,10 @@ def test_what_was_cut_is_not_cut_again_until_a_file_changes(door: tuple[Path, Pa
 
 def test_a_cut_that_was_stopped_starts_over(door: tuple[Path, Path], tmp_path: Path) -> None:
     made = cut_crops([door[0]], [door[1]], tmp_path / "crops", quiet=True)
-    (made / "cut.json").rename(made / "cut.json.part")
     (made / "door" / "track-7" / "9999999.jpg").touch()
+    with pytest.raises(DataError, match=r"none\.avi"):  # after the first video was cut
+        cut_crops([door[0], tmp_path / "none.avi"], [door[1], door[1]], tmp_path / "crops", quiet=True)
+    door[1].write_text(BOXES)
     cut_crops([door[0]], [door[1]], tmp_path / "crops", quiet=True)
     assert not (made / "door" / "track-7" / "9999999.jpg").exists() and (made / "cut.json").is_file()
 
