@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dpm_edge import shipped
+from dpm_edge.cli.commands import main as cli
 
 
 @pytest.mark.parametrize("name", shipped.MODELS)
@@ -34,3 +37,21 @@ def test_both_readers_take_the_name(name, tmp_path, monkeypatch):
     net = checkpoint.load(name)
     read = source.read(Path(name), tmp_path / "model.onnx")
     assert read.fingerprint == checkpoint.fingerprint(net)
+
+
+@pytest.mark.parametrize("name", shipped.MODELS)
+def test_card_says_what_was_measured(name):
+    """The package's numbers are those of the results file, and the size is the file's."""
+    results = Path(__file__).parents[1] / "benchmarks/results/models-market.json"
+    found = json.loads(results.read_text())["rows"][name]
+    card = shipped.card(name)
+    assert (card["whole"]["plain"], card["covered"]["masked"]) == (found["plain"]["whole"], found["masked"]["covered"])
+    assert card["bytes"] == len(shipped.resolve(Path(name), ".onnx").read_bytes())
+    assert card["licence"] == "Apache-2.0"
+
+
+def test_the_command_lists_every_model():
+    answer = CliRunner().invoke(cli, ["models", "--json"])
+    assert [card["name"] for card in json.loads(answer.output)] == list(shipped.MODELS)
+    shown = CliRunner().invoke(cli, ["models"]).output
+    assert all(name in shown for name in shipped.MODELS) and f"{shipped.DEFAULT} (default)" in shown
