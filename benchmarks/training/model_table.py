@@ -60,7 +60,7 @@ def table(found: dict[str, Any]) -> str:
     card = found["machine"]
     lines.append("")
     lines.append(
-        f"{found['queries']} queries and {found['gallery']} pictures of 100 people of Market-1501 (our own split), whom "
+        f"{found['queries']} queries and {found['gallery']} pictures of 100 people of Market-1501, our own split, whom "
         "no model saw in training; covered by textures, drawn things and other people. Crops a second: OpenVINO "
         f"float32, one thread, batch 16, {card['cpu']}, {card['date'][:10]}. From "
         "[models-market.json](BENCHMARKS/results/models-market.json)."
