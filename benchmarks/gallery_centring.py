@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.centring import SHRINK, CameraStatistics
-from dpm_edge.cli.evaluate import open_embedder
+from dpm_edge.cli.embedder import open_embedder
 from dpm_edge.env import machine_card
 from dpm_edge.evaluation import market_scores
 from dpm_edge.files import write_whole
@@ -138,7 +138,7 @@ def searches(gallery: Gallery, queries: Embeddings, times: int) -> dict[str, Any
     """CPU milliseconds of a search with and without centring, and their ratio."""
     cameras = ["0"] * len(queries)
     calls = {
-        "not centred": lambda: gallery.search(queries, 10, query_cameras=cameras),
+        "not centred": lambda: gallery.search(queries, 10, query_cameras=cameras, centre=False),
         "centred": lambda: gallery.search(queries, 10, query_cameras=cameras, centre=True),
     }
     for call in calls.values():

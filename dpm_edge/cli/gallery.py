@@ -228,6 +228,7 @@ def stats(place: str, as_json: bool) -> None:
     from collections import Counter
 
     from dpm_edge.gallery.rows import Where
+    from dpm_edge.gallery.search.space import described
 
     people: set[str] = set()
     cameras: Counter[str] = Counter()
@@ -245,6 +246,7 @@ def stats(place: str, as_json: bool) -> None:
         "cameras": dict(cameras),
         "first": times[0] if times else None,
         "last": times[-1] if times else None,
+        "centring": described(cameras, about),
     }
     _print({**result, **about}, as_json)
 

@@ -26,6 +26,7 @@ from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
 from dpm_edge.gallery.search.query import make_query
+from dpm_edge.gallery.search.space import wanted_space
 from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import Store, check_model, new_meta
@@ -205,7 +206,7 @@ class Gallery:
         since: Any = None, until: Any = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
-        by: str = "row", cap: int = 8, centre: bool = False,
+        by: str = "row", cap: int = 8, centre: bool | None = None,
     ) -> Matches:  # fmt: skip
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
@@ -218,8 +219,10 @@ class Gallery:
             min_visibility: find only rows at least this visible.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
             query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
-            centre: take off rows and queries what their camera's rows have in common (docs/gallery.md); every metric
-                and option then acts on what is left. Wants `query_cameras`; an unknown one gets the mean of all rows.
+            centre: True takes off rows and queries what their camera's rows have in common (docs/gallery.md); every
+                metric and option then acts on what is left. Wants `query_cameras`; an unknown one gets the mean of all
+                rows. False does not. None: as the calibration is; without one, True where `query_cameras` are given and
+                50 rows or more have two or more known cameras, but not where the rows lie on a GPU.
             candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
             calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
             prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
@@ -234,12 +237,14 @@ class Gallery:
                 not kept, cameras are missing, or the calibration is of another model, metric or space.
         """
         given = as_queries(queries, self._engine, self.store.meta)
+        meta = self.store.meta
+        centre = wanted_space(centre, calibration, meta, metric, cameras=query_cameras is not None)
         query = make_query(
-            given, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            given, meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap, centre=centre,
         )  # fmt: skip
-        known = choose(calibration, self.store.meta, metric, centre)
+        known = None if centre is None else choose(calibration, meta, metric, centre)
         embedded, matches = rerank.answer(self._guarded, given, query)
         return with_probability(matches, known, embedded.visibility, prior)
 
