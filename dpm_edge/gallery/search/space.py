@@ -10,8 +10,8 @@ from dpm_edge.gallery.calibration import Calibration
 
 LEAST_ROWS, LEAST_CAMERAS = 50, 2
 """Rows of known cameras, and cameras with rows, from which searches are centred unless told otherwise. With fewer
-rows a draw in ten lost, from about 50 on none did, and rows of one camera alone gain nothing: centring-least-rows.json in
-benchmarks/results."""
+rows a draw in ten lost, from about 50 on none did, and rows of one camera alone gain nothing:
+benchmarks/results/centring-least-rows.json."""
 
 
 def wanted_space(
