@@ -43,6 +43,7 @@ CASES = {
     "gallery fill": "{w}/filled {w}/engine {w}/market/query --archive {w}/archive",
     "gallery search": "{w}/seen {w}/q.safetensors",
     "gallery calibration": "{w}/seen",
+    "gallery statistics": "{w}/seen",
     "gallery forget": "{w}/seen 0001",
     "gallery expire": "{w}/seen --older-than 5",
     "gallery stats": "{w}/seen",

@@ -175,6 +175,8 @@ def _opened(to: str | Path, old: Gallery, engine: Engine) -> Gallery:
         new = Gallery.create(to, engine.fingerprint, engine.dimension, masks=about["masks"])
         if about.get("retention"):
             new.describe(retention=about["retention"])
+        if engine.camera_statistics is not None:
+            new.use_statistics(engine.camera_statistics)
         return new
     new = Gallery.open(to)
     if new.fingerprint != engine.fingerprint:
@@ -211,6 +213,8 @@ def _file(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep
     assert isinstance(old.store, MemoryStore), "the caller checks"
     meta = new_meta(engine.fingerprint, engine.dimension, old.describe()["masks"])
     new = Gallery("", 0, store=MemoryStore(meta, str(old.store.dtype)))
+    if engine.camera_statistics is not None:
+        new.use_statistics(engine.camera_statistics)
     embedded, lost = re_embed(old, new, engine, pictures=pictures, quiet=quiet)
     kept_back = None
     if lost and keep_lost:

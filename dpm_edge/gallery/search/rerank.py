@@ -40,7 +40,7 @@ def answer(guarded: GuardedStore, queries: Embeddings | FrameQueries, query: Que
     with guarded.lock:
         if isinstance(queries, FrameQueries):
             queries, query = store.embed(queries, query)
-        if query.centre is not None and (not query.automatic or enough(guarded.statistics.now())):
+        if query.centre is not None and (not query.automatic or enough(guarded.statistics.counts())):
             statistics = guarded.statistics.for_search()
             query = in_centred_space(query, queries, statistics, guarded.statistics.now().counts)
         return queries, search(store, query)

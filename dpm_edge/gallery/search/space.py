@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpm_edge.centring import CameraStatistics
 from dpm_edge.gallery.calibration import Calibration
 
 LEAST_ROWS, LEAST_CAMERAS = 50, 2
@@ -36,12 +35,8 @@ def wanted_space(
     return Calibration.of(kept).centred if kept and kept["metric"] == metric else None
 
 
-def enough(statistics: CameraStatistics) -> bool:
+def enough(counts: Mapping[str, int]) -> bool:
     """Whether so many features of known cameras are counted that a search gains by centring."""
-    return _suffices(statistics.counts)
-
-
-def _suffices(counts: Mapping[str, int]) -> bool:
     known = [count for camera, count in counts.items() if camera]
     return sum(known) >= LEAST_ROWS and len(known) >= LEAST_CAMERAS
 
@@ -59,4 +54,4 @@ def described(counts: Mapping[str, int], meta: Mapping[str, Any]) -> str:
 def _by_rows(counts: Mapping[str, int]) -> str:
     known = [count for camera, count in counts.items() if camera]
     there = f"{sum(known)} rows of {len(known)} known cameras"
-    return f"on ({there})" if _suffices(counts) else f"off ({there}; on from {LEAST_ROWS} of {LEAST_CAMERAS})"
+    return f"on ({there})" if enough(counts) else f"off ({there}; on from {LEAST_ROWS} of {LEAST_CAMERAS})"

@@ -24,7 +24,7 @@ from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores import folder as files
 from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
 from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, next_shard, room_for, sign
-from dpm_edge.gallery.stores.store import BATCH, CandidateStore, payloads_of, point_filter, rows_of, vectors_of
+from dpm_edge.gallery.stores.store import BATCH, SITE, CandidateStore, payloads_of, point_filter, rows_of, vectors_of
 
 Answer = TypeVar("Answer")
 
@@ -307,7 +307,7 @@ class EdgeStore(CandidateStore):
             os.replace(other / theirs["shard"], self.folder / name)
             fresh = load_shard(self.folder, self.folder, name)
             kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
-            new = {key: theirs[key] for key in ("fingerprint", "dimension")}
+            new = {key: theirs[key] for key in ("fingerprint", "dimension", SITE) if key in theirs}
             self.remove_statistics()
             self.write_meta({**kept, **new, "shard": name})
             self._shard.close()

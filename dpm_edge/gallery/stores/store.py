@@ -28,6 +28,9 @@ FORMAT = 1
 BATCH = 1000
 """Rows that one scan step or one call to a server carries."""
 
+SITE = "site_statistics"
+"""Key of a store's description under which statistics of a site's cameras lie; they count beside those of its rows."""
+
 INDEXED_TEXTS = ("person", "camera")
 INDEXED_NUMBERS = ("time", "visibility")
 """Payload fields that filters use, and which are indexed."""
