@@ -35,7 +35,7 @@ class GalleryFacts:
         return self._guarded.camera_statistics()
 
     def use_statistics(self, statistics: CameraStatistics | None) -> None:
-        """Keep statistics of the site's cameras: searches are centred by them and the rows' together. None: forget them.
+        """Keep statistics of the site's cameras: searches are centred by them and the rows' together. None: none.
 
         Raises:
             GalleryError: the gallery is read-only.
