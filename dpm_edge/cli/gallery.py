@@ -199,7 +199,8 @@ def _about(calibration: Calibration | None) -> str:
     """What a calibration is for, in a few words."""
     if calibration is None:
         return "none"
-    return f"metric {calibration.metric}{', centred' if calibration.centred else ''}"
+    by = ", by tracks" if calibration.by == "tracks" else ""
+    return f"metric {calibration.metric}{', centred' if calibration.centred else ''}{by}"
 
 
 @command.command("forget")
