@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": "doctor:command",
     "train": "train:train",
     "adapt": "train:adapt",
+    "site": "site:command",
     "explain": "train:explain",
 }
 """Command → its file in this folder and its name there, in the order of the help."""

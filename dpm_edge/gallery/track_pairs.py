@@ -56,14 +56,15 @@ def pairs_of_tracks(
     if len(apart) > MOST_TOGETHER:
         apart = [apart[i] for i in np.sort(draw.choice(len(apart), MOST_TOGETHER, replace=False))]
     parts: list[tuple[NDArray, bool, NDArray]] = []
-    for same, several in ((True, glimpses), (False, apart)):
-        for one, other in several:
-            for q, t in ((one, other), (other, one)):
-                s = similarity(
-                    embeddings.features[q].astype(np.float64), embeddings.features[t].astype(np.float64),
-                    metric=metric, query_masks=embeddings.masks[q], target_masks=embeddings.masks[t],
-                )  # fmt: skip
-                parts.append((s.ravel(), same, np.repeat(embeddings.visibility[q], len(t))))
+    both: list[tuple[bool, NDArray, NDArray]] = [(True, one, other) for one, other in glimpses]
+    both += [(False, one, other) for one, other in apart]
+    for same, one, other in both:
+        for q, t in ((one, other), (other, one)):
+            s = similarity(
+                embeddings.features[q].astype(np.float64), embeddings.features[t].astype(np.float64),
+                metric=metric, query_masks=embeddings.masks[q], target_masks=embeddings.masks[t],
+            )  # fmt: skip
+            parts.append((s.ravel(), same, np.repeat(embeddings.visibility[q], len(t))))
     return (
         np.concatenate([s for s, _, _ in parts]),
         np.concatenate([np.full(len(s), same) for s, same, _ in parts]),

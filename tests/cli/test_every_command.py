@@ -56,12 +56,17 @@ CASES = {
     "doctor": "",
     "train": "market_tiny --data {w}/nowhere --out {w}/run",
     "adapt": "{w}/nothing.safetensors --crops {w}/market -o {w}/adapted",
+    "site init": "{w}/site {w}/nothing.safetensors --crops {w}/market",
+    "site update": "{w}/no-site --crops {w}/market",
+    "site back": "{w}/no-site",
+    "site show": "{w}/no-site",
     "explain": "{w}/nothing.safetensors {w}/market -o {w}/explained",
 }
 """Command → arguments for a small folder {w}, an engine in it, pictures, a video, embeddings and a gallery."""
 
-FAILING = {"refit", "train", "adapt", "explain", "export deepstream"}
-"""Those that end in an error on purpose: what they need takes a GPU, or torch, which the walk hides."""
+FAILING = {"refit", "train", "adapt", "site init", "explain", "export deepstream"}
+FAILING |= {"site update", "site back", "site show"}
+"""Those that end in an error on purpose: what they need takes a GPU, or torch, which the walk hides, or a site."""
 SILENT = {"trust"}
 """Those whose stdout is empty: no plan is trusted here."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import GalleryError, ImageError
+from dpm_edge.errors import GalleryError, GalleryInUse, ImageError
 from dpm_edge.gallery.gallery import Gallery
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.stores.address import is_there
@@ -77,7 +77,7 @@ def migrate(
     Raises:
         GalleryError: the gallery is of that model already, or is on a server and `to` is missing.
     """
-    with Gallery.open(place) as old:
+    with Gallery.open(place) if to is None else _open_to_read(place) as old:
         if old.fingerprint == engine.fingerprint:
             raise GalleryError(
                 f"expected a gallery of another model, got {place} of model {old.fingerprint[:12]} already: "
@@ -94,6 +94,14 @@ def migrate(
                 f"expected `to` (--to), the place of the new gallery, for one on a server, got none for {place}"
             )
         return _folder(Path(place), old, engine, pictures, keep_lost, quiet)
+
+
+def _open_to_read(place: str | Path) -> Gallery:
+    """The gallery; where another process holds the folder, a copy of this moment."""
+    try:
+        return Gallery.open(place)
+    except GalleryInUse:
+        return Gallery.open(place, read_only=True)
 
 
 def re_embed(
