@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": "doctor:command",
     "train": "train:train",
     "adapt": "train:adapt",
+    "label": "label:command",
     "site": "site:command",
     "explain": "train:explain",
 }

@@ -56,6 +56,7 @@ CASES = {
     "doctor": "",
     "train": "market_tiny --data {w}/nowhere --out {w}/run",
     "adapt": "{w}/nothing.safetensors --crops {w}/market -o {w}/adapted",
+    "label": "{w}/market --engine {w}/engine -o {w}/labels.csv --no-browser",
     "site init": "{w}/site {w}/nothing.safetensors --crops {w}/market",
     "site update": "{w}/no-site --crops {w}/market",
     "site back": "{w}/no-site",
@@ -65,8 +66,8 @@ CASES = {
 """Command → arguments for a small folder {w}, an engine in it, pictures, a video, embeddings and a gallery."""
 
 FAILING = {"refit", "train", "adapt", "site init", "explain", "export deepstream"}
-FAILING |= {"site update", "site back", "site show"}
-"""Those that end in an error on purpose: what they need takes a GPU, or torch, which the walk hides, or a site."""
+FAILING |= {"label", "site update", "site back", "site show"}
+"""Those that end in an error on purpose: they need a GPU, torch, which the walk hides, a site, or tracks."""
 SILENT = {"trust"}
 """Those whose stdout is empty: no plan is trusted here."""
 
