@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import NAME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES, Rows, Where
+from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.store import (
     BATCH,
-    Candidates,
-    CandidateStore,
     ServerClient,
     add_all_or_none,
-    candidates_of,
     check_meta,
     payloads_of,
     rows_of,

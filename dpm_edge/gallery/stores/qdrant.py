@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import Rows, Where
+from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.store import (
     BATCH,
     INDEXED_NUMBERS,
     INDEXED_TEXTS,
-    Candidates,
-    CandidateStore,
     ServerClient,
     add_all_or_none,
-    candidates_of,
     check_meta,
     payloads_of,
     point_filter,

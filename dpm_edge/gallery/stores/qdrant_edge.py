@@ -22,18 +22,10 @@ from dpm_edge.errors import DpmError, GalleryError
 from dpm_edge.files import whole_folder
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores import folder as files
+from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
 from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, next_shard, room_for, sign
-from dpm_edge.gallery.stores.store import (
-    BATCH,
-    SITE,
-    Candidates,
-    CandidateStore,
-    candidates_of,
-    payloads_of,
-    point_filter,
-    rows_of,
-)
+from dpm_edge.gallery.stores.store import BATCH, SITE, payloads_of, point_filter, rows_of
 
 Answer = TypeVar("Answer")
 
