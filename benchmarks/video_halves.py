@@ -33,10 +33,10 @@ from dpm_edge.train.data import decode
 from dpm_edge.video import Video
 
 RESULTS = Path(__file__).parent / "results" / "video-halves.json"
-EVERY, ASK_EVERY, PEOPLE = 4, 10, 4
+ASK_EVERY, PEOPLE = 10, 4
 
 
-def split(video: Path, boxes: Path, work: Path) -> dict[str, Path]:
+def split(video: Path, boxes: Path, work: Path, every: int) -> dict[str, Path]:
     """Crops of the first and of the second half, CAMERA/TRACK/*.jpg, by where people stand."""
     with Video(video) as opened:
         middle, half = opened.width / 2, opened.announced // 2
@@ -59,7 +59,7 @@ def split(video: Path, boxes: Path, work: Path) -> dict[str, Path]:
             videos.append(folder / f"{side}{video.suffix}")
             if not videos[-1].is_symlink():
                 videos[-1].symlink_to(video.resolve())
-        made[name] = cut_crops(videos, files, work / f"{name}-crops", every=EVERY, first_frame=0, quiet=True)
+        made[name] = cut_crops(videos, files, work / f"{name}-crops", every=every, first_frame=0, quiet=True)
     return made
 
 
@@ -80,9 +80,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("dpm-t"))
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--every", type=int, default=4, help="crops of every n-th frame")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     said = parser.parse_args()
-    halves, out = split(said.video, said.boxes, said.work), said.work / "adapted"
+    halves, out = split(said.video, said.boxes, said.work, said.every), said.work / "adapted"
     plan = Plan(rounds=said.rounds, people=PEOPLE, minutes=600)
     report: dict[str, Any] = (
         json.loads((out / "adapt.json").read_text())
@@ -94,6 +95,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/video_halves.py --video VIDEO --boxes BOXES --work WORK",
         "machine": machine_card(),
+        "crops of every n-th frame": said.every,
         "crops of the first half": report["crops"],
         "pairs of tracks seen together": report["pairs of tracks seen together"],
         "queries": len(query.names),
