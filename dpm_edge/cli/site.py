@@ -26,7 +26,7 @@ def command() -> None:
     \b
     Example:
       dpm-edge site init shop dpm-t --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv --gallery seen
-      dpm-edge site update shop --video door-may.mp4 --boxes door-may.csv
+      dpm-edge site update shop --video may/door.mp4 --boxes may/door.csv --video may/yard.mp4 --boxes may/yard.csv
       dpm-edge site back shop
     """
 
@@ -105,7 +105,7 @@ def update(folder: Path, as_json: bool, quiet: bool, **said: Any) -> None:
 
     \b
     Example:
-      dpm-edge site update shop --video door-may.mp4 --boxes door-may.csv --video yard-may.mp4 --boxes yard-may.csv
+      dpm-edge site update shop --video may/door.mp4 --boxes may/door.csv --video may/yard.mp4 --boxes may/yard.csv
     """
     from dpm_edge.site_versions import SiteFolder
 
