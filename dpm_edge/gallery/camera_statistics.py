@@ -5,6 +5,7 @@ N rows · D feature dimensions
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -70,7 +71,8 @@ class KeptStatistics:
 
     def counts(self) -> dict[str, int]:
         """Return how many features each camera has shown: rows of this moment, and those of the site's statistics."""
-        return self.now().joined(self._of_site()).counts
+        site = self._of_site()
+        return dict(Counter(self.now().counts) + Counter({} if site is None else site.counts))
 
     def _of_site(self) -> CameraStatistics | None:
         """Return the site's statistics that the store's description holds, if they are of its model."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,15 @@ import tiny_engine
 from click.testing import CliRunner
 
 from dpm_edge import Embeddings, Gallery
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.cli import main
+from dpm_edge.demo.people import open_engine
 from dpm_edge.errors import DataError
 from dpm_edge.gallery.calibration import Calibration, calibrate
 from dpm_edge.gallery.track_pairs import CROPS, pairs_of_tracks
 from dpm_edge.metrics import similarity
-from dpm_edge.track_crops import seen_together
+from dpm_edge.runtime.folder import embed_files
+from dpm_edge.track_crops import cut_crops, read_track_crops, seen_together
 
 
 def embeddings(features: np.ndarray) -> Embeddings:
@@ -121,3 +126,36 @@ def test_the_command_calibrates_a_folder_of_tracks_and_says_so(tmp_path: Path) -
     assert "metric masked, centred, by tracks" in kept.output
     both = CliRunner().invoke(main, [*command, "--quiet", "--layout", "none"][:2] + ["-o", "x.json"])
     assert both.exit_code == 2 and "expected DATA, labelled pictures, or --tracks DIR, got neither" in both.output
+
+
+VTEST = os.environ.get("DPM_EDGE_VTEST")
+"""A folder with vtest.avi of OpenCV's examples (Debian package opencv-doc) and its tracks, vtest_tracks.xml."""
+PEOPLE = [(1, 19), (2, 13), (3, 11), (4, 12), (5, 9), (6, 10), (7,), (8, 14, 15, 18), (16,), (17,)]
+"""The video's people by their tracks, merged by eye."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(VTEST is None, reason="DPM_EDGE_VTEST names no folder with vtest.avi and vtest_tracks.xml")
+@pytest.mark.parametrize("centred", [False, True])
+def test_on_a_real_video_strangers_reach_the_threshold_at_about_the_wanted_rate(centred: bool, tmp_path: Path) -> None:
+    """The labels know every stranger, the tracks only those of one frame; the model ships."""
+    with open_engine(tmp_path, None, quiet=True) as engine:
+        folder = Path(str(VTEST))
+        video, boxes = folder / "vtest.avi", folder / "vtest_tracks.xml"
+        crops = read_track_crops(cut_crops([video], [boxes], tmp_path / "crops", every=20, quiet=True))
+        some = embed_files(engine, crops.paths, quiet=True)
+    tracks, cameras = crops.tracks[some.rows], [crops.cameras[row] for row in some.rows]
+    if centred:
+        known = CameraStatistics(fingerprint=some.fingerprint, dimension=some.dimension)
+        known.add(some.features, cameras)
+        some = dataclasses.replace(some, features=known.centre(some.features, cameras))
+    together = seen_together(cameras, tracks, crops.frames[some.rows])
+    pairs = pairs_of_tracks(some, tracks, together, metric="masked")
+    found = calibrate(*pairs, fingerprint="f", metric="masked", false_match_rate=0.03, bands=1, by="tracks").bands[0]
+    person = {f"vtest/track-{track}": i for i, several in enumerate(PEOPLE) for track in several}
+    who = np.array([person[crops.names[track]] for track in tracks])
+    s = similarity(some.features, some.features, metric="masked", query_masks=some.masks, target_masks=some.masks)
+    strangers = s[who[:, None] != who[None]]
+    again = s[(who[:, None] == who[None]) & (tracks[:, None] != tracks[None])]
+    assert 0.015 < (strangers >= found.threshold).mean() < 0.06
+    assert (again >= found.threshold).mean() > 0.3
