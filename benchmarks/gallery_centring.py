@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.centring import SHRINK, CameraStatistics
-from dpm_edge.cli.evaluate import open_embedder
+from dpm_edge.cli.embedder import open_embedder
 from dpm_edge.env import machine_card
 from dpm_edge.evaluation import market_scores
 from dpm_edge.files import write_whole
@@ -138,7 +138,7 @@ def searches(gallery: Gallery, queries: Embeddings, times: int) -> dict[str, Any
     """CPU milliseconds of a search with and without centring, and their ratio."""
     cameras = ["0"] * len(queries)
     calls = {
-        "not centred": lambda: gallery.search(queries, 10, query_cameras=cameras),
+        "not centred": lambda: gallery.search(queries, 10, query_cameras=cameras, centre=False),
         "centred": lambda: gallery.search(queries, 10, query_cameras=cameras, centre=True),
     }
     for call in calls.values():
@@ -149,6 +149,11 @@ def searches(gallery: Gallery, queries: Embeddings, times: int) -> dict[str, Any
 
 def cost() -> dict[str, Any]:
     """What centring costs in memory and in a folder."""
+    return cost_in_memory() | cost_in_a_folder()
+
+
+def cost_in_memory() -> dict[str, Any]:
+    """What centring costs a gallery in memory."""
     rows, cameras = random_rows(COST_ROWS, COST_D)
     result: dict[str, Any] = {"rows": COST_ROWS, "dimensions": COST_D, "unit": "ms of CPU time"}
     for dtype in ("float32", "float16"):
@@ -175,16 +180,24 @@ def cost() -> dict[str, Any]:
         }
         said = means(calls, 2000 // count)
         result[f"memory, add of {count} rows, mean"] = said
+    return result
+
+
+def cost_in_a_folder() -> dict[str, Any]:
+    """What centring costs a gallery in a folder."""
+    rows, cameras = random_rows(FOLDER_ROWS, COST_D)
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         folders = [Gallery.create(Path(work) / name, "f", COST_D) for name in ("plain", "kept")]
         folders[1].camera_statistics()
         part = rows.take(np.arange(1000))
-        calls = {
-            name: lambda one=one: one.add(part, people=[""] * 1000, cameras=cameras[:1000])  # type: ignore[misc]
+        calls: dict[str, Callable[[], Any]] = {
+            name: lambda one=one: one.add(part, people=[""] * 1000, cameras=cameras[:1000])
             for name, one in zip(("without statistics", "with statistics"), folders)
         }
         result["folder, add of 1000 rows, mean"] = means(calls, FOLDER_ROWS // 1000)
         result["folder, rows"] = FOLDER_ROWS
+        result["folder, date"] = machine_card()["date"]
         for count, times in ((1, 21), (16, 5)):
             result[f"folder, {count} queries"] = searches(folders[1], rows.take(np.arange(count)), times)
         start = time.process_time()

@@ -66,7 +66,7 @@ def measure(q: Embeddings, t: Embeddings, query: LabelledFolder, gallery: Labell
         for start in range(0, len(q), 100):
             some = slice(start, start + 100)
             found = held.search(
-                q.take(some), PLACES, exclude_same_camera=True, query_cameras=qc[some].tolist(), **option
+                q.take(some), PLACES, exclude_same_camera=True, query_cameras=qc[some].tolist(), centre=False, **option
             )
             right = [1] * len(found) if by_person else there[some].tolist()
             parts.append(precisions(found, qp[some], right))

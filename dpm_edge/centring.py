@@ -93,6 +93,31 @@ class CameraStatistics:
             unit[names == camera] -= self.mean(camera)
         return normalise(unit).astype(np.float32)
 
+    def joined(self, other: CameraStatistics | None) -> CameraStatistics:
+        """Return new statistics of the features of both; of these alone without another. κ is this one's."""
+        both = CameraStatistics(
+            fingerprint=self.fingerprint, dimension=self.dimension, shrink=self.shrink,
+            counts=dict(self.counts), sums={camera: total.copy() for camera, total in self.sums.items()},
+        )  # fmt: skip
+        for camera, count in ({} if other is None else other.counts).items():
+            assert other is not None, "it has counts"
+            both.counts[camera] = both.counts.get(camera, 0) + count
+            both.sums[camera] = both.sums.get(camera, 0) + other.sums[camera]
+        return both
+
+    def require_model(self, fingerprint: str, dimension: int) -> None:
+        """Refuse another model's features.
+
+        Raises:
+            EmbeddingsError: these statistics are of another model or dimension.
+        """
+        if (self.fingerprint, self.dimension) != (fingerprint, dimension):
+            raise EmbeddingsError(
+                f"expected camera statistics of model {fingerprint[:12]} with {dimension} dimensions, got those of "
+                f"model {self.fingerprint[:12]} with {self.dimension}. Make them with this model: `dpm-edge adapt` "
+                "writes cameras.json beside its checkpoint, `Gallery.camera_statistics().save` those of a gallery"
+            )
+
     def save(self, path: str | Path) -> None:
         """Write one JSON file, whole or not at all.
 

@@ -5,6 +5,7 @@ ENGINE_DIR/
     model.onnx          the portable ONNX: rebuilds the engine on any machine
     golden.npz          one input crop and what the reference made of it
     people.json         with "logits" among the outputs: the names of the people, in the order of the logits
+    cameras.json        of an engine that was built for a site: what the features of each of its cameras have in common
     engine files        named in `files`: engine.xml + engine.bin, engine.onnx, engine.plan + engine.onnx, or for
                         torch model.safetensors + model.json
 """
@@ -29,6 +30,7 @@ NAME = "manifest.json"
 PORTABLE = "model.onnx"
 GOLDEN = "golden.npz"
 PEOPLE = "people.json"
+CAMERAS = "cameras.json"
 TYPED = "engine.onnx"
 """The graph that a TensorRT plan was built from, its types written in: for trtexec, and where the weights of a plan
 that was built without them come from."""
@@ -339,5 +341,7 @@ def _rebuild_command(folder: Path, data: dict[str, Any]) -> list[str]:
         pass
     if data.get("precision") in CALIBRATED:
         command += ["--calibrate", "CROPS"]
+    if isinstance(data.get("files"), dict) and CAMERAS in data["files"]:
+        command += ["--statistics", str(folder / CAMERAS)]
     options = data.get("options", ())
     return [*command, *(str(one) for one in options)] if isinstance(options, (list, tuple)) else command

@@ -13,11 +13,12 @@ from dpm_edge.build.candidate import BuildRequest
 from dpm_edge.build.closed_set import read_closed_set
 from dpm_edge.build.trt import PlanOptions, load_library
 from dpm_edge.build.verify import AccuracyBudget
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import BuildRefused, SpecError, nearest
-from dpm_edge.files import whole_folder
+from dpm_edge.files import sha256, whole_folder
 from dpm_edge.labels import AUTO as AUTO_LAYOUT
 from dpm_edge.layouts import read_dataset
-from dpm_edge.manifest import BACKENDS, CALIBRATED, NAME, PORTABLE, PRECISIONS, BatchRange, Manifest
+from dpm_edge.manifest import BACKENDS, CALIBRATED, CAMERAS, NAME, PORTABLE, PRECISIONS, BatchRange, Manifest
 from dpm_edge.progress import say
 from dpm_edge.runtime import trust
 
@@ -44,6 +45,7 @@ def build(
     layout: str = AUTO_LAYOUT,
     budget: AccuracyBudget | None = None,
     closed_set: str | Path | None = None,
+    statistics: str | Path | None = None,
     mask_head: str = "native",
     plan: PlanOptions | None = None,
     force: bool = False,
@@ -64,6 +66,8 @@ def build(
         layout: its layout, a name of `dpm_edge.layouts.LAYOUTS`; found by looking where none is named.
         budget: what the engine may lose; `AccuracyBudget()` where none is given.
         closed_set: a gallery of the same model: the engine also gives each crop's masked similarity to its people.
+        statistics: what a site's cameras have in common under this model, as `dpm-edge adapt` writes it
+            (`CameraStatistics.save`): it lies beside the engine, and galleries for the engine centre by it.
         mask_head: "native", or "plugin": our fused kernel for the mask generator, TensorRT only.
         plan: limits and flags for TensorRT's builder; its own defaults without.
         force: keep an engine that goes over the budget, or cannot be verified here, and say so in its manifest.
@@ -75,6 +79,7 @@ def build(
     Raises:
         SpecError: the arguments contradict each other; nothing was done.
         CheckpointError: the model is damaged or not what it says it is.
+        EmbeddingsError: the statistics are another model's, or something else.
         ImageError, DataError: no crops to calibrate or verify on, or a labelled folder of no known layout.
         MissingLibrary: the backend's library, or torch for a checkpoint, is not installed.
         EngineError: the backend's library refuses the network.
@@ -87,6 +92,7 @@ def build(
     _check(out, backend, precision, calibrate, profiles, mask_head, plan, closed_set=closed_set is not None)
     _check_that_it_can_be_opened(backend, precision, force=force, quiet=not progress)
     people = read_dataset(Path(labelled), layout) if labelled else None
+    cameras = CameraStatistics.load(statistics) if statistics else None
     calibrated = precision in CALIBRATED or (precision == AUTO and calibrate is not None)
     calibration, verification = source.choose_crops(
         Path(calibrate or source.SAMPLE_CROPS), calibrate=calibrated, quiet=not progress
@@ -95,6 +101,8 @@ def build(
         if progress:
             say(f"reading {model}")
         read = source.read(model, folder / PORTABLE, quiet=not progress)
+        if cameras is not None:
+            cameras.require_model(read.fingerprint, read.spec.dimension)
         request = BuildRequest(
             backend=backend,
             profiles=profiles,
@@ -113,7 +121,11 @@ def build(
             if precision == AUTO
             else candidate.make(folder, read, request, precision)
         )
-        manifest = replace(made, verification=verify.keep_or_refuse(made.verification, force=force))
+        files = dict(made.files)
+        if cameras is not None:
+            cameras.save(folder / CAMERAS)
+            files[CAMERAS] = sha256(folder / CAMERAS)
+        manifest = replace(made, files=files, verification=verify.keep_or_refuse(made.verification, force=force))
         manifest.write(folder)
     if progress and "not_verified" in manifest.verification:
         say(f"not verified, and kept by force: {manifest.verification['not_verified']}")

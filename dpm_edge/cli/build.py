@@ -36,6 +36,9 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
     "--closed-set", type=PATH, metavar="GALLERY", help="Also give each crop's masked similarity to these people."
 )
 @click.option(
+    "--statistics", type=PATH, metavar="FILE", help="What a site's cameras have in common: cameras.json of `adapt`."
+)
+@click.option(
     "--mask-head",
     type=click.Choice(["native", "plugin"]),
     default="native",
@@ -74,6 +77,7 @@ def build(
     budget: float,
     cosine: float,
     closed_set: Path | None,
+    statistics: Path | None,
     mask_head: str,
     workspace: int | None,
     opt_level: int | None,
@@ -116,6 +120,7 @@ def build(
         layout=layout,
         budget=AccuracyBudget(cosine=cosine, map_points=budget),
         closed_set=closed_set,
+        statistics=statistics,
         mask_head=mask_head,
         plan=PlanOptions(
             workspace=workspace,

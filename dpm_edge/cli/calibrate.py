@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @click.command("calibrate", short_help="Which similarity is a match, by visibility.")
 @click.argument("model", type=PATH)
-@click.argument("data", type=PATH)
+@click.argument("data", type=PATH, required=False)
 @click.option("-o", "--out", type=PATH, required=True, help="FILE.json; a plot FILE.png beside it with --plot.")
+@click.option("--tracks", type=PATH, metavar="DIR", help="In DATA's place, without labels: CAMERA/TRACK/frame-N.jpg.")
 @click.option(
     "--fmr",
     type=click.FloatRange(0, 1, min_open=True),
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     help="False matches among strangers.",
 )
 @click.option("--bands", type=click.IntRange(1, 10), default=3, show_default=True, help="Bands of visibility.")
-@click.option("--centre", is_flag=True, help="For searches with centre=True: centre by the gallery pictures' cameras.")
+@click.option("--centre", is_flag=True, help="For centred searches: centre by the gallery pictures' cameras.")
 @click.option("--plot", is_flag=True, help="Draw the similarities of every band (needs matplotlib).")
 @metric
 @layout
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 @quiet
 def command(
     model: Path,
-    data: Path,
+    data: Path | None,
     out: Path,
+    tracks: Path | None,
     fmr: float,
     bands: int,
     centre: bool,
@@ -49,49 +51,40 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find the thresholds of MODEL on DATA, labelled pictures of people that it was not trained on.
+    """Find the thresholds of MODEL on DATA, labelled pictures of people that it was not trained on, or on tracks.
 
     DATA is a labelled data set, such as Market-1501, or your own cameras: test/PERSON/CAMERA/picture.jpg. Pairs of one
     camera do not count.
 
+    --tracks DIR needs no label: a track is one person, and two tracks of one camera that share a frame are two. DIR is
+    what `adapt --video` leaves in OUT/crops. It cannot know one person in two cameras: true matches look surer than
+    they are. Use labels where you have them.
+
     \b
     Example:
       dpm-edge calibrate demo-out/engine market --fmr 0.001 -o calibration.json
+      dpm-edge calibrate engine-2 --tracks site/crops --centre -o calibration.json
     """
     import json
     from dataclasses import asdict
 
-    import numpy as np
-
     from dpm_edge.cli.embedder import open_embedder
     from dpm_edge.gallery.calibration import calibrate
-    from dpm_edge.layouts import read_dataset
-    from dpm_edge.metrics import similarity
-    from dpm_edge.runtime.folder import embed_files
 
-    labelled = read_dataset(data, layout)
-    query, gallery = labelled.query, labelled.gallery
+    if (data is None) == (tracks is None):
+        raise click.UsageError(
+            "expected DATA, labelled pictures, or --tracks DIR, got " + ("neither" if data is None else "both")
+        )
     with open_embedder(model, device=device, threads=threads) as embedder:
-        q = embed_files(embedder, query.paths, quiet=quiet)
-        t = embed_files(embedder, gallery.paths, quiet=quiet)
-    features = q.features, t.features
-    if centre:
-        from dpm_edge.centring import CameraStatistics
-
-        asked, kept = query.cameras[q.rows].astype(str).tolist(), gallery.cameras[t.rows].astype(str).tolist()
-        known = CameraStatistics(fingerprint=t.fingerprint, dimension=t.dimension)
-        known.add(t.features, kept)
-        features = known.centre(q.features, asked), known.centre(t.features, kept)
-    s = similarity(*features, metric=metric, query_masks=q.masks, target_masks=t.masks)
-    one = query.people[q.rows][:, None], gallery.people[t.rows][None]
-    other = query.cameras[q.rows][:, None] != gallery.cameras[t.rows][None]
-    counted = other & (one[1] > 0)  # 0 and −1 are Market-1501's distractors and junk
-    same = np.broadcast_to(one[0] == one[1], s.shape)
-    visibility = np.broadcast_to(q.visibility[:, None], s.shape)
-    pairs = s[counted], same[counted], visibility[counted]
+        if tracks is None:
+            assert data is not None, "just checked"
+            fingerprint, *pairs = _of_labels(embedder, data, layout, metric, centre, quiet)
+        else:
+            fingerprint, *pairs = _of_tracks(embedder, tracks, metric, centre, quiet)
     found = calibrate(
-        *pairs, fingerprint=q.fingerprint, metric=metric, false_match_rate=fmr, bands=bands, centred=centre
-    )
+        *pairs, fingerprint=fingerprint, metric=metric, false_match_rate=fmr, bands=bands, centred=centre,
+        by="labels" if tracks is None else "tracks",
+    )  # fmt: skip
     found.save(out)
     if plot:
         _plot(out.with_suffix(".png"), found, *pairs)
@@ -105,6 +98,58 @@ def command(
             f"{band.low:>10.3f} {band.threshold:>10.4f} {band.true_match_rate:>7.3f} {band.false_match_rate:>9.2e} "
             f"{band.same:>7} {band.different:>10}{note}"
         )
+
+
+Pairs = tuple[str, "NDArray[Any]", "NDArray[Any]", "NDArray[Any]"]
+"""The model, then similarity, whether it is one person, and visibility of the query, each (P,)."""
+
+
+def _of_labels(embedder: Any, data: Path, layout: str, metric: str, centre: bool, quiet: bool) -> Pairs:
+    """Every pair of a query and a gallery picture of another camera."""
+    import numpy as np
+
+    from dpm_edge.centring import CameraStatistics
+    from dpm_edge.layouts import read_dataset
+    from dpm_edge.metrics import similarity
+    from dpm_edge.runtime.folder import embed_files
+
+    labelled = read_dataset(data, layout)
+    query, gallery = labelled.query, labelled.gallery
+    q = embed_files(embedder, query.paths, quiet=quiet)
+    t = embed_files(embedder, gallery.paths, quiet=quiet)
+    features = q.features, t.features
+    if centre:
+        asked, kept = query.cameras[q.rows].astype(str).tolist(), gallery.cameras[t.rows].astype(str).tolist()
+        known = CameraStatistics(fingerprint=t.fingerprint, dimension=t.dimension)
+        known.add(t.features, kept)
+        features = known.centre(q.features, asked), known.centre(t.features, kept)
+    s = similarity(*features, metric=metric, query_masks=q.masks, target_masks=t.masks)
+    one = query.people[q.rows][:, None], gallery.people[t.rows][None]
+    other = query.cameras[q.rows][:, None] != gallery.cameras[t.rows][None]
+    counted = other & (one[1] > 0)  # 0 and −1 are Market-1501's distractors and junk
+    same = np.broadcast_to(one[0] == one[1], s.shape)
+    visibility = np.broadcast_to(q.visibility[:, None], s.shape)
+    return q.fingerprint, s[counted], same[counted], visibility[counted]
+
+
+def _of_tracks(embedder: Any, folder: Path, metric: str, centre: bool, quiet: bool) -> Pairs:
+    """Pairs within tracks, and between tracks that share a frame."""
+    from dataclasses import replace
+
+    from dpm_edge.centring import CameraStatistics
+    from dpm_edge.gallery.track_pairs import pairs_of_tracks
+    from dpm_edge.runtime.folder import embed_files
+    from dpm_edge.track_crops import read_track_crops, seen_together
+
+    crops = read_track_crops(folder)
+    rows = embed_files(embedder, crops.paths, quiet=quiet)
+    cameras, tracks = [crops.cameras[row] for row in rows.rows], crops.tracks[rows.rows]
+    if centre:
+        known = CameraStatistics(fingerprint=rows.fingerprint, dimension=rows.dimension)
+        known.add(rows.features, cameras)
+        rows = replace(rows, features=known.centre(rows.features, cameras))
+    together = seen_together(cameras, tracks, crops.frames[rows.rows])
+    return rows.fingerprint, *pairs_of_tracks(rows, tracks, together, metric=metric)
 
 
 def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], visibility: NDArray[Any]) -> None:

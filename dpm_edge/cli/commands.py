@@ -39,6 +39,8 @@ COMMANDS = {
     "doctor": "doctor:command",
     "train": "train:train",
     "adapt": "train:adapt",
+    "label": "label:command",
+    "site": "site:command",
     "explain": "train:explain",
 }
 """Command → its file in this folder and its name there, in the order of the help."""

@@ -73,6 +73,7 @@ def command(
     from dpm_edge.manifest import Manifest
     from dpm_edge.progress import say
     from dpm_edge.runtime import Engine
+    from dpm_edge.runtime.site_statistics import read_statistics
 
     manifest = Manifest.read(engine)
     mine = _part(part)
@@ -91,7 +92,9 @@ def command(
     if mine[0] == 0:
         _wait(plan, quiet)
         if not is_there(place):
-            Gallery.create(place, manifest.fingerprint, manifest.spec.dimension).close()
+            with Gallery.create(place, manifest.fingerprint, manifest.spec.dimension) as gallery:
+                if (known := read_statistics(manifest, engine)) is not None:
+                    gallery.use_statistics(known)
         with Gallery.open(place) as gallery:
             added, skipped = add_archive(plan, gallery, _by_source(labelled), below=folders, camera=camera, quiet=quiet)
             rows = len(gallery)

@@ -56,15 +56,19 @@ def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
     from dpm_edge.gallery import Gallery
     from dpm_edge.manifest import Manifest
     from dpm_edge.runtime import Embeddings
+    from dpm_edge.runtime.site_statistics import read_statistics
 
+    known = None
     if model.is_dir():
         manifest = Manifest.read(model)
         fingerprint, dimension = manifest.fingerprint, manifest.spec.dimension
+        known = read_statistics(manifest, model)
     else:
         rows = Embeddings.load(model)
         fingerprint, dimension = rows.fingerprint, rows.dimension
-    with Gallery.create(place, fingerprint, dimension, masks=not no_masks):
-        pass
+    with Gallery.create(place, fingerprint, dimension, masks=not no_masks) as gallery:
+        if known is not None:
+            gallery.use_statistics(known)
     _print({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
 
 
@@ -160,11 +164,43 @@ def calibration(place: str, file: Path | None, as_json: bool) -> None:
         _print({"place": place, "calibration": _about(known)}, as_json)
 
 
+@command.command("statistics")
+@PLACE
+@click.argument("file", type=PATH, required=False)
+@click.option("--write", "out", type=PATH, metavar="OUT", help="Write those of the gallery's rows to OUT instead.")
+@as_json
+def statistics(place: str, file: Path | None, out: Path | None, as_json: bool) -> None:
+    """Keep a FILE of what the features of the site's cameras have in common, beside the rows' own. Without FILE: none.
+
+    Such a file is cameras.json of `dpm-edge adapt`, or what --write wrote for another gallery of the same model.
+
+    \b
+    Example:
+      dpm-edge gallery statistics seen site/cameras.json
+      dpm-edge gallery statistics seen --write cameras.json
+    """
+    from dpm_edge.centring import CameraStatistics
+    from dpm_edge.gallery import Gallery
+
+    if file is not None and out is not None:
+        raise click.UsageError("expected FILE to keep, or --write OUT, got both")
+    with open_to_read(place) if out is not None else Gallery.open(place) as gallery:
+        known: CameraStatistics | None
+        if out is not None:
+            known = gallery.camera_statistics()
+            known.save(out)
+        else:
+            known = CameraStatistics.load(file) if file else None
+            gallery.use_statistics(known)
+    _print({"place": place, "written" if out else "kept": known.counts if known else "none"}, as_json)
+
+
 def _about(calibration: Calibration | None) -> str:
     """What a calibration is for, in a few words."""
     if calibration is None:
         return "none"
-    return f"metric {calibration.metric}{', centred' if calibration.centred else ''}"
+    by = ", by tracks" if calibration.by == "tracks" else ""
+    return f"metric {calibration.metric}{', centred' if calibration.centred else ''}{by}"
 
 
 @command.command("forget")
@@ -228,6 +264,8 @@ def stats(place: str, as_json: bool) -> None:
     from collections import Counter
 
     from dpm_edge.gallery.rows import Where
+    from dpm_edge.gallery.search.space import described
+    from dpm_edge.gallery.stores.store import SITE
 
     people: set[str] = set()
     cameras: Counter[str] = Counter()
@@ -239,12 +277,15 @@ def stats(place: str, as_json: bool) -> None:
             known = rows.timestamps[rows.timestamps == rows.timestamps]
             times = [min([*times, *known.tolist()]), max([*times, *known.tolist()])] if len(known) else times
         about = gallery.describe()
+    site = {camera: one["count"] for camera, one in ((about.pop(SITE, None) or {}).get("cameras") or {}).items()}
     result = {
         "rows": sum(cameras.values()),
         "people": len(people - {""}),
         "cameras": dict(cameras),
         "first": times[0] if times else None,
         "last": times[-1] if times else None,
+        "centring": described(cameras + Counter(site), about),
+        "site_statistics": site or None,
     }
     _print({**result, **about}, as_json)
 

@@ -38,7 +38,11 @@ OPTIONS = (
     metric,
     click.option("--camera", multiple=True, help="Find only rows of this camera; may be given again."),
     click.option("--exclude-same-camera", is_flag=True, help="Never find a row of the query's own camera."),
-    click.option("--centre", is_flag=True, help="Take off what each camera's rows have in common (docs/gallery.md)."),
+    click.option(
+        "--centre/--no-centre",
+        default=None,
+        help="Take off what each camera's rows have in common (docs/gallery.md), or do not; else where rows suffice.",
+    ),
     click.option("--by", type=click.Choice(["row", "person"]), default="row", help="Places for rows, or for people."),
     click.option(
         "--expand", type=click.IntRange(0), default=0, help="Move queries toward their first N, search again."
@@ -89,7 +93,7 @@ def search(
     top: int,
     camera: tuple[str, ...],
     exclude_same_camera: bool,
-    centre: bool,
+    centre: bool | None,
     calibration: Path | None,
     layout: str = "auto",
     **options: Any,
@@ -97,14 +101,18 @@ def search(
     """Search as the options say; queries' cameras come from their paths."""
     from dpm_edge.gallery.calibration import Calibration
 
+    wanted = exclude_same_camera or centre is not False
+    cameras = labels(queries, layout)[1] if wanted else []
+    known = Calibration.load(calibration) if calibration else None
+    named = exclude_same_camera or centre or any(cameras) or (known is not None and known.centred)
     return gallery.search(
         queries,
         top,
         camera=list(camera) or None,
         exclude_same_camera=exclude_same_camera,
-        query_cameras=labels(queries, layout)[1] if exclude_same_camera or centre else None,
+        query_cameras=cameras if named else None,
         centre=centre,
-        calibration=Calibration.load(calibration) if calibration else None,
+        calibration=known,
         **options,
     )
 

@@ -69,6 +69,7 @@ def train(arguments: tuple[str, ...]) -> None:
 @click.option("--first-frame", type=click.IntRange(0), help="Number of a video's first frame in its boxes file.")
 @click.option("-o", "--out", type=PATH, required=True, metavar="DIR", help="Where the adapted checkpoint goes.")
 @click.option("--check", type=PATH, metavar="DIR", help="A few labelled pictures; both models are scored on them.")
+@click.option("--labels", type=PATH, metavar="FILE", help="Which tracks are one person, as `dpm-edge label` writes it.")
 @click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the rounds.")
 @click.option("--rounds", type=int, default=12, show_default=True, help="Rounds at most.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -84,6 +85,7 @@ def adapt(
     first_frame: int | None,
     out: Path,
     check: Path | None,
+    labels: Path | None,
     minutes: float,
     rounds: int,
     seed: int,
@@ -93,11 +95,11 @@ def adapt(
 ) -> None:
     """Adapt CHECKPOINT to your cameras, from crops of people or from videos with boxes; nothing is labelled.
 
-    Rounds of grouping crops that look like one person, centred per camera, and of learning those groups. Crops that
-    were held out judge: a model that is worse on them is not written. The same command again goes on where it was
-    stopped. --check DIR adds real scores, before and after, of a few people whom you did label, laid out as for
-    `dpm-edge eval`. Crops of videos are kept in OUT/crops. Then `dpm-edge build OUT/adapted.safetensors` makes the
-    engine.
+    Rounds of grouping crops that look like one person, centred per camera, and of learning those groups. A track is
+    one person, and two tracks of one camera that share a frame are two; --labels tells more. Crops that were held out
+    judge: a model that is worse on them is not written. The same command again goes on where it was stopped. --check
+    DIR adds real scores, before and after, of a few people whom you did label, laid out as for `dpm-edge eval`. Crops
+    of videos are kept in OUT/crops. Then `dpm-edge build OUT/adapted.safetensors` makes the engine.
 
     \b
     Example:
@@ -116,14 +118,14 @@ def adapt(
     for library, module in (("torch", "torch"), ("scikit-learn", "sklearn")):
         if not installed(module):
             raise MissingLibrary(library, "adapting a model", "pip install 'dpm-edge[train]'")
+    from dpm_edge.track_crops import cut_crops
     from dpm_edge.train.adapt.command import print_report, run
     from dpm_edge.train.adapt.rounds import Plan
-    from dpm_edge.train.adapt.videos import cut_crops
 
     if crops is None:
         crops = cut_crops(videos, boxes, out / "crops", every=every, first_frame=first_frame, quiet=quiet)
     plan = Plan(minutes=minutes, rounds=rounds, seed=seed)
-    result = run(checkpoint, crops, out, plan, check=check, force=force, quiet=quiet)
+    result = run(checkpoint, crops, out, plan, check=check, labels=labels, force=force, quiet=quiet)
     if as_json:
         click.echo(json.dumps(result))
     else:

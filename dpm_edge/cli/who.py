@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 @click.option("--engine", type=PATH, required=True, help="The engine that the gallery was filled with.")
 @click.option("--gallery", "place", required=True, help="A folder, a saved gallery, or a server's address.")
 @click.option("-k", "--top", type=click.IntRange(1), default=3, show_default=True, help="People for each picture.")
-@click.option("--centre", is_flag=True, help="Take off what each camera's rows have in common (docs/gallery.md).")
-@click.option("--seen-by", metavar="CAMERA", help="The camera of all pictures, for --centre; else their paths name it.")
+@click.option(
+    "--centre/--no-centre",
+    default=None,
+    help="Take off what each camera's rows have in common (docs/gallery.md), or do not; else where rows suffice.",
+)
+@click.option("--seen-by", metavar="CAMERA", help="The camera of all pictures; else their paths name it.")
 @click.option("--calibration", type=PATH, help="A file that `calibrate` wrote; else what the gallery keeps.")
 @click.option("--prior", type=PRIOR, default=0.5, help="Share of such pairs that is one person beforehand: 0.5.")
 @engine_options
@@ -31,7 +35,7 @@ def command(
     engine: Path,
     place: str,
     top: int,
-    centre: bool,
+    centre: bool | None,
     seen_by: str | None,
     calibration: Path | None,
     prior: float,
@@ -60,11 +64,16 @@ def command(
             click.echo(f"skipped {pictures[at]}: {reason}", err=True)
         if not len(queries):
             raise ImageError(f"expected a picture that can be read, got none among {len(pictures)}")
-        cameras = None
-        if centre:
-            cameras = labels(queries)[1] if seen_by is None else [seen_by] * len(queries)
+        cameras = labels(queries)[1] if seen_by is None else [seen_by] * len(queries)
+        named = centre or any(cameras) or (known is not None and known.centred)
         matches = gallery.search(
-            queries, top, by="person", calibration=known, prior=prior, centre=centre, query_cameras=cameras
+            queries,
+            top,
+            by="person",
+            calibration=known,
+            prior=prior,
+            centre=centre,
+            query_cameras=cameras if named else None,
         )
     results = [query_json(queries, matches, i) for i in range(len(queries))]
     if as_json:

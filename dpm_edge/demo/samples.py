@@ -66,7 +66,7 @@ def run_samples(out: Path, *, engine: Path | None, as_json: bool, quiet: bool, s
         cameras = people.query.cameras[some.rows]
         matches = {
             metric: gallery.search(
-                some, PLACES, metric=metric, exclude_same_camera=True, query_cameras=cameras.tolist()
+                some, PLACES, metric=metric, exclude_same_camera=True, query_cameras=cameras.tolist(), centre=False
             )
             for metric in HEADINGS
         }

@@ -57,6 +57,8 @@ class Calibration:
     bands: list[Band]
     centred: bool = False
     """Whether the similarities were those of features centred per camera."""
+    by: str = "labels"
+    """What told who is who: "labels", or "tracks", which know nothing of two cameras."""
     format: int = FORMAT
 
     def band_of(self, visibility: ArrayLike) -> NDArray[np.int64]:
@@ -177,7 +179,7 @@ def with_probability(
 def calibrate(
     similarity: NDArray, same: NDArray[np.bool_], visibility: NDArray, *,
     fingerprint: str, metric: str = "masked", false_match_rate: float = 1e-3, bands: int = 3, least_true: float = 0.05,
-    centred: bool = False,
+    centred: bool = False, by: str = "labels",
 ) -> Calibration:  # fmt: skip
     """Thresholds from labelled pairs.
 
@@ -191,6 +193,7 @@ def calibrate(
         bands: how many, of equally many pairs.
         least_true: true-match rate below which a band decides nothing.
         centred: the similarities are those of features centred per camera.
+        by: what told who is who, "labels" or "tracks".
 
     Raises:
         DataError: there are too few pairs in a band: strangers must number 1 / false_match_rate at least.
@@ -225,8 +228,9 @@ def calibrate(
             )
         )
     return Calibration(
-        fingerprint=fingerprint, metric=metric, wanted_false_match_rate=false_match_rate, bands=made, centred=centred
-    )
+        fingerprint=fingerprint, metric=metric, wanted_false_match_rate=false_match_rate, bands=made, centred=centred,
+        by=by,
+    )  # fmt: skip
 
 
 def _logistic(matches: NDArray, strangers: NDArray) -> tuple[float, float]:

@@ -5,7 +5,7 @@ N rows · D feature dimensions
 
 from __future__ import annotations
 
-import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import DpmError
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.stores.store import BATCH, Store
+from dpm_edge.gallery.stores.store import BATCH, SITE, Store
 
 GROWTH = 0.1
 """Searches take newer statistics once a camera has so many more rows, as a share of its rows and κ: its mean may then
@@ -36,6 +36,9 @@ class KeptStatistics:
         self._store = store
         self._known: CameraStatistics | None = None
         self._used: CameraStatistics | None = None
+        self._used_counts: dict[str, int] = {}
+        self._site: CameraStatistics | None = None
+        self._site_json: dict | None = None
         self._waiting: list[tuple[NDArray, Sequence[str]]] = []
         self._waiting_rows = 0
         self._changed = self._saved = False
@@ -58,14 +61,27 @@ class KeptStatistics:
         now = self.now()
         if not self._store.one_writer:
             now = self._beside_other_writers(now)
-        used = self._used
-        if used is None or any(
-            count - used.counts.get(camera, 0) > GROWTH * (used.counts.get(camera, 0) + now.shrink)
+        site, used = self._of_site(), self._used_counts
+        if self._used is None or any(
+            count - used.get(camera, 0) > GROWTH * (used.get(camera, 0) + now.shrink)
             for camera, count in now.counts.items()
         ):
-            self._used = copy.deepcopy(now)
-        assert self._used is not None, "just taken"
+            self._used, self._used_counts = now.joined(site), dict(now.counts)
         return self._used
+
+    def counts(self) -> dict[str, int]:
+        """Return how many features each camera has shown: rows of this moment, and those of the site's statistics."""
+        site = self._of_site()
+        return dict(Counter(self.now().counts) + Counter({} if site is None else site.counts))
+
+    def _of_site(self) -> CameraStatistics | None:
+        """Return the site's statistics that the store's description holds, if they are of its model."""
+        kept = self._store.meta.get(SITE)
+        if kept is not self._site_json:
+            self._site_json, self._used = kept, None
+            made = None if kept is None else CameraStatistics.of_json(kept, "the gallery's description")
+            self._site = made if made is not None and made.fingerprint == self._store.meta["fingerprint"] else None
+        return self._site
 
     @contextmanager
     def adding(self, rows: Rows) -> Iterator[None]:

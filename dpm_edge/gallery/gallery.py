@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.calibration import Calibration, choose, to_keep, with_probability
+from dpm_edge.gallery.calibration import Calibration, choose, with_probability
+from dpm_edge.gallery.facts import GalleryFacts
 from dpm_edge.gallery.files import parquet, safetensors
 from dpm_edge.gallery.guarded import GuardedStore
 from dpm_edge.gallery.ids import whole_numbers
@@ -26,9 +26,10 @@ from dpm_edge.gallery.retention import due, with_retention
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.search import rerank
 from dpm_edge.gallery.search.query import make_query
+from dpm_edge.gallery.search.space import wanted_space
 from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
-from dpm_edge.gallery.stores.store import Store, check_model, new_meta
+from dpm_edge.gallery.stores.store import SITE, Store, check_model, new_meta
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import FrameQueries
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from dpm_edge.runtime.engine import Engine
 
 
-class Gallery:
+class Gallery(GalleryFacts):
     """Rows of one model's embeddings, each with a person, a camera, a time, a source and more.
 
     One thread at a time is let in; searches in memory run on every core. Use it in a `with`, or `close` it.
@@ -68,6 +69,7 @@ class Gallery:
         """Open a gallery for what this engine embeds, in memory or at a place; make it where there is none.
 
         It takes pictures wherever it takes embeddings, and the engine embeds them. The engine stays yours to close.
+        What the engine knows of a site's cameras is kept with the gallery, where that keeps none (`use_statistics`).
 
         Args:
             place: as `create` and `open` take it; in memory without.
@@ -85,6 +87,9 @@ class Gallery:
             gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks)
         gallery._guarded.require_model(engine.fingerprint, engine.dimension)
         gallery._engine = engine
+        known = engine.camera_statistics
+        if known is not None and SITE not in gallery.store.meta and not gallery.store.read_only:
+            gallery.use_statistics(known)
         return gallery
 
     @classmethod
@@ -143,21 +148,6 @@ class Gallery:
             rows = "closed"
         return f"Gallery({self._guarded.place}, {rows}, model {self.fingerprint[:12]}, {self.dimension} dimensions)"
 
-    @property
-    def fingerprint(self) -> str:
-        """The model whose embeddings these are."""
-        return self.store.meta["fingerprint"]
-
-    @property
-    def dimension(self) -> int:
-        """D, the length of a feature and of a mask."""
-        return self.store.meta["dimension"]
-
-    @property
-    def store(self) -> Store:
-        """The medium. Hold no thread of your own in it."""
-        return self._guarded.store
-
     def count(self, *, person: Any = None, camera: Any = None, since: Any = None, until: Any = None) -> int:
         """Rows that fit all that is given: one or several people and cameras, times as `search` takes them.
 
@@ -205,7 +195,7 @@ class Gallery:
         since: Any = None, until: Any = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
-        by: str = "row", cap: int = 8, centre: bool = False,
+        by: str = "row", cap: int = 8, centre: bool | None = None,
     ) -> Matches:  # fmt: skip
         """The k nearest rows of each query: exactly in memory, exactly among the candidates elsewhere.
 
@@ -218,8 +208,10 @@ class Gallery:
             min_visibility: find only rows at least this visible.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
             query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
-            centre: take off rows and queries what their camera's rows have in common (docs/gallery.md); every metric
-                and option then acts on what is left. Wants `query_cameras`; an unknown one gets the mean of all rows.
+            centre: True takes off rows and queries what their camera's rows have in common (docs/gallery.md); every
+                metric and option then acts on what is left. Wants `query_cameras`; an unknown one gets the mean of all
+                rows. False does not. None: as the calibration is; without one, True where `query_cameras` are given and
+                50 rows or more have two or more known cameras, but not where the rows lie on a GPU.
             candidates: rows that stores other than memory re-rank, and that `neighbours` and `by` choose from.
             calibration: adds a probability and a decision to each place; the kept one (`use_calibration`) without.
             prior: share of such pairs that is one person before anything is seen, in 0..1, for the probability.
@@ -234,26 +226,16 @@ class Gallery:
                 not kept, cameras are missing, or the calibration is of another model, metric or space.
         """
         given = as_queries(queries, self._engine, self.store.meta)
+        meta = self.store.meta
+        centre = wanted_space(centre, calibration, meta, metric, cameras=query_cameras is not None)
         query = make_query(
-            given, self.store.meta, k=k, metric=metric, camera=camera, since=since, until=until,
+            given, meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap, centre=centre,
         )  # fmt: skip
-        known = choose(calibration, self.store.meta, metric, centre)
+        known = None if centre is None else choose(calibration, meta, metric, centre)
         embedded, matches = rerank.answer(self._guarded, given, query)
         return with_probability(matches, known, embedded.visibility, prior)
-
-    def camera_statistics(self) -> CameraStatistics:
-        """A copy of the rows' count and sum per camera, as of now. The first call may have to read every row."""
-        return self._guarded.camera_statistics()
-
-    def use_calibration(self, calibration: Calibration | None) -> None:
-        """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.
-
-        Raises:
-            GalleryError: it is of another model.
-        """
-        self.describe(calibration=to_keep(calibration, self.fingerprint))
 
     def rows(self, ids: Iterable[int] | None = None, *, vectors: bool = True) -> Rows:
         """Rows by id, in any order; every row, by rising id, without.
@@ -375,10 +357,6 @@ class Gallery:
         """
         store = safetensors.load(Path(path), device)
         return cls(store.meta["fingerprint"], store.meta["dimension"], store=store)
-
-    def describe(self, **facts: Any) -> dict[str, Any]:
-        """What the store says of itself, after adding `facts` (JSON) to it."""
-        return self._guarded.describe(facts)
 
     def flush(self) -> None:
         """Every added row survives power loss when this returns."""

@@ -66,8 +66,13 @@ class Matches:
     """(Q, k): "same" where only the calibration's false-match rate of strangers is as similar, else "different",
     however probable; "too occluded to decide" where that would find almost nobody; "" without a calibration."""
 
+    centred: bool = False
+    """Whether features centred per camera were compared."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
+            if field.name == "centred":
+                continue
             shape = getattr(self, field.name).shape
             if len(shape) != 2 or shape != self.rows.shape:
                 raise GalleryError(f"expected {field.name} of shape {self.rows.shape}, (Q, k), got {shape}")
@@ -119,6 +124,8 @@ class Matches:
         similarity: NDArray[np.float32],
         labels: Rows,
         score: NDArray[np.float32] | None = None,
+        *,
+        centred: bool = False,
     ) -> Matches:
         """Ids (Q, k) with the labels of those rows, which come in any order and once each."""
         order = np.argsort(labels.ids)
@@ -143,4 +150,5 @@ class Matches:
             payloads=pick(labels.payloads, {}, object),
             probability=np.full(ids.shape, np.nan),
             decision=np.full(ids.shape, "", np.str_),
+            centred=centred,
         )

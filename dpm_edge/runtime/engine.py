@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge import images as pictures
+from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import EngineError, ImageError
 from dpm_edge.manifest import BatchRange, Manifest, people
 from dpm_edge.runtime import checks, trust
 from dpm_edge.runtime.backends import Backend, GpuBackend, open_backend
 from dpm_edge.runtime.embeddings import Embeddings, Identified
 from dpm_edge.runtime.frames import Boxed, FrameQueries, SearchBehind, boxed, read_pictures
+from dpm_edge.runtime.site_statistics import read_statistics
 from dpm_edge.runtime.tickets import Calls, InOrder, Ticket
 from dpm_edge.sight import visibility_of_maps
 from dpm_edge.spec import ModelSpec
@@ -49,6 +51,7 @@ class Engine:
         self.device = device
         self._backend: Backend | None = backend
         self._people = people(folder) if "logits" in manifest.outputs else ()
+        self._statistics = read_statistics(manifest, folder)
         self._sees = "visibility" in manifest.outputs
         self._submitted = InOrder(backend.lanes if isinstance(backend, GpuBackend) else 1)
         self._calls = Calls(self._submitted, backend)
@@ -110,6 +113,11 @@ class Engine:
     def dimension(self) -> int:
         """D, the length of a feature and of a mask."""
         return self.spec.dimension
+
+    @property
+    def camera_statistics(self) -> CameraStatistics | None:
+        """What the features of a site's cameras have in common; None where the engine was built without."""
+        return self._statistics
 
     @property
     def batch(self) -> BatchRange:

@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 
 from dpm_edge import Engine
-from dpm_edge.build import AccuracyBudget, build, candidate
-from dpm_edge.errors import BuildRefused, CheckpointError, DataError, ImageError, MissingLibrary, SpecError
+from dpm_edge.build import AccuracyBudget, build, candidate, portable
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.errors import (
+    BuildRefused,
+    CheckpointError,
+    DataError,
+    EmbeddingsError,
+    ImageError,
+    MissingLibrary,
+    SpecError,
+)
 from dpm_edge.images import find_images, preprocess, read_image
-from dpm_edge.manifest import Manifest
+from dpm_edge.manifest import Manifest, rebuild_advice
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 
@@ -215,3 +224,29 @@ def test_a_missing_engine_library_names_its_extra(
 def test_a_model_that_is_not_there_is_named_before_torch_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing, which does not exist"):
         build(tmp_path / "nothing", tmp_path / "engine", progress=False)
+
+
+def test_a_sites_statistics_lie_beside_the_engine(portable_path: Path, crops: Path, tmp_path: Path) -> None:
+    spec, fingerprint = portable.read(portable_path).spec, portable.read(portable_path).fingerprint
+    known = CameraStatistics(fingerprint=fingerprint, dimension=spec.dimension)
+    known.add(np.eye(3, spec.dimension, dtype=np.float32), ["door", "door", "yard"])
+    known.save(tmp_path / "site.json")
+    manifest = quiet_build(
+        portable_path, tmp_path / "engine", backend="onnxruntime", calibrate=crops, statistics=tmp_path / "site.json"
+    )
+    manifest.check_files(tmp_path / "engine")
+    with Engine.load(tmp_path / "engine") as engine:
+        assert engine.camera_statistics is not None and engine.camera_statistics.counts == {"door": 2, "yard": 1}
+    advice = rebuild_advice(tmp_path / "engine")
+    assert f"--statistics {tmp_path / 'engine' / 'cameras.json'}" in advice
+    other = CameraStatistics(fingerprint="x" * 64, dimension=spec.dimension)
+    other.save(tmp_path / "other.json")
+    with pytest.raises(EmbeddingsError, match="expected camera statistics of model"):
+        quiet_build(
+            portable_path,
+            tmp_path / "engine",
+            backend="onnxruntime",
+            calibrate=crops,
+            statistics=tmp_path / "other.json",
+        )
+    Manifest.read(tmp_path / "engine").check_files(tmp_path / "engine")

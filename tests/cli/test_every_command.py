@@ -43,6 +43,7 @@ CASES = {
     "gallery fill": "{w}/filled {w}/engine {w}/market/query --archive {w}/archive",
     "gallery search": "{w}/seen {w}/q.safetensors",
     "gallery calibration": "{w}/seen",
+    "gallery statistics": "{w}/seen",
     "gallery forget": "{w}/seen 0001",
     "gallery expire": "{w}/seen --older-than 5",
     "gallery stats": "{w}/seen",
@@ -56,12 +57,18 @@ CASES = {
     "models": "",
     "train": "market_tiny --data {w}/nowhere --out {w}/run",
     "adapt": "{w}/nothing.safetensors --crops {w}/market -o {w}/adapted",
+    "label": "{w}/market --engine {w}/engine -o {w}/labels.csv --no-browser",
+    "site init": "{w}/site {w}/nothing.safetensors --crops {w}/market",
+    "site update": "{w}/no-site --crops {w}/market",
+    "site back": "{w}/no-site",
+    "site show": "{w}/no-site",
     "explain": "{w}/nothing.safetensors {w}/market -o {w}/explained",
 }
 """Command → arguments for a small folder {w}, an engine in it, pictures, a video, embeddings and a gallery."""
 
-FAILING = {"refit", "train", "adapt", "explain", "export deepstream"}
-"""Those that end in an error on purpose: what they need takes a GPU, or torch, which the walk hides."""
+FAILING = {"refit", "train", "adapt", "site init", "explain", "export deepstream"}
+FAILING |= {"label", "site update", "site back", "site show"}
+"""Those that end in an error on purpose: they need a GPU, torch, which the walk hides, a site, or tracks."""
 SILENT = {"trust"}
 """Those whose stdout is empty: no plan is trusted here."""
 

@@ -94,6 +94,30 @@ def test_filters_act_on_a_centred_search(make: Make) -> None:
             assert (got.rows[i, len(want) :] == -1).all()
 
 
+def test_rows_of_a_camera_that_the_first_candidates_lack_are_found(make: Make) -> None:
+    """Camera a's bias points with the queries, so that its rows fill the first ten candidates; the nearest are b's."""
+    draw, gallery = np.random.default_rng(11), make()
+    cameras = ["a"] * 80 + ["b"] * 80
+    t = draw.standard_normal((160, 12)).astype(np.float32)
+    t[:80, 0] += 6
+    t[80:, 0] -= 6
+    some = Embeddings(
+        features=(t / np.linalg.norm(t, axis=1, keepdims=True)).astype(np.float32),
+        masks=np.ones((160, 12), np.float32),
+        visibility=np.ones(160, np.float32),
+        rows=np.arange(160),
+        fingerprint="f",
+    )
+    gallery.add(some, people=["p"] * 160, cameras=cameras, ids=range(160))
+    q = some.take(np.arange(80, 100))  # queries of a that look like rows of b: their bias points to b
+    asked = Embeddings(**{**vars(q), "features": q.features * np.array([-1, *[1] * 11], np.float32)})
+    s = truth(asked, ["a"] * 20, *halves(some), cameras, "plain")
+    got = gallery.search(asked, 1, metric="plain", centre=True, query_cameras=["a"] * 20, candidates=10)
+    first = s.argmax(1)
+    assert (first >= 80).mean() > 0.3, "rows of b are the nearest of many"
+    np.testing.assert_array_equal(got.rows[:, 0], first)
+
+
 def test_an_expanded_query_moves_in_the_centred_space(make: Make) -> None:
     gallery, t, m, cameras, _ = filled(make)
     q, q_cameras = rows(3, seed=4), ["a", "", "c"]

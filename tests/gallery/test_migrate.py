@@ -225,3 +225,17 @@ def test_what_another_model_left_is_thrown_away(site: Path, old: Path) -> None:
         migrate(old, engine, pictures=site / "crops")
     with Gallery.open(old) as gallery:
         assert_migrated(site, gallery)
+
+
+def test_a_gallery_that_another_process_holds_is_moved_to_another_place(site: Path, old: Path, tmp_path: Path) -> None:
+    hold = "import sys; from dpm_edge import Gallery; g = Gallery.open(sys.argv[1]); print('held', flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(old)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    try:
+        with Engine.load(site / "new", threads=1) as engine:
+            done = migrate(old, engine, to=tmp_path / "moved", pictures=site / "crops", quiet=True)
+    finally:
+        holder.communicate(b"\n")
+    assert done.rows == N - len(done.lost) and done.rows > 80
+    with Gallery.open(tmp_path / "moved") as gallery:
+        assert gallery.fingerprint == NEW and len(gallery) == done.rows

@@ -97,7 +97,8 @@ def test_a_gallery_on_a_device_follows_what_is_added_and_deleted(monkeypatch: py
             gallery.add(rows(50, seed=step), people=["p"] * 50, cameras=np.arange(50) % 4, timestamps=np.arange(50.0))
             answers.append(gallery.search(query, 4))
         gallery.delete(list(range(20, 90)))
-        answers.append(gallery.search(query, 4, since=10, exclude_same_camera=True, query_cameras=[1, 2]))
+        own = {"exclude_same_camera": True, "query_cameras": [1, 2], "centre": False}
+        answers.append(gallery.search(query, 4, since=10, **own))
         found.append(answers)
     for on_cpu, on_device in zip(*found):
         np.testing.assert_array_equal(on_cpu.rows, on_device.rows)

@@ -18,6 +18,7 @@ from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.progress import say
+from dpm_edge.track_answers import read_answers
 from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, read_check, score
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
@@ -77,12 +78,14 @@ def run(
     plan: Plan,
     *,
     check: Path | None = None,
+    labels: Path | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Adapt, judge, and write OUT/adapted.safetensors with its card, cameras.json and adapt.json. Returns adapt.json.
 
-    `check` is a labelled folder that both models are scored on; nothing is learned from it.
+    `check` is a labelled folder that both models are scored on; nothing is learned from it. `labels` says of some
+    tracks who is who (`dpm_edge.track_answers`).
 
     Raises:
         DpmError: the checkpoint or the crops cannot be used, or the adapted model is worse on held-out crops and was
@@ -94,7 +97,9 @@ def run(
             f"expected a model without a camera embedding, got {source} with {net.spec.cameras} cameras"
         )
     labelled = None if check is None else read_check(check, net.spec.preprocessing, quiet=quiet)
-    crops = read_crops(folder, net.spec.preprocessing, quiet=quiet)
+    answers = [] if labels is None else read_answers(labels)
+    crops = replace(read_crops(folder, net.spec.preprocessing, quiet=quiet), answers=tuple(answers))
+    _check_answers(crops, labels)
     learning, held = hold_out(crops, plan.seed)
     adapted, history = adapt(net, learning, plan, out, quiet=quiet)
     evidence = judge(net, adapted, held, plan.seed, quiet=quiet)
@@ -104,6 +109,8 @@ def run(
         "crops": len(crops),
         "cameras": crops.camera_names,
         "tracks": len(np.unique(crops.tracks)) if crops.tracked else None,
+        "answers": len(answers),
+        "pairs of tracks seen together": len(replace(crops, answers=()).constraints().apart),
         "plan": vars(plan),
         "rounds": history,
         "evidence": None if evidence is None else evidence.as_dict(),
@@ -125,6 +132,21 @@ def run(
     result["written"] = True
     write_whole(out / "adapt.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
+
+
+def _check_answers(crops: Crops, labels: Path | None) -> None:
+    """Refuse answers of other crops, or that contradict each other.
+
+    Raises:
+        DataError: they are, or do.
+    """
+    named, there = {name for a, b, _ in crops.answers for name in (a, b)}, set(crops.names_of_tracks())
+    if named and not named & there:
+        raise DataError(
+            f"expected tracks of the crops in {labels}, such as {min(there)}, got {min(named)}. Name them "
+            "CAMERA/TRACK, as their folders are named"
+        )
+    crops.constraints()
 
 
 def _worse(evidence: Evidence | None, scored: dict[str, Any] | None, check: Path | None) -> str | None:

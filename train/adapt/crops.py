@@ -1,13 +1,13 @@
 """Unlabelled crops of a site, by camera and, where it is known, by track.
 
 CAMERA/*.jpg            crops of one camera
-CAMERA/TRACK/*.jpg      crops of one track: one person, followed without a break
+CAMERA/TRACK/*.jpg      crops of one track: one person, followed without a break (`dpm_edge.track_crops`)
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from dpm_edge.images import find_images
 from dpm_edge.layouts import LabelledFolder
 from dpm_edge.progress import say
 from dpm_edge.spec import Preprocessing
+from dpm_edge.track_crops import UNKNOWN_FRAME, frame_of
+from dpm_edge.train.adapt.constraints import Constraints, constraints_of
 from dpm_edge.train.data import Pictures, decode
 
 LEAST_CROPS, LEAST_CAMERAS = 200, 2
@@ -34,6 +36,10 @@ class Crops:
     """Name of each camera number."""
     tracked: bool
     """Whether tracks are known."""
+    track_names: list[str] = field(default_factory=list)
+    """CAMERA/TRACK of each track number; none where no tracks are known."""
+    answers: tuple[tuple[str, str, bool], ...] = ()
+    """Names of two tracks (of two crops where no tracks are known), and whether somebody said they are one person."""
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -50,11 +56,28 @@ class Crops:
 
     def take(self, rows: NDArray[np.int64]) -> Crops:
         """The crops of these rows."""
-        return Crops(self.pictures.take(rows), self.camera_names, self.tracked)
+        return replace(self, pictures=self.pictures.take(rows))
 
     def names_of_cameras(self) -> list[str]:
         """(n,) name of the camera."""
         return [self.camera_names[c] for c in self.cameras]
+
+    def names_of_tracks(self) -> list[str]:
+        """(n,) CAMERA/TRACK, or CAMERA/PICTURE where no tracks are known."""
+        if self.tracked:
+            return [self.track_names[t] for t in self.tracks]
+        return [f"{camera}/{name}" for camera, name in zip(self.names_of_cameras(), self.pictures.names)]
+
+    def constraints(self) -> Constraints:
+        """What frames and answers say about the tracks.
+
+        Raises:
+            DataError: answers contradict each other.
+        """
+        frames = np.array([frame_of(Path(name)) for name in self.pictures.names], np.int64)
+        if not self.tracked:  # without tracks nobody knows that two boxes of a frame are no two of one person
+            frames[:] = UNKNOWN_FRAME
+        return constraints_of(self.cameras.tolist(), self.tracks, frames, self.names_of_tracks(), self.answers)
 
 
 def read_crops(folder: Path, preprocessing: Preprocessing, *, quiet: bool = False) -> Crops:
@@ -88,7 +111,8 @@ def read_crops(folder: Path, preprocessing: Preprocessing, *, quiet: bool = Fals
         people=np.array([track_names[part[:2]] if tracked else i for i, part in enumerate(parts)], np.int64),
         cameras=np.array([number[part[0]] for part in parts], np.int64),
     )
-    read = Crops(decode(labelled, preprocessing, quiet=quiet), camera_names, tracked)
+    names = ["/".join(key) for key in track_names]
+    read = Crops(decode(labelled, preprocessing, quiet=quiet), camera_names, tracked, names)
     first = _first_of_each(read.pictures)
     if len(first) < LEAST_CROPS:
         raise DataError(

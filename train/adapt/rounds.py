@@ -28,6 +28,7 @@ from dpm_edge.model.network import DPM
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
 from dpm_edge.train.adapt.clusters import cluster, of_tracks
+from dpm_edge.train.adapt.constraints import constrained
 from dpm_edge.train.adapt.contrast import ClusterMemory
 from dpm_edge.train.adapt.crops import Crops
 from dpm_edge.train.data import IdentitySampler, to_input
@@ -145,7 +146,7 @@ def pseudo_labels(
     labels = cluster(centred, k=plan.neighbours, k_query=plan.query_neighbours, eps=plan.eps, least=plan.least)
     if crops.tracked:
         labels = of_tracks(labels, crops.tracks)
-    labels = _without_gaps(labels)
+    labels = constrained(_without_gaps(labels), crops.tracks, centred, crops.constraints(), plan.least)
     found = int(labels.max()) + 1
     if found < plan.people:
         raise DataError(
@@ -239,7 +240,8 @@ def _start(net: DPM, plan: Plan) -> State:
 def _identity(net: DPM, crops: Crops, plan: Plan) -> str:
     """What must be the same for a state to be resumed."""
     kept = {name: value for name, value in asdict(plan).items() if name not in MAY_CHANGE}
-    return json.dumps({"model": checkpoint.fingerprint(net), "crops": crops.pictures.names, "plan": kept})
+    known = {"crops": crops.pictures.names, "answers": crops.answers}
+    return json.dumps({"model": checkpoint.fingerprint(net), **known, "plan": kept})
 
 
 def _save(state: State, path: Path, net: DPM, crops: Crops, plan: Plan) -> None:

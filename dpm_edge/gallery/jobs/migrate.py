@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import GalleryError, ImageError
+from dpm_edge.errors import GalleryError, GalleryInUse, ImageError
 from dpm_edge.gallery.gallery import Gallery
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.stores.address import is_there
@@ -77,7 +77,7 @@ def migrate(
     Raises:
         GalleryError: the gallery is of that model already, or is on a server and `to` is missing.
     """
-    with Gallery.open(place) as old:
+    with Gallery.open(place) if to is None else _open_to_read(place) as old:
         if old.fingerprint == engine.fingerprint:
             raise GalleryError(
                 f"expected a gallery of another model, got {place} of model {old.fingerprint[:12]} already: "
@@ -94,6 +94,14 @@ def migrate(
                 f"expected `to` (--to), the place of the new gallery, for one on a server, got none for {place}"
             )
         return _folder(Path(place), old, engine, pictures, keep_lost, quiet)
+
+
+def _open_to_read(place: str | Path) -> Gallery:
+    """The gallery; where another process holds the folder, a copy of this moment."""
+    try:
+        return Gallery.open(place)
+    except GalleryInUse:
+        return Gallery.open(place, read_only=True)
 
 
 def re_embed(
@@ -175,6 +183,8 @@ def _opened(to: str | Path, old: Gallery, engine: Engine) -> Gallery:
         new = Gallery.create(to, engine.fingerprint, engine.dimension, masks=about["masks"])
         if about.get("retention"):
             new.describe(retention=about["retention"])
+        if engine.camera_statistics is not None:
+            new.use_statistics(engine.camera_statistics)
         return new
     new = Gallery.open(to)
     if new.fingerprint != engine.fingerprint:
@@ -211,6 +221,8 @@ def _file(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep
     assert isinstance(old.store, MemoryStore), "the caller checks"
     meta = new_meta(engine.fingerprint, engine.dimension, old.describe()["masks"])
     new = Gallery("", 0, store=MemoryStore(meta, str(old.store.dtype)))
+    if engine.camera_statistics is not None:
+        new.use_statistics(engine.camera_statistics)
     embedded, lost = re_embed(old, new, engine, pictures=pictures, quiet=quiet)
     kept_back = None
     if lost and keep_lost:

@@ -46,6 +46,8 @@ class Query:
     cap: int = 8
     centre: list[str] | None = None
     """(Q,) cameras of queries that are to be centred, as `in_centred_space` does; None: they are not."""
+    automatic: bool = False
+    """Whether they are centred only where the rows are enough (`space.enough`), and never on a GPU."""
     centring: CameraStatistics | None = None
     """What features of rows are centred by, as `features` are already; None: rows as they are."""
     row_cameras: tuple[str, ...] = ()
@@ -76,7 +78,7 @@ def make_query(
     neighbours: int,
     by: str,
     cap: int,
-    centre: bool,
+    centre: bool | None,
 ) -> Query:
     """The options of `Gallery.search`, for a gallery that describes itself by `meta`.
 
@@ -99,7 +101,7 @@ def make_query(
             f"expected {len(queries)} query_cameras for {'exclude_same_camera' if exclude_same_camera else 'centre'}, "
             f'one a query, got none. Pass query_cameras=[…]; "" for one that nobody knows'
         )
-    cameras = label_column(query_cameras, len(queries), "query_cameras") if exclude_same_camera or centre else None
+    cameras = None if query_cameras is None else label_column(query_cameras, len(queries), "query_cameras")
     if by not in BY or (by == "person" and neighbours):
         raise GalleryError(
             f"expected by='row', or by='person' without neighbours, got by={by!r} with neighbours={neighbours}"
@@ -112,7 +114,8 @@ def make_query(
         metric=metric,
         where=make_filter(camera=camera, since=since, until=until, min_visibility=min_visibility),
         own_cameras=cameras if exclude_same_camera else None,
-        centre=cameras if centre else None,
+        centre=None if centre is False else cameras,
+        automatic=centre is None,
         candidates=max(candidates or max(factor * k, LEAST_CANDIDATES), k),
         expand=expand,
         neighbours=neighbours,

@@ -16,6 +16,7 @@ from dpm_edge.gallery.matches import Matches
 from dpm_edge.gallery.rows import Rows
 from dpm_edge.gallery.search.prototypes import centred_rows, prototypes_of
 from dpm_edge.gallery.search.query import Query, embedded, in_centred_space
+from dpm_edge.gallery.search.space import enough
 from dpm_edge.gallery.stores.store import Store
 from dpm_edge.metrics import normalise, similarity
 from dpm_edge.runtime.embeddings import Embeddings
@@ -30,13 +31,16 @@ Places = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def answer(guarded: GuardedStore, queries: Embeddings | FrameQueries, query: Query) -> tuple[Embeddings, Matches]:
     """Search the store under its lock; a frame's people are embedded before, or on the GPU of the rows meanwhile."""
-    store, apart = guarded.store, query.reranked or query.centre is not None
+    store = guarded.store
+    if query.automatic and store.place:  # a centred copy would be searched on the CPU
+        query = replace(query, centre=None)
+    apart = query.reranked or query.centre is not None
     if isinstance(queries, FrameQueries) and (apart or not queries.lies_with(store.place)):
         queries, query = embedded(queries, query)
     with guarded.lock:
         if isinstance(queries, FrameQueries):
             queries, query = store.embed(queries, query)
-        if query.centre is not None:
+        if query.centre is not None and (not query.automatic or enough(guarded.statistics.counts())):
             statistics = guarded.statistics.for_search()
             query = in_centred_space(query, queries, statistics, guarded.statistics.now().counts)
         return queries, search(store, query)
@@ -46,7 +50,8 @@ def search(store: Store, query: Query) -> Matches:
     """Answer a query: the places in their order, each with the similarity of the query itself with the row found."""
     ids, score = _places(store, query)
     similarity = _similarities(store, query, ids) if query.reranked else score
-    return Matches.of(ids, similarity, store.get(np.unique(ids[ids >= 0]), vectors=False), score)
+    labels = store.get(np.unique(ids[ids >= 0]), vectors=False)
+    return Matches.of(ids, similarity, labels, score, centred=query.centring is not None)
 
 
 def _places(store: Store, query: Query) -> Places:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import NAME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES, Rows, Where
+from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.store import (
     BATCH,
-    CandidateStore,
     ServerClient,
     add_all_or_none,
     check_meta,
     payloads_of,
     rows_of,
-    vectors_of,
 )
 
 UNKNOWN = -1e300
@@ -58,6 +57,8 @@ def connect(url: str, token: str | None) -> Any:
 
 class MilvusStore(CandidateStore):
     """A collection of a Milvus server, searched with its index FLAT: every row's inner product."""
+
+    most_candidates = 16384
 
     one_writer = False
 
@@ -140,28 +141,21 @@ class MilvusStore(CandidateStore):
         self._client.insert(self._collection, made)
 
     def candidates(
-        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
-    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
+        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool, cameras: bool = False
+    ) -> list[Candidates]:
         """One call for all vectors, of at most 16,384 candidates each."""
         answers = self._client.search(
             self._collection,
             [vector.tolist() for vector in vectors_QD],
             anns_field="feature",
-            limit=min(count, 16384),
+            limit=min(count, self.most_candidates),
             filter=_expression(where),
-            output_fields=["feature", "mask"] if masks else ["feature"],
+            output_fields=["feature", *(["mask"] if masks else []), *(["camera"] if cameras else [])],
             consistency_level="Strong",
         )
         d = self.meta["dimension"]
         found = [[_point(hit["entity"] | {"id": hit["id"]}) for hit in some] for some in answers]
-        return [
-            (
-                np.array([point.id for point in some], np.int64),
-                vectors_of(some, "feature", d),
-                vectors_of(some, "mask", d) if masks else None,
-            )
-            for some in found
-        ]
+        return [candidates_of(some, d, masks=masks, cameras=cameras) for some in found]
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By id."""

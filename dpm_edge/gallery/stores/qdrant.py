@@ -5,7 +5,7 @@ The same two-stage search as the embedded store, through qdrant-client. Several 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import GalleryError, MissingLibrary
 from dpm_edge.gallery.rows import Rows, Where
+from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.store import (
     BATCH,
     INDEXED_NUMBERS,
     INDEXED_TEXTS,
-    CandidateStore,
     ServerClient,
     add_all_or_none,
     check_meta,
     payloads_of,
     point_filter,
     rows_of,
-    vectors_of,
 )
 
 
@@ -124,8 +123,8 @@ class QdrantStore(CandidateStore):
         self._client.upsert(self._collection, made, wait=True)
 
     def candidates(
-        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
-    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
+        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool, cameras: bool = False
+    ) -> list[Candidates]:
         """One call for all vectors."""
         models, d = _models(), self.meta["dimension"]
         fits = point_filter(where, models)
@@ -138,19 +137,12 @@ class QdrantStore(CandidateStore):
                     filter=fits,
                     limit=count,
                     with_vector=["feature", "mask"] if masks else ["feature"],
-                    with_payload=False,
+                    with_payload=["camera"] if cameras else False,
                 )
                 for vector in vectors_QD
             ],
         )
-        return [
-            (
-                np.array([point.id for point in answer.points], np.int64),
-                vectors_of(answer.points, "feature", d),
-                vectors_of(answer.points, "mask", d) if masks else None,
-            )
-            for answer in answers
-        ]
+        return [candidates_of(answer.points, d, masks=masks, cameras=cameras) for answer in answers]
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +22,10 @@ from dpm_edge.errors import DpmError, GalleryError
 from dpm_edge.files import whole_folder
 from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores import folder as files
+from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
 from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, next_shard, room_for, sign
-from dpm_edge.gallery.stores.store import BATCH, CandidateStore, payloads_of, point_filter, rows_of, vectors_of
+from dpm_edge.gallery.stores.store import BATCH, SITE, payloads_of, point_filter, rows_of
 
 Answer = TypeVar("Answer")
 
@@ -131,8 +132,8 @@ class EdgeStore(CandidateStore):
             raise GalleryError(f"some of {len(ids)} rows may have been added: {error}; then {second}") from error
 
     def candidates(
-        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
-    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
+        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool, cameras: bool = False
+    ) -> list[Candidates]:
         """One planned batch of exact inner products."""
         edge, d = self._edge, self.meta["dimension"]
         vectors = ["feature", "mask"] if masks else ["feature"]
@@ -147,21 +148,14 @@ class EdgeStore(CandidateStore):
                         query=edge.Query.Nearest(vector.tolist(), using="feature"),
                         filter=fits,
                         with_vector=vectors,
-                        with_payload=False,
+                        with_payload=["camera"] if cameras else False,
                         params=edge.SearchParams(exact=True),
                     )
                     for vector in vectors_QD
                 ]
             ),
         )
-        return [
-            (
-                np.array([point.id for point in some], np.int64),
-                vectors_of(some, "feature", d),
-                vectors_of(some, "mask", d) if masks else None,
-            )
-            for some in found
-        ]
+        return [candidates_of(some, d, masks=masks, cameras=cameras) for some in found]
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By id."""
@@ -307,7 +301,7 @@ class EdgeStore(CandidateStore):
             os.replace(other / theirs["shard"], self.folder / name)
             fresh = load_shard(self.folder, self.folder, name)
             kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
-            new = {key: theirs[key] for key in ("fingerprint", "dimension")}
+            new = {key: theirs[key] for key in ("fingerprint", "dimension", SITE) if key in theirs}
             self.remove_statistics()
             self.write_meta({**kept, **new, "shard": name})
             self._shard.close()

@@ -1,14 +1,13 @@
-"""What every store of gallery rows can do, and the two-stage search of those that hold an index.
+"""What every store of gallery rows can do.
 
-Q queries · N rows · D feature dimensions · k places · K candidates
+Q queries · N rows · D feature dimensions · k places
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import GalleryError
 from dpm_edge.gallery.rows import Rows, Where
-from dpm_edge.gallery.search import exact
 from dpm_edge.gallery.search.query import Query, embedded
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import FrameQueries
@@ -27,6 +25,9 @@ FORMAT = 1
 """Version of the schema: a store of a newer one is refused."""
 BATCH = 1000
 """Rows that one scan step or one call to a server carries."""
+
+SITE = "site_statistics"
+"""Key of a store's description under which statistics of a site's cameras lie; they count beside those of its rows."""
 
 INDEXED_TEXTS = ("person", "camera")
 INDEXED_NUMBERS = ("time", "visibility")
@@ -121,75 +122,6 @@ class Store(ABC):
             f"expected a gallery in a folder to take a snapshot of, got a {type(self).__name__}. Use the server's "
             f"backup, or `export` to a parquet file"
         )
-
-
-class CandidateStore(Store):
-    """A store with an inner-product index: K candidates by ⟨m⊙q, g⟩, then the exact metric with the query's mask.
-
-    Why that suffices: ‖m⊙g‖ varies far less over g than ⟨m⊙q, g⟩ does. How far is measured: `Gallery.check_recall`.
-    """
-
-    @abstractmethod
-    def candidates(
-        self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool
-    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
-        """For each vector, up to `count` rows with the highest inner products: ids (K,), features (K, D), masks."""
-
-    def search(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `Store.search`, exact among the candidates."""
-        count = len(query.features)
-        ids = np.full((count, query.k), -1, np.int64)
-        best = np.full((count, query.k), -np.inf, np.float32)
-        own = np.array([""] * count if query.own_cameras is None else query.own_cameras, object)
-        for camera in sorted(set(own)):
-            where = query.where if query.own_cameras is None else replace(query.where, not_camera=camera)
-            group = np.flatnonzero(own == camera)
-            q = query.features[group] * (1 if query.metric == "plain" else query.masks[group])
-            if query.centring is None:
-                found = self.candidates(q, query.candidates, where, masks=query.metric == "mutual")
-            else:
-                found = self._centred_candidates(q, query, where)
-            for i, (ids_K, features, masks) in zip(group, found):
-                rows, s = exact.top_k(
-                    query.features[i : i + 1],
-                    exact.Vectors(features, masks),
-                    query.k,
-                    metric=query.metric,
-                    query_masks=query.masks[i : i + 1],
-                    ids=ids_K,
-                )
-                ids[i], best[i] = np.where(rows[0] >= 0, ids_K[rows[0]] if len(ids_K) else -1, -1), s[0]
-        return ids, best
-
-    def _centred_candidates(
-        self, vectors_QD: NDArray[np.float32], query: Query, where: Where
-    ) -> Sequence[tuple[NDArray[np.int64], NDArray, NDArray | None]]:
-        """As `candidates`, up to K of each camera, with centred features.
-
-        ⟨q, f − μ_c⟩ and ⟨q, f⟩ differ by the same number for every row f of camera c, so that within one camera the
-        rows that the medium keeps are in the order of the centred ones, but for the norms that re-ranking takes in.
-        """
-        assert query.centring is not None, "the caller checks"
-        wanted = [one for one in query.row_cameras if where.cameras is None or one in where.cameras]
-        parts = [replace(where, cameras=(one,)) for one in wanted if not one or one != where.not_camera]
-        if not self.one_writer and where.cameras is None:  # another writer may know more cameras
-            parts.append(replace(where, outside=tuple(query.row_cameras)))
-        masks, count = query.metric == "mutual", len(vectors_QD)
-        found: list[list[tuple[NDArray, NDArray, NDArray | None]]] = [[] for _ in range(count)]
-        for part in parts:
-            answers = self.candidates(vectors_QD, query.candidates, part, masks=masks)
-            whole = np.concatenate([features for _, features, _ in answers])
-            names = [part.cameras[0] if part.cameras else ""] * len(whole)
-            centred = np.split(query.centring.centre(whole, names), np.cumsum([len(ids) for ids, _, _ in answers])[:-1])
-            for one, (ids, _, mask), features in zip(found, answers, centred):
-                one.append((ids, features, mask))
-        d = self.meta["dimension"]
-        nothing = np.zeros(0, np.int64), np.zeros((0, d), np.float32), np.zeros((0, d), np.float32) if masks else None
-        joined = []
-        for one in found:
-            ids, features, several = zip(*(one or [nothing]))
-            joined.append((np.concatenate(ids), np.concatenate(features), np.concatenate(several) if masks else None))
-        return joined
 
 
 class ServerClient:

@@ -274,3 +274,46 @@ def test_another_layout_is_refused(net: DPM, tmp_path: Path, files: list[str], m
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 4, 3), np.uint8))
     with pytest.raises(DataError, match=message):
         read_crops(tmp_path, net.spec.preprocessing, quiet=True)
+
+
+def rounds_of(folder: Path, net: DPM, out: Path, answers: list[tuple[str, str, bool]]) -> np.ndarray:
+    """The clusters of a folder's crops under these answers, with thresholds that join everything."""
+    crops = dataclasses.replace(read_crops(folder, net.spec.preprocessing, quiet=True), answers=tuple(answers))
+    plan = dataclasses.replace(SMALL, eps=0.999, people=1, neighbours=60)
+    return np.stack([rounds.pseudo_labels(net, crops, plan)[0], crops.tracks])
+
+
+def test_tracks_that_share_a_frame_and_tracks_answered_different_are_in_two_clusters(net: DPM, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for camera in range(2):
+        for number in range(12):
+            folder = tmp_path / f"c{camera}" / f"track-{number:02d}"
+            folder.mkdir(parents=True)
+            for shot in range(9):  # every track starts where the one before it has its third crop left
+                cv2.imwrite(str(folder / f"frame-{6 * number + shot:07d}.jpg"), toy.person(number, camera, draw))
+    labels, tracks = rounds_of(tmp_path, net, tmp_path / "out", [("c0/track-00", "c1/track-05", False)])
+    of = {int(track): int(labels[tracks == track][0]) for track in np.unique(tracks)}
+    for camera in range(2):
+        for number in range(11):
+            a, b = of[12 * camera + number], of[12 * camera + number + 1]
+            assert a != b or a == -1
+    assert of[0] != of[12 + 5] or of[0] == -1
+    assert max(of.values()) >= 1
+    joined, _ = rounds_of(tmp_path, net, tmp_path / "out", [("c0/track-00", "c1/track-05", True)])
+    assert len(set(joined[np.isin(tracks, [0, 17])].tolist())) == 1
+
+
+def test_answers_about_other_crops_are_refused(site: Path, net: DPM, tmp_path: Path) -> None:
+    checkpoint.save(net, tmp_path / "base")
+    (tmp_path / "labels.csv").write_text("one,other,answer\nx/1,y/2,same\n")
+    with pytest.raises(DataError, match=r"expected tracks of the crops in .*, such as camera-0/track-00, got x/1"):
+        command.run(tmp_path / "base", site, tmp_path / "out", SMALL, labels=tmp_path / "labels.csv", quiet=True)
+
+
+def test_answers_join_the_adaptation_and_its_report(site: Path, net: DPM, tmp_path: Path) -> None:
+    checkpoint.save(net, tmp_path / "base")
+    (tmp_path / "labels.csv").write_text("track,person\ncamera-0/track-00,anna\ncamera-1/track-00,anna\n")
+    labels = tmp_path / "labels.csv"
+    plan = dataclasses.replace(SMALL, rounds=1)
+    result = command.run(tmp_path / "base", site, tmp_path / "out", plan, labels=labels, force=True, quiet=True)
+    assert result["answers"] == 1 and result["pairs of tracks seen together"] == 0

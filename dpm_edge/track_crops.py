@@ -1,19 +1,29 @@
-"""Crops of people out of videos and their boxes files, in the folders that `read_crops` reads: CAMERA/TRACK/*.jpg."""
+"""Crops of people in a folder for each camera and track: cut out of videos, and read again.
+
+CAMERA/TRACK/*.jpg              crops of one track: one person, followed without a break
+CAMERA/TRACK/frame-N.jpg        the same, and the frame of the camera's video is known
+
+A track is one person, and two tracks of one camera that share a frame are two people: both are known without labels.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from dpm_edge.boxes import read_boxes
-from dpm_edge.errors import DataError
+from dpm_edge.errors import DataError, ImageError
 from dpm_edge.files import whole_folder
-from dpm_edge.images import clip_boxes
+from dpm_edge.images import clip_boxes, find_images
+from dpm_edge.opencv import cv2
 from dpm_edge.progress import say
 from dpm_edge.video import boxed_frames
 
@@ -22,6 +32,74 @@ DONE = "cut.json"
 LEAST_PIXELS = 16
 """Width and height below which a box teaches nothing."""
 QUALITY = 95
+FRAME = re.compile(r"frame-(\d+)")
+"""The name of a crop whose frame is known."""
+UNKNOWN_FRAME = -1
+
+
+@dataclass(frozen=True)
+class TrackCrops:
+    """Crops of tracks. n crops."""
+
+    paths: list[Path]
+    cameras: list[str]
+    """(n,) names of cameras."""
+    tracks: NDArray[np.int64]
+    """(n,) numbers of tracks."""
+    frames: NDArray[np.int64]
+    """(n,) frames of the cameras' videos; UNKNOWN_FRAME where the file's name does not tell."""
+    names: list[str]
+    """CAMERA/TRACK of each track's number."""
+
+
+def read_track_crops(folder: Path) -> TrackCrops:
+    """List every crop below a folder, which is laid out as above.
+
+    Raises:
+        DataError: the folder has another layout, or holds no picture.
+    """
+    try:
+        paths = find_images(folder)
+    except ImageError as error:
+        raise DataError(str(error)) from error
+    parts = [path.relative_to(folder).parts for path in paths]
+    wrong = [path for path, part in zip(paths, parts) if len(part) != 3]
+    if wrong:
+        raise DataError(
+            f"expected CAMERA/TRACK/*.jpg below {folder}, got {wrong[0].relative_to(folder)}. Put each crop into the "
+            "folder of its camera and track"
+        )
+    names = sorted({"/".join(part[:2]) for part in parts})
+    number = {name: i for i, name in enumerate(names)}
+    return TrackCrops(
+        paths=paths,
+        cameras=[part[0] for part in parts],
+        tracks=np.array([number["/".join(part[:2])] for part in parts], np.int64),
+        frames=np.array([frame_of(path) for path in paths], np.int64),
+        names=names,
+    )
+
+
+def frame_of(path: Path) -> int:
+    """Return the frame that a crop's name tells, or UNKNOWN_FRAME."""
+    found = FRAME.fullmatch(path.stem)
+    return UNKNOWN_FRAME if found is None else int(found[1])
+
+
+def seen_together(cameras: Sequence[Any], tracks: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs of tracks (P, 2), the lower number first, that share a frame of one camera: two people each.
+
+    Args:
+        cameras: (n,) camera of each crop.
+        tracks: (n,) number of its track.
+        frames: (n,) its frame; crops of UNKNOWN_FRAME say nothing.
+    """
+    there: dict[tuple[Any, int], set[int]] = {}
+    for camera, track, frame in zip(cameras, tracks.tolist(), frames.tolist()):
+        if frame != UNKNOWN_FRAME:
+            there.setdefault((camera, frame), set()).add(track)
+    pairs = {(a, b) for some in there.values() for a in some for b in some if a < b}
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
 def cut_crops(
@@ -86,6 +164,6 @@ def _cut(video: Path, file: Path, into: Path, every: int, first_frame: int | Non
             folder.mkdir(parents=True, exist_ok=True)
             made, data = cv2.imencode(".jpg", frame[y0:y1, x0:x1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
             assert made, "a crop of 16 pixels and more is encoded"
-            (folder / f"{int(position):07d}.jpg").write_bytes(data.tobytes())
+            (folder / f"frame-{int(position):07d}.jpg").write_bytes(data.tobytes())
             written += 1
     return written

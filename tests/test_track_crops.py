@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpm_edge.errors import DataError
-from dpm_edge.train.adapt.videos import cut_crops
+from dpm_edge.track_crops import cut_crops
 
 BOXES = "frame,id,x0,y0,x1,y1\n" + "".join(f"{n},7,10,20,42,84\n{n},a/b,100,20,140,90\n" for n in range(6))
 """Two people who stand still for six frames; one more box is outside, one is small."""
@@ -37,10 +37,10 @@ def door(tmp_path: Path) -> tuple[Path, Path]:
 def test_boxes_of_every_second_frame_become_crops_by_camera_and_track(door: tuple[Path, Path], tmp_path: Path) -> None:
     made = cut_crops([door[0]], [door[1]], tmp_path / "crops", every=2, quiet=True)
     found = sorted(path.relative_to(made).as_posix() for path in made.rglob("*.jpg"))
-    assert found == [f"door/track-{name}/{n:07d}.jpg" for name in ("7", "a%2Fb") for n in (0, 2, 4)]
-    white = cv2.imread(str(made / "door/track-7/0000002.jpg"))
+    assert found == [f"door/track-{name}/frame-{n:07d}.jpg" for name in ("7", "a%2Fb") for n in (0, 2, 4)]
+    white = cv2.imread(str(made / "door/track-7/frame-0000002.jpg"))
     assert white.shape == (64, 32, 3) and white.min() > 240
-    grey = cv2.imread(str(made / "door/track-a%2Fb/0000004.jpg"))
+    grey = cv2.imread(str(made / "door/track-a%2Fb/frame-0000004.jpg"))
     assert grey.shape == (70, 40, 3) and abs(grey.mean() - 80) < 4
 
 

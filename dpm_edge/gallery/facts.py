@@ -1,0 +1,58 @@
+"""What a gallery knows beside its rows: its model, a calibration, statistics of the site's cameras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.gallery.calibration import Calibration, to_keep
+from dpm_edge.gallery.guarded import GuardedStore
+from dpm_edge.gallery.stores.store import SITE, Store
+
+
+class GalleryFacts:
+    """The part of a gallery that describes it."""
+
+    _guarded: GuardedStore
+
+    @property
+    def fingerprint(self) -> str:
+        """The model whose embeddings these are."""
+        return self.store.meta["fingerprint"]
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a feature and of a mask."""
+        return self.store.meta["dimension"]
+
+    @property
+    def store(self) -> Store:
+        """The medium. Hold no thread of your own in it."""
+        return self._guarded.store
+
+    def camera_statistics(self) -> CameraStatistics:
+        """A copy of the rows' count and sum per camera, as of now. The first call may have to read every row."""
+        return self._guarded.camera_statistics()
+
+    def use_statistics(self, statistics: CameraStatistics | None) -> None:
+        """Keep statistics of the site's cameras: searches are centred by them and the rows' together. None: none.
+
+        Raises:
+            GalleryError: the gallery is read-only.
+            EmbeddingsError: they are of another model.
+        """
+        if statistics is not None:
+            statistics.require_model(self.fingerprint, self.dimension)
+        self.describe(**{SITE: None if statistics is None else statistics.to_json()})
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Keep a calibration with the gallery: every later search under its metric carries probabilities. None: none.
+
+        Raises:
+            GalleryError: it is of another model.
+        """
+        self.describe(calibration=to_keep(calibration, self.fingerprint))
+
+    def describe(self, **facts: Any) -> dict[str, Any]:
+        """What the store says of itself, after adding `facts` (JSON) to it."""
+        return self._guarded.describe(facts)
