@@ -253,8 +253,9 @@ PRESETS: dict[str, ModelSpec] = {
         mask_blocks=(1, 2),
         stem="lite0",
         visibility="map",
-        preprocessing=Preprocessing(height=128, width=64),
+        stripes=6,
+        preprocessing=Preprocessing(height=192, width=96),
     ),
 }
 """The sizes: the paper's CLIP ViT-B/16, two smaller ones of the same code, and one for edges: a convolutional stem
-with ImageNet weights, few transformer blocks, and a map of what is seen."""
+with ImageNet weights, few transformer blocks, a map of what is seen, and a feature pooled over it in stripes."""

@@ -63,7 +63,7 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(release: Path) -> No
     (archive,) = release.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
-    assert {"pyproject.toml", "LICENSE", "NOTICE", "dpm_edge/__init__.py", "dpm_edge/assets/dpm-t.onnx"} <= names
+    assert {"pyproject.toml", "LICENSE", "NOTICE", "dpm_edge/__init__.py", "dpm_edge/assets/dpm-n.onnx"} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 

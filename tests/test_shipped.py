@@ -24,12 +24,13 @@ def test_a_users_file_of_the_same_name_comes_first(tmp_path, monkeypatch):
         assert shipped.resolve(Path(other), ".onnx") == Path(other)
 
 
-def test_both_readers_take_the_name(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", shipped.MODELS)
+def test_both_readers_take_the_name(name, tmp_path, monkeypatch):
     """A checkpoint and its portable ONNX are the same weights."""
     checkpoint = pytest.importorskip("dpm_edge.model.checkpoint", reason="checkpoints need torch")
     from dpm_edge.build import source
 
     monkeypatch.chdir(tmp_path)
-    net = checkpoint.load("dpm-t")
-    read = source.read(Path("dpm-t"), tmp_path / "model.onnx")
+    net = checkpoint.load(name)
+    read = source.read(Path(name), tmp_path / "model.onnx")
     assert read.fingerprint == checkpoint.fingerprint(net)

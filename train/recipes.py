@@ -106,15 +106,15 @@ def rendered_tiny() -> Config:
 
 
 def rendered_nano() -> Config:
-    """dpm-n on rendered people of the second edition, half of them covered: two cores of a CPU, an hour or more."""
+    """dpm-n on rendered people of the second edition, half of them covered; its settings are those of the ladder."""
     config = _from_scratch("rendered_nano")
-    config.model = ModelConfig(preset="dpm-n", height=128, width=64, neck="after", stem=PACKAGE)
+    config.model = ModelConfig(preset="dpm-n", height=192, width=96, neck="after", stem=PACKAGE)
     config.transfer.probability = 0.0
     config.covering = CoveringConfig(probability=0.5)
     config.saliency = SaliencyConfig(source="labels", threshold=0.0)
-    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.3, grey=0.05)
+    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.25, blur=0.1)
     config.data = DataConfig(
-        identities=16,
+        identities=32,
         pictures=4,
         described="rendered people alone (dpm_edge.train.synthetic, second edition); first weights: "
         "EfficientNet-Lite0, ImageNet (Apache-2.0)",
@@ -122,7 +122,7 @@ def rendered_nano() -> Config:
     )
     config.loss = LossConfig(label_smoothing=0.1, triplet_side="after", visibility=1.0, pull=0.5)
     config.optimiser = OptimiserConfig(
-        lr=1e-3, prototype_lr=5.0, weight_decay=0.05, frozen_stages=3, fixed_statistics=True, stem_lr=0.2, ema=0.995
+        lr=1e-3, prototype_lr=5.0, weight_decay=0.05, frozen_stages=3, fixed_statistics=True, stem_lr=0.3, ema=0.995
     )
     config.schedule = ScheduleConfig(epochs=60, minutes=60.0, warmup_epochs=1.0)
     config.evaluate = EvaluateConfig(every=5, shares=(0.0, 0.2, 0.4, 0.6))

@@ -169,7 +169,11 @@ def compiled_kernels(
         arch = gpu.compute_capability.replace(".", "")
         ops = ["--op", "crop_resize_normalize", "masked_distance"]
         command = [sys.executable, "-m", "dpm_edge.kernels", "--arch", arch, *ops, "--jobs", "8", "--out", scratch]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TRITON_INTERPRET": "0"})
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"}
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
         kernels = CompiledKernels(Path(scratch), gpu)
         os.environ[VARIABLE] = scratch
         held = GalleryRows(0)

@@ -2,9 +2,10 @@
 
     python benchmarks/training/ladder.py --data market --covered covered.safetensors --out ladder.json NAME=CHECKPOINT …
 
-Each checkpoint runs as OpenVINO float32 on one thread. The held-out queries of DATA (Market-1501's layout) are covered
-as at the end of a training run; `visibility` is Spearman's rank correlation of the engine's visibility with the share
-of the picture that was left uncovered.
+Each checkpoint runs as OpenVINO float32 on one thread. NAME=FILE.onnx is a rival that takes torchreid's input (RGB,
+256×128, ImageNet's mean and standard deviation) and gives a feature; "histogram" needs no file. The held-out queries of
+DATA (Market-1501's layout) are covered as at the end of a training run; `visibility` is Spearman's rank correlation of
+the engine's visibility with the share of the picture that was left uncovered.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from histogram import stripe_histograms
 
 from dpm_edge.build import portable
 from dpm_edge.build.export import export
@@ -37,27 +39,53 @@ SHARES = (0.2, 0.4, 0.6)
 SIZE = Preprocessing()
 """Queries are covered at this size, the same for every model, and then resized for each."""
 BATCH = 16
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation, RGB in 0..1, of the networks that torchreid trains."""
+HISTOGRAM = "histogram"
+
+
+class Histogram:
+    """Colours of six stripes (histogram.py), as a model of the ladder."""
+
+    def run(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Features, masks of ones, no visibility."""
+        features = stripe_histograms(pixels)
+        return features, torch.ones_like(features), np.full(len(pixels), np.nan)
+
+    def speed(self, seconds: float = 2.0) -> float:
+        """Crops a second of CPU time."""
+        pixels = torch.randint(0, 256, (BATCH, 3, SIZE.height, SIZE.width), dtype=torch.uint8)
+        begin, calls = time.process_time(), 0
+        while time.process_time() - begin < seconds:
+            stripe_histograms(pixels)
+            calls += 1
+        return BATCH * calls / (time.process_time() - begin)
 
 
 class Model:
     """A checkpoint in OpenVINO, float32, one thread."""
 
     def __init__(self, path: str) -> None:
-        net = checkpoint.load(path)
-        self.spec = net.spec
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "model.onnx"
-            export(net, file)
-            graph = portable.read(file).model.SerializeToString()
         core = import_openvino("the ladder").Core()
+        if path.endswith(".onnx"):
+            self.pre = Preprocessing(mean=IMAGENET[0], std=IMAGENET[1])
+            graph = core.read_model(path)
+            graph.reshape([-1, 3, self.pre.height, self.pre.width])
+        else:
+            net = checkpoint.load(path)
+            self.pre = net.spec.preprocessing
+            with tempfile.TemporaryDirectory() as scratch:
+                file = Path(scratch) / "model.onnx"
+                export(net, file)
+                graph = core.read_model(portable.read(file).model.SerializeToString())
         settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        self.compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+        self.compiled = core.compile_model(graph, "CPU", settings)
         self.names = [o.get_any_name() for o in self.compiled.outputs]
         self.request = self.compiled.create_infer_request()
 
     def inputs(self, pixels: torch.Tensor) -> np.ndarray:
         """(n, 3, H, W) uint8 RGB at SIZE → this model's input, float32."""
-        pre = self.spec.preprocessing
+        pre = self.pre
         images = pixels.permute(0, 2, 3, 1).numpy()
         wanted = (pre.width, pre.height)
         small = np.stack([cv2.resize(one, wanted, interpolation=_INTERPOLATION[pre.interpolation]) for one in images])
@@ -73,6 +101,9 @@ class Model:
             done = self.request.infer([self.inputs(part)])
             found.append([done[name].copy() for name in self.names])
         outputs = dict(zip(self.names, (np.concatenate(one) for one in zip(*found))))
+        if "feature" not in outputs:  # a rival's: its only output
+            outputs = {"feature": outputs[self.names[0]]}
+            outputs["mask"] = np.ones_like(outputs["feature"])
         seen = outputs.get("visibility")
         visibility = np.full(len(pixels), np.nan)
         if seen is not None:
@@ -82,7 +113,7 @@ class Model:
 
     def speed(self, seconds: float = 2.0) -> float:
         """Crops a second of CPU time, batch 16: other processes' time does not count."""
-        pre = self.spec.preprocessing
+        pre = self.pre
         batch = np.random.default_rng(0).normal(size=(BATCH, 3, pre.height, pre.width)).astype(np.float32)
         self.request.infer([batch])
         begin, calls = time.process_time(), 0
@@ -102,7 +133,9 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
-def judge(model: Model, query: Pictures, gallery: Pictures, sets: dict[tuple[str, float], Pictures]) -> dict[str, Any]:
+def judge(
+    model: Model | Histogram, query: Pictures, gallery: Pictures, sets: dict[tuple[str, float], Pictures]
+) -> dict[str, Any]:
     """One row of the table."""
     g = model.run(gallery.pixels)
     asked = {("whole", 0.0): query, **sets}
@@ -142,7 +175,7 @@ def main() -> int:
     found = json.loads(options.out.read_text()) if options.out.is_file() else {"rows": {}}
     for word in options.checkpoints:
         name, _, path = word.partition("=")
-        model = Model(path)
+        model = Histogram() if name == HISTOGRAM else Model(path)
         row = judge(model, query, gallery, sets) | {"crops_per_cpu_second": round(model.speed(), 1)}
         run = Path(path).parent / "results.json"
         if run.is_file():

@@ -9,7 +9,7 @@ from dpm_edge.bench.measure import Contender
 from dpm_edge.errors import SpecError, nearest
 from dpm_edge.manifest import PORTABLE, Manifest
 from dpm_edge.progress import say
-from dpm_edge.shipped import ASSETS
+from dpm_edge.shipped import ASSETS, MODELS
 
 RIVALS = ("onnxruntime", "openvino", "torch")
 PRECISION = "fp32"
@@ -70,7 +70,8 @@ def _shipped(manifest: Manifest) -> Path | None:
     """The checkpoint that ships, where the engine is of that model."""
     import json
 
-    card = ASSETS / "dpm-t.json"
-    if card.is_file() and json.loads(card.read_text())["fingerprint"] == manifest.fingerprint:
-        return card.with_suffix(".safetensors")
+    for name in MODELS:
+        card = ASSETS / f"{name}.json"
+        if card.is_file() and json.loads(card.read_text())["fingerprint"] == manifest.fingerprint:
+            return card.with_suffix(".safetensors")
     return None

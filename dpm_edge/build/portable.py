@@ -153,7 +153,7 @@ def _foreign(model: ModelProto, path: Path) -> str:
     inputs, outputs = (_shapes(values) for values in (model.graph.input, model.graph.output))
     return (
         f"expected a portable ONNX that dpm-edge exported, got another model in {path} ({made_by}, input {inputs}, "
-        f"output {outputs}). Engines are built of the DPM network only. Build dpm-t, which ships; or train this "
+        f"output {outputs}). Engines are built of the DPM network only. Build dpm-n, which ships; or train this "
         "network (dpm-edge train) and build its checkpoint NAME.safetensors"
     )
 

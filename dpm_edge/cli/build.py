@@ -92,7 +92,7 @@ def build(
 ) -> None:
     """Turn MODEL into an engine directory, and verify the engine against MODEL.
 
-    MODEL is dpm-t, which ships; a checkpoint (needs torch, the extra `build`); or a portable ONNX, such as the
+    MODEL is dpm-n or dpm-t, which ship; a checkpoint (needs torch, the extra `build`); or a portable ONNX, such as the
     model.onnx of another engine directory. The first and the last need only the engine's library.
 
     \b

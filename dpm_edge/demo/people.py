@@ -228,7 +228,7 @@ class Identities:
         )
 
 
-MODEL = shipped.ASSETS / "dpm-t.onnx"
+MODEL = shipped.ASSETS / f"{shipped.DEFAULT}.onnx"
 
 
 def open_engine(out: Path, engine: Path | None, *, quiet: bool) -> Engine:

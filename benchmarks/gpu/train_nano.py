@@ -1,0 +1,464 @@
+"""Ladder of dpm-n on a GPU, then its best settings trained longer: pack here, run there, in one command and no network.
+
+    python benchmarks/gpu/train_nano.py pack --rendered DIR --validation MARKET --stem lite0.pth --out PACK
+    python benchmarks/gpu/train_nano.py run --pack PACK --out OUT [--rung-seconds 150] [--final-seconds 360]
+    python benchmarks/gpu/train_nano.py finish OUT/final-single-weights --stem lite0.pth --back 0.2 --out dpm-n
+
+`pack` puts rendered people (WebP, quality 70; masks at half size) and the validation people's own files into one folder
+of a few dozen megabytes, for a machine that cannot be given the whole set. `run` trains every rung of RUNGS side by
+side on one GPU for the same seconds, adopts what gained on the validation people over `base`, and trains the finals.
+A result is plain mAP of the averaged weights, whole and with 40 % of each query covered. OUT/ladder.json holds all.
+`finish` moves the stem's weights a part of the way back to ImageNet's, which loses less on pictures of another kind
+than it was tuned on (Wortsman et al., arXiv 2109.01903), and leaves out the prototypes.
+
+N pictures · H×W of the packed pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dpm_edge.env import machine_card
+from dpm_edge.files import write_whole
+from dpm_edge.layouts import read_dataset
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.model.stem import ConvStem
+from dpm_edge.spec import PRESETS, Preprocessing, WeightsCard
+from dpm_edge.train import distributed, optimisation
+from dpm_edge.train.config import Config, override
+from dpm_edge.train.criterion import Criterion
+from dpm_edge.train.data import IdentitySampler, Pictures
+from dpm_edge.train.evaluate import embed, occlusion_sets, scores
+from dpm_edge.train.loop import train_step
+from dpm_edge.train.moving_average import MovingAverage
+from dpm_edge.train.recipes import recipe
+from dpm_edge.train.run import Run
+from dpm_edge.train.start import load_lite0, network
+from dpm_edge.train.synthetic.layout import HIDDEN, SEEN, mask_of
+
+WEBP_QUALITY = 70
+WIDE = "dpm-n-wide"
+PRESETS[WIDE] = dataclasses.replace(PRESETS["dpm-n"], name=WIDE, width=384, heads=6, layers=1, mask_blocks=(1,))
+"""A trial: features of twice the length, one transformer block in place of two."""
+
+BASE = [
+    "model.height=192", "model.width=96", "model.stripes=6", "model.stem=", "data.identities=32",
+    "augment.scale=0.15", "augment.colour=0.4", "augment.grey=0.1", "augment.blur=0.3", "augment.noise=8",
+    "optimiser.stem_lr=0.3", "optimiser.ema=0.998", "schedule.epochs=100", "schedule.warmup_epochs=5",
+]  # fmt: skip
+LARGE = ["model.height=256", "model.width=128", "model.stripes=8"]
+RUNGS: dict[str, list[str]] = {
+    "base": [],
+    "mild": ["augment.colour=0.25", "augment.grey=0.0", "augment.blur=0.1", "augment.noise=0", "augment.scale=0.1"],
+    "harsh": ["augment.colour=0.6", "augment.grey=0.2", "augment.blur=0.5", "augment.noise=12", "augment.erase=0.3"],
+    "all stages learn": ["optimiser.frozen_stages=0"],
+    "instance norm": ["model.instance_norm=true"],
+    "no stripes": ["model.stripes=0"],
+    "more covering": ["covering.probability=0.7", "covering.most=0.8"],
+    "lower rate": ["optimiser.lr=3e-4"],
+    "larger batch": ["data.identities=64"],
+    "wide": [f"model.preset={WIDE}"],
+    "large": LARGE,
+}
+OF_ONE_KIND = (("mild", "harsh"),)
+"""Rungs that set the same fields: at most the better one is adopted."""
+COSTS = ("wide", "large")
+"""Rungs that make the network slower: never adopted into the others, but finals of their own."""
+GAIN = 0.3
+"""Points of score over `base` from which a rung's setting is adopted."""
+SHARE = 0.4
+CHECKS = (0.4, 0.6, 0.8)
+"""Parts of the time after which a final is scored, besides the end; the best of them is kept."""
+
+
+def pack(
+    rendered: Path, validation: Path, stem: Path, out: Path, most_megabytes: float = 50.0, most_files: int = 10**9
+) -> None:
+    """Write PACK: pictures.bin + pictures.npz, validation.npz, stem.pth. People that are not complete are left out.
+
+    The rendered pictures end at `most_megabytes`; each validation part at `most_files` (to try the script out).
+    """
+    cv2.setNumThreads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    blobs, people, cameras, masks, size = [], [], [], [], 0
+    for labels in sorted((rendered / "labels").glob("*.csv")):
+        for line in labels.read_text().splitlines()[1:]:
+            file, person, camera, *_ = line.split(",")
+            image = np.asarray(cv2.imread(str(rendered / file)))
+            mask = np.asarray(cv2.imread(str(mask_of(rendered, file)), cv2.IMREAD_GRAYSCALE))
+            half = cv2.resize(mask, (mask.shape[1] // 2, mask.shape[0] // 2), interpolation=cv2.INTER_NEAREST)
+            blob = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])[1].tobytes()
+            blobs.append(blob)
+            people.append(int(person))
+            cameras.append(int(camera))
+            masks.append(np.packbits(np.stack([half == SEEN, half >= HIDDEN])))
+            size += len(blob) + 180
+        if size > most_megabytes * 1e6:
+            break
+    (out / "pictures.bin").write_bytes(b"".join(blobs))
+    np.savez_compressed(
+        out / "pictures.npz", ends=np.cumsum([len(b) for b in blobs]), people=people, cameras=cameras,
+        masks=np.stack(masks), half=half.shape, shape=image.shape,
+    )  # fmt: skip
+    found = read_dataset(validation, "market", train=False)
+    parts: dict[str, Any] = {}
+    for name, part in (("query", found.query), ("gallery", found.gallery)):
+        part = part.take(np.arange(min(most_files, len(part))))
+        files = [path.read_bytes() for path in part.paths]
+        parts.update({
+            f"{name}_bytes": np.frombuffer(b"".join(files), np.uint8),
+            f"{name}_ends": np.cumsum([len(f) for f in files]),
+            f"{name}_people": part.people, f"{name}_cameras": part.cameras,
+            f"{name}_names": np.array([path.name for path in part.paths]),
+        })  # fmt: skip
+    np.savez(out / "validation.npz", **parts)
+    tensors = torch.load(stem, map_location="cpu", weights_only=True)
+    kept = {n: t for n, t in tensors.items() if not n.startswith(("_conv_head", "_bn1", "_fc")) and _block(n) < 11}
+    torch.save(kept, out / "stem.pth")
+    total = sum(f.stat().st_size for f in out.iterdir()) / 1e6
+    print(f"{out}: {len(blobs)} pictures of {len(set(people))} people, {total:.1f} MB")
+
+
+def finish(path: Path, stem: Path, back: float, out: Path) -> None:
+    """Write the checkpoint with its stem's weights `back` (0..1) of the way to first weights, without prototypes."""
+    net = checkpoint.load(path)
+    first = ConvStem(net.spec.width, net.spec.stride, net.spec.instance_norm)
+    load_lite0(first, stem)
+    ours = net.backbone.conv1.state_dict()
+    known = {n: t for n, t in first.state_dict().items() if not n.startswith(("tokens.", "style."))}
+    mixed = {n: torch.lerp(ours[n], t, back) for n, t in known.items() if t.is_floating_point()}
+    net.backbone.conv1.load_state_dict({**ours, **mixed})
+    made = DPM(dataclasses.replace(net.spec, name="dpm-n", mask_mean=0.5))
+    made.load_state_dict({n: t for n, t in net.state_dict().items() if n != "prototypes"})
+    print(checkpoint.save(made.eval(), out, half=True))
+
+
+def _block(name: str) -> int:
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "_blocks" else -1
+
+
+def decode_all(blob: bytes, ends: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(N, 3, H, W) uint8 RGB of encoded pictures that lie one behind the other; resized to (H, W) where it is given."""
+    starts = np.concatenate([[0], ends[:-1]])
+
+    def one(k: int) -> np.ndarray:
+        code = np.frombuffer(blob, np.uint8, ends[k] - starts[k], starts[k])
+        image = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+        if size is not None:
+            image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
+        return image[:, :, ::-1].transpose(2, 0, 1)
+
+    cv2.setNumThreads(1)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(one, range(len(ends)))))
+
+
+def unpack(folder: Path, scratch: Path) -> None:
+    """Decode the pack once, into arrays that every rung maps into memory."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with np.load(folder / "pictures.npz") as kept:
+        values = {n: kept[n] for n in kept.files}
+    np.save(scratch / "pixels.npy", decode_all((folder / "pictures.bin").read_bytes(), values["ends"]))
+    height, width = values["half"]
+    bits = np.unpackbits(values["masks"], axis=1)[:, : 2 * height * width]
+    np.save(scratch / "shares.npy", bits.reshape(-1, 2, height, width) * np.uint8(255))
+    np.savez(scratch / "labels.npz", people=values["people"], cameras=values["cameras"])
+    with np.load(folder / "validation.npz") as kept:
+        values = {n: kept[n] for n in kept.files}
+    for name in ("query", "gallery"):
+        pre = Preprocessing()
+        size = (pre.height, pre.width)
+        np.save(scratch / f"{name}.npy", decode_all(values[f"{name}_bytes"].tobytes(), values[f"{name}_ends"], size))
+    query, _ = validation(folder, scratch)
+    pixels = np.load(scratch / "pixels.npy", mmap_mode="r")[::50]
+    bodies = torch.from_numpy(np.ascontiguousarray(pixels))
+    nobody = Pictures(bodies, torch.zeros(len(bodies)), torch.zeros(len(bodies)), [""] * len(bodies))
+    occlusion_sets(query, nobody, (SHARE,), scratch / "covered.safetensors", workers=8)
+
+
+def validation(folder: Path, scratch: Path) -> tuple[Pictures, Pictures]:
+    """Query and gallery pictures at 256×128."""
+    parts = []
+    with np.load(folder / "validation.npz") as kept:
+        for name in ("query", "gallery"):
+            pixels = torch.from_numpy(np.load(scratch / f"{name}.npy"))
+            people, cameras = (torch.from_numpy(kept[f"{name}_{of}"]) for of in ("people", "cameras"))
+            parts.append(Pictures(pixels, people, cameras, kept[f"{name}_names"].tolist()))
+    return parts[0], parts[1]
+
+
+def resized(pixels: torch.Tensor, size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """(n, c, h, w) uint8 on any device → (n, c, H, W) uint8 on `device`, bilinear (area-like where it shrinks)."""
+    done = []
+    for part in pixels.split(2048):
+        part = part.to(device)
+        if part.shape[2:] != size:
+            part = F.interpolate(part.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+            part = part.round().clamp(0, 255).to(torch.uint8)
+        done.append(part)
+    return torch.cat(done)
+
+
+def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
+    """A run on the unpacked pictures; the config's device, or the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = (config.model.height, config.model.width)
+    with np.load(scratch / "labels.npz") as kept:
+        people, cameras = torch.from_numpy(kept["people"]), torch.from_numpy(kept["cameras"])
+    pixels, shares = (
+        resized(torch.from_numpy(np.load(scratch / f"{n}.npy")), size, device) for n in ("pixels", "shares")
+    )
+    train = Pictures(pixels, people, cameras, [""] * len(pixels))
+    query, gallery = validation(folder, scratch)
+    query, gallery = (Pictures(resized(p.pixels, size, device), p.people, p.cameras, p.names) for p in (query, gallery))
+    labels = train.labels()
+    sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
+    net = network(config.model, len(sampler.rows), 1, config.seed)
+    load_lite0(net.backbone.conv1, folder / "stem.pth")  # type: ignore[arg-type]
+    net = net.to(device)
+    if device.type == "cuda" and (scratch / "channels_last").exists():
+        net.backbone.conv1.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=False)
+    return Run(
+        config=config,
+        out=out,
+        device=device,
+        processes=distributed.start(device),
+        net=net,
+        average=MovingAverage(net, config.optimiser.ema),
+        steppers=optimisation.optimisers(net, config.optimiser),
+        criterion=Criterion(config.loss, None, ""),
+        forward=net.forward_train,
+        train=train,
+        labels=labels.to(device),
+        cameras=cameras.to(device),
+        masks=torch.zeros((len(train), *net.spec.grid), dtype=torch.bool, device=device),
+        query=query,
+        gallery=gallery,
+        sampler=sampler,
+        epochs=config.schedule.epochs,
+        described="",
+        shares=shares,
+        quiet=True,
+    )
+
+
+def judge(run: Run, sets: dict[Any, Pictures]) -> dict[str, float]:
+    """Plain and masked mAP, whole and covered, of the averaged weights; `score` is the mean of the plain ones."""
+    size = (run.config.model.height, run.config.model.width)
+    target = embed(run.judged, run.gallery.pixels)
+    whole = scores(run.query, run.gallery, embed(run.judged, run.query.pixels), target)
+    found: dict[str, list[float]] = {"plain": [], "masked": []}
+    for pictures in sets.values():
+        asked = embed(run.judged, resized(pictures.pixels, size, run.device))
+        for metric, s in scores(run.query, run.gallery, asked, target).items():
+            found[metric].append(float(s["mAP"]))
+    covered = {m: float(np.mean(v)) for m, v in found.items()}
+    return {
+        "whole": round(float(whole["plain"]["mAP"]), 2),
+        "rank1": round(float(whole["plain"]["rank1"]), 2),
+        "covered": round(covered["plain"], 2),
+        "masked whole": round(float(whole["masked"]["mAP"]), 2),
+        "masked covered": round(covered["masked"], 2),
+        "score": round((float(whole["plain"]["mAP"]) + covered["plain"]) / 2, 2),
+    }
+
+
+def one(name: str, settings: list[str], seconds: float, checks: bool, folder: Path, scratch: Path, out: Path) -> None:
+    """Train one row for `seconds` and write OUT/NAME.json; with `checks` also its checkpoint, the best one."""
+    torch.set_num_threads(1)
+    config = override(recipe("rendered_nano"), [*BASE, *settings])
+    run = prepared(config, folder, scratch, out)
+    query, _ = validation(folder, scratch)
+    bodies = query.take(torch.arange(0))
+    sets = occlusion_sets(query, bodies if len(bodies) else query, (SHARE,), scratch / "covered.safetensors")
+    begin, losses, told, best, at = time.perf_counter(), [], [], -1.0, [*CHECKS] if checks else []
+    while (part := (time.perf_counter() - begin) / seconds) < 1:
+        for rows in torch.from_numpy(run.sampler.epoch(run.epoch)).to(run.device):
+            part = (time.perf_counter() - begin) / seconds
+            if part >= 1:
+                break
+            terms = train_step(run, rows, part * run.epochs)
+            run.step += 1
+            if run.step % 50 == 0:
+                losses.append({n: round(float(v), 4) for n, v in terms.items()})
+                if not all(np.isfinite(v) for v in losses[-1].values()):
+                    raise SystemExit(f"{name}: a loss is not finite at step {run.step}: {losses[-1]}")
+            if at and part >= at[0]:
+                at.pop(0)
+                told.append({"step": run.step, "part": round(part, 2), **judge(run, sets)})
+                best = _keep(run, out / f"{name}-weights", told[-1]["score"], best)
+        run.epoch += 1
+    took = time.perf_counter() - begin
+    told.append({"step": run.step, "part": 1.0, **judge(run, sets)})
+    if checks:
+        best = _keep(run, out / f"{name}-weights", told[-1]["score"], best)
+    pictures = run.step * config.data.identities * config.data.pictures
+    row = {
+        "settings": settings, "seconds": round(took, 1), "steps": run.step, "pictures": pictures,
+        "pictures_per_second": round(pictures / took), "scores": told, "last_losses": losses[-1:],
+        "people": len(run.sampler.rows), "training_pictures": len(run.train),
+    }  # fmt: skip
+    write_whole(out / f"{name}.json", json.dumps(row, indent=1).encode())
+
+
+def _keep(run: Run, path: Path, score: float, best: float) -> float:
+    """Write the averaged weights, rounded to float16, where they are the best so far; returns the best score."""
+    if score <= best:
+        return best
+    net = run.judged
+    was = net.spec
+    data = run.config.data
+    card = WeightsCard(licence=data.licence, data=data.described, recipe="rendered_nano", seed=run.config.seed)
+    net.spec = dataclasses.replace(was, weights=card, mask_mean=float(embed(net, run.gallery.pixels)[1].mean()))
+    kept = {n: p.data.clone() for n, p in net.named_parameters()}
+    checkpoint.save(net, path, half=True)
+    for n, p in net.named_parameters():
+        p.data.copy_(kept[n])
+    net.spec = was
+    return score
+
+
+def side_by_side(rows: dict[str, list[str]], seconds: float, checks: bool, where: dict[str, Path]) -> dict[str, Any]:
+    """Train all rows at once, a process each. A row that fails is named and left out."""
+    started = {}
+    for name, settings in rows.items():
+        told = json.dumps({"name": name, "settings": settings, "seconds": seconds, "checks": checks})
+        command = [sys.executable, __file__, "one", told, *(str(where[k]) for k in ("folder", "scratch", "out"))]
+        log = (where["out"] / f"{name}.log").open("w")
+        started[name] = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    made = {}
+    for name, process in started.items():
+        if process.wait():
+            tail = (where["out"] / f"{name}.log").read_text()[-1500:]
+            print(f"row {name!r} failed:\n{tail}", flush=True)
+        else:
+            made[name] = json.loads((where["out"] / f"{name}.json").read_text())
+            last = made[name]["scores"][-1]
+            print(f"{name:>24}: {made[name]['steps']} steps, {last}", flush=True)
+    if not made:
+        raise SystemExit("expected rows that train, got none: see above")
+    return made
+
+
+def finals(made: dict[str, Any]) -> dict[str, list[str]]:
+    """What the finals are, from the rungs' scores: all that gained, together; wide; large; the best rung alone."""
+    score = {name: row["scores"][-1]["score"] for name, row in made.items()}
+    base = score.get("base", min(score.values()))
+    gained = [n for n in score if n not in (*COSTS, "base") and score[n] > base + GAIN]
+    for kind in OF_ONE_KIND:
+        rivals = sorted((n for n in gained if n in kind), key=score.__getitem__)
+        gained = [n for n in gained if n not in rivals[:-1]]
+    settings = [field for n in gained for field in RUNGS[n]]
+    print("adopted: " + (", ".join(gained) or "nothing"), flush=True)
+    single = max((n for n in score if n not in COSTS), key=score.__getitem__)
+    without = "no stripes" in gained
+    large = [f for f in LARGE if not (without and f.startswith("model.stripes"))]
+    return {
+        "final": settings,
+        "final-wide": [*settings, *RUNGS["wide"]],
+        "final-large": [*settings, *large],
+        "final-single": RUNGS[single],
+    }
+
+
+def choose_layout(folder: Path, scratch: Path) -> None:
+    """Time a few steps in both memory layouts; the file `channels_last` says that it is the faster one."""
+    if not torch.cuda.is_available():
+        return
+    times = {}
+    for name in ("plain", "channels_last"):
+        (scratch / "channels_last").unlink(missing_ok=True)
+        if name == "channels_last":
+            (scratch / "channels_last").touch()
+        run = prepared(override(recipe("rendered_nano"), BASE), folder, scratch, scratch)
+        batches = torch.from_numpy(run.sampler.epoch(0)).to(run.device)
+        for k in range(25):
+            if k == 10:
+                torch.cuda.synchronize()
+                begin = time.perf_counter()
+            train_step(run, batches[k % len(batches)], 1.0)
+        torch.cuda.synchronize()
+        times[name] = round((time.perf_counter() - begin) / 15 * 1e3, 2)
+    if times["plain"] <= times["channels_last"]:
+        (scratch / "channels_last").unlink()
+    print(f"milliseconds a step alone: {times}", flush=True)
+
+
+def main() -> int:
+    """Pack, run, or train one row."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack")
+    for name in ("rendered", "validation", "stem", "out"):
+        packing.add_argument(f"--{name}", type=Path, required=True)
+    packing.add_argument("--most-megabytes", type=float, default=50.0)
+    packing.add_argument("--most-files", type=int, default=10**9, help="of each validation part, to try the script out")
+    running = commands.add_parser("run")
+    running.add_argument("--pack", type=Path, required=True)
+    running.add_argument("--out", type=Path, required=True)
+    running.add_argument("--scratch", type=Path, default=Path("/tmp/dpm-train-nano"))
+    running.add_argument("--rung-seconds", type=float, default=150.0)
+    running.add_argument("--final-seconds", type=float, default=360.0)
+    running.add_argument("--only", nargs="*", default=[], help="rungs to train; default all")
+    finishing = commands.add_parser("finish")
+    finishing.add_argument("checkpoint", type=Path)
+    finishing.add_argument("--stem", type=Path, required=True)
+    finishing.add_argument("--back", type=float, default=0.2)
+    finishing.add_argument("--out", type=Path, required=True)
+    single = commands.add_parser("one")
+    single.add_argument("told")
+    single.add_argument("where", type=Path, nargs=3)
+    options = parser.parse_args()
+    if options.command == "pack":
+        pack(
+            options.rendered, options.validation, options.stem, options.out, options.most_megabytes, options.most_files
+        )
+        return 0
+    if options.command == "finish":
+        finish(options.checkpoint, options.stem, options.back, options.out)
+        return 0
+    if options.command == "one":
+        one(**json.loads(options.told), **dict(zip(("folder", "scratch", "out"), options.where)))
+        return 0
+    begin = time.perf_counter()
+    options.out.mkdir(parents=True, exist_ok=True)
+    where = {"folder": options.pack, "scratch": options.scratch, "out": options.out}
+    unpack(options.pack, options.scratch)
+    print(f"unpacked after {time.perf_counter() - begin:.0f} s", flush=True)
+    choose_layout(options.pack, options.scratch)
+    rungs = {n: s for n, s in RUNGS.items() if not options.only or n in options.only}
+    made = side_by_side(rungs, options.rung_seconds, False, where)
+    write_whole(options.out / "ladder.json", json.dumps({"machine": card(), "rungs": made}, indent=1).encode())
+    print(f"rungs after {time.perf_counter() - begin:.0f} s", flush=True)
+    last = side_by_side(finals(made), options.final_seconds, True, where)
+    told = {"machine": card(), "base": BASE, "rungs": made, "finals": last}
+    write_whole(options.out / "ladder.json", json.dumps(told, indent=1).encode())
+    print(f"all after {time.perf_counter() - begin:.0f} s", flush=True)
+    return 0
+
+
+def card() -> dict[str, Any]:
+    """The machine, with its GPU's name."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {**machine_card(), "gpu": gpu, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
