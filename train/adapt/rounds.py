@@ -25,6 +25,7 @@ from dpm_edge.errors import CheckpointError, DataError
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
+from dpm_edge.model.stem import ConvStem
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
 from dpm_edge.train.adapt.clusters import cluster, of_tracks
@@ -34,9 +35,12 @@ from dpm_edge.train.adapt.crops import Crops
 from dpm_edge.train.data import IdentitySampler, to_input
 from dpm_edge.train.evaluate import embed
 from dpm_edge.train.mask import covered
+from dpm_edge.train.sight import run_frozen_stages
 
 RESUME = "adapt-resume.pt"
 MAY_CHANGE = ("minutes",)
+FROZEN_STAGES = 3
+"""Lower stages of a convolutional stem that do not learn, as in `rendered_nano`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,8 @@ class Plan:
     """Share of the pictures of a batch that are covered by boxes of noise, of one colour or of other crops."""
     agreement: float = 0.2
     """Weight of the mask generator's lesson (`losses.agreement`)."""
+    map_kept: float = 1.0
+    """Weight of keeping the map of what is seen, where the model has one: the checkpoint's own map is the target."""
     neighbours: int = 30
     """Nearest crops that are looked at for reciprocal neighbours."""
     query_neighbours: int = 6
@@ -80,6 +86,8 @@ class State:
 
     net: DPM
     optimiser: torch.optim.AdamW
+    first: DPM
+    """The checkpoint as it came; its map of what is seen is kept."""
     round: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -204,18 +212,28 @@ def _step(
         others = crops.pictures.pixels[torch.from_numpy(draw.integers(0, len(crops), 32))]
         pixels[hide] = covered(pixels[hide], others, draw)
     net = state.net
-    out = net.forward_train(to_input(pixels, net.spec.preprocessing))
+    images = to_input(pixels, net.spec.preprocessing)
+    out = net.forward_train(images)
     raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
     feature = F.normalize(raw - means[crops.pictures.cameras[rows]], dim=1)
     loss = memory.loss(feature, labels)
     if plan.agreement:
         loss = loss + plan.agreement * losses.agreement(out.mask, feature.detach(), memory.vectors[labels])
+    if plan.map_kept and out.visibility is not None:
+        loss = loss + plan.map_kept * F.binary_cross_entropy_with_logits(out.visibility, _map_of(state.first, images))
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
     state.optimiser.step()
     memory.follow(feature.detach(), labels)
     return float(loss.detach())
+
+
+@torch.no_grad()
+def _map_of(net: DPM, images: Tensor) -> Tensor:
+    """(B, 3, H, W) → (B, 2, h, w) in 0..1: what a network in evaluation mode says is seen and hidden."""
+    assert net.backbone.visibility is not None
+    return torch.sigmoid(net.backbone.visibility(net.backbone.conv1(images)))
 
 
 def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
@@ -232,9 +250,14 @@ def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
 
 def _start(net: DPM, plan: Plan) -> State:
     mine = copy.deepcopy(net)
+    stem = mine.backbone.conv1
+    if isinstance(stem, ConvStem):  # as in its training: a batch of few people is no measure of a batch norm
+        stem.freeze(FROZEN_STAGES, fixed_statistics=True)
+        run_frozen_stages(mine, torch.device("cpu"))
     unused = {"prototypes"}
-    parameters = [p for name, p in mine.named_parameters() if name not in unused]
-    return State(mine, torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay))
+    parameters = [p for name, p in mine.named_parameters() if name not in unused and p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
+    return State(mine, optimiser, copy.deepcopy(net).eval())
 
 
 def _identity(net: DPM, crops: Crops, plan: Plan) -> str:

@@ -27,7 +27,7 @@ from dpm_edge.train.adapt.check import read_check, score
 from dpm_edge.train.adapt.contrast import ClusterMemory
 from dpm_edge.train.adapt.crops import read_crops
 from dpm_edge.train.adapt.rounds import Plan
-from dpm_edge.train.evaluate import embed
+from dpm_edge.train.evaluate import embed, maps_of
 
 SMALL = Plan(rounds=2, minutes=10, people=4, pictures=2, passes=0.5, neighbours=6, query_neighbours=2, least=2, eps=0.5)
 
@@ -129,6 +129,26 @@ def test_a_stopped_adaptation_ends_like_one_that_was_not_stopped(site: Path, net
     resumed, history = rounds.adapt(net, crops, SMALL, tmp_path / "parts", quiet=True)
     assert len(history) == 2
     assert checkpoint.fingerprint(resumed) == checkpoint.fingerprint(whole)
+
+
+def test_a_convolutional_stem_keeps_its_lower_stages_and_the_map_stays(site: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    seeing = DPM(toy.TINY.replace(height=64, width_px=64, stem="lite0", visibility="map")).eval()
+    assert seeing.backbone.visibility is not None
+    torch.nn.init.normal_(seeing.backbone.visibility.out.weight, std=0.5)
+    crops = read_crops(site, seeing.spec.preprocessing, quiet=True)
+    before = maps_of(seeing, crops.pictures.pixels)
+    moved = {}
+    for kept in (0.0, 5.0):
+        plan = dataclasses.replace(SMALL, lr=2e-3, map_kept=kept)
+        adapted, _ = rounds.adapt(seeing, crops, plan, tmp_path / f"{kept}", quiet=True)
+        stem, first = adapted.backbone.conv1, seeing.backbone.conv1
+        assert torch.equal(stem.first.weight, first.first.weight) and torch.equal(
+            stem.bn0.running_var, first.bn0.running_var
+        )
+        assert not torch.equal(stem.blocks[-1].project.weight, first.blocks[-1].project.weight)
+        moved[kept] = float((maps_of(adapted, crops.pictures.pixels) - before).abs().mean())
+    assert moved[5.0] < 0.7 * moved[0.0]
 
 
 def test_another_plan_does_not_resume(site: Path, net: DPM, tmp_path: Path) -> None:
