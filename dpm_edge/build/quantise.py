@@ -27,6 +27,11 @@ QUANTISED = ("Conv", "MatMul", "Gemm")
 PEAK = 16.0
 """An activation whose largest value is over so many times its root mean square shares one int8 scale badly: of 127
 steps, eight are left for its ordinary values. Its product stays in float."""
+HALF = 63.0
+"""Largest int8 weight of a convolution. x86 CPUs without VNNI add two products of 8 bits in 16 and saturate (vpmaddubsw):
+activations that sit at their limit, as after ReLU6, times weights up to 127 go wrong there; half of the range never does."""
+THIN = 32
+"""See `_products_with_weights`."""
 OUTLIER_CROPS = 16
 """Crops on which `peaked` looks."""
 OPSET = 19
@@ -153,9 +158,21 @@ def _statistics(
 
 
 def _products_with_weights(model: ModelProto, ops: Iterable[str], keep_float: set[str]) -> list[NodeProto]:
-    """Nodes of these types whose second input is a weight, but for those kept in float."""
-    weights = {t.name for t in model.graph.initializer}
-    return [n for n in model.graph.node if n.op_type in ops and n.input[1] in weights and n.name not in keep_float]
+    """Nodes of these types whose second input is a weight, but for those kept in float.
+
+    Kept are also stacks of matrices (the stripes' projections), of which ONNX Runtime has no int8 product, and
+    convolutions that sum fewer than THIN products or give fewer than THIN channels: a mobile network's depthwise and
+    first ones, which cost little and lose most.
+    """
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    found = [n for n in model.graph.node if n.op_type in ops and n.input[1] in shapes and n.name not in keep_float]
+    return [n for n in found if _worth_it(n.op_type, shapes[n.input[1]])]
+
+
+def _worth_it(op: str, shape: tuple[int, ...]) -> bool:
+    if op != "Conv":
+        return len(shape) == 2
+    return int(np.prod(shape[1:])) >= THIN and shape[0] >= THIN
 
 
 class _Rewriting:
@@ -176,7 +193,8 @@ class _Rewriting:
             if node.name in products:
                 weight = node.input[1]
                 node.input[0] = self._activation(node.input[0])
-                node.input[1] = self._weight(weight, _channel_axis(node, len(self.weights[weight].dims)))
+                largest = HALF if node.op_type == "Conv" and self.kind.dtype == np.int8 else self.kind.largest
+                node.input[1] = self._weight(weight, _channel_axis(node, len(self.weights[weight].dims)), largest)
             nodes += [*self.added, node]
         del graph.node[:]
         graph.node.extend(nodes)
@@ -210,14 +228,14 @@ class _Rewriting:
             ]
         return out
 
-    def _weight(self, name: str, axis: int) -> str:
-        """A weight stored in the type, with its DQ."""
+    def _weight(self, name: str, axis: int, largest: float) -> str:
+        """A weight stored in the type, up to `largest`, with its DQ."""
         out = f"{name}.dequantised"
         if out not in self.made:
             self.made.add(out)
             values = numpy_helper.to_array(self.weights[name])
             others = tuple(i for i in range(values.ndim) if i != axis)
-            scale = np.maximum(np.abs(values).max(axis=others) / self.kind.largest, SMALLEST_SCALE).astype(np.float32)
+            scale = np.maximum(np.abs(values).max(axis=others) / largest, SMALLEST_SCALE).astype(np.float32)
             arguments = [
                 self._constant(f"{name}.quantised", self.kind.round(values / np.expand_dims(scale, others))),
                 self._constant(f"{name}.scale", scale),

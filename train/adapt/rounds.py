@@ -25,7 +25,7 @@ from dpm_edge.errors import CheckpointError, DataError
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.model.stem import ConvStem
+from dpm_edge.model.stem import STAGES, ConvStem
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
 from dpm_edge.train.adapt.clusters import cluster, of_tracks
@@ -249,15 +249,17 @@ def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
 
 
 def _start(net: DPM, plan: Plan) -> State:
-    mine = copy.deepcopy(net)
-    stem = mine.backbone.conv1
-    if isinstance(stem, ConvStem):  # as in its training: a batch of few people is no measure of a batch norm
-        stem.freeze(FROZEN_STAGES, fixed_statistics=True)
-        run_frozen_stages(mine, torch.device("cpu"))
+    mine, first = copy.deepcopy(net), copy.deepcopy(net).eval()
+    for model, frozen in ((mine, FROZEN_STAGES), (first, len(STAGES))):
+        stem = model.backbone.conv1
+        if isinstance(stem, ConvStem):  # as in its training: a batch of few people is no measure of a batch norm
+            stem.freeze(frozen, fixed_statistics=True)
+            run_frozen_stages(model, torch.device("cpu"))
+            stem.train()
     unused = {"prototypes"}
     parameters = [p for name, p in mine.named_parameters() if name not in unused and p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
-    return State(mine, optimiser, copy.deepcopy(net).eval())
+    return State(mine, optimiser, first)
 
 
 def _identity(net: DPM, crops: Crops, plan: Plan) -> str:
