@@ -23,6 +23,7 @@ from dpm_edge.errors import DpmError, nearest
 
 COMMANDS = {
     "demo": "demo:command",
+    "watch": "watch:command",
     "build": "build:build",
     "refit": "build:refit",
     "inspect": "engine:inspect",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,6 +98,13 @@ class Seeing:
     engine: EmbedsCrops
     gallery: Gallery
     identities: KnowsPeople
+    lock: AbstractContextManager = field(default_factory=threading.Lock)
+    """Held while the detector works: a search on the page comes from another thread."""
+
+    def detect(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes (N, 4) and scores (N,) of a picture (H, W, 3) uint8 BGR."""
+        with self.lock:
+            return self.detector(image)
 
     def enrol(self, people: Iterable[PersonOfInterest]) -> None:
         """Put people who are known by pictures into the gallery, once."""
@@ -122,7 +130,7 @@ class Seeing:
         Raises:
             DpmError: the picture cannot be embedded.
         """
-        boxes, _ = self.detector(picture)
+        boxes, _ = self.detect(picture)
         box = max(boxes.tolist(), key=lambda one: (one[2] - one[0]) * (one[3] - one[1]), default=None)
         embedded = self.engine.embed([picture]) if box is None else self.engine.embed(picture, np.array([box]))
         if not len(embedded):
@@ -233,7 +241,7 @@ class CameraPipeline:
         if self._tracker is None or size != self._size:  # a camera that changes its size is looked at anew
             self._tracker, self._size = seeing.make_tracker(self._rate(frame)), size
             self._first_id = self._last_id
-        boxes, scores = seeing.detector(frame.image)
+        boxes, scores = seeing.detect(frame.image)
         tracks = self._tracker.update(boxes, scores, frame.seconds)
         moment = Moment(seconds=frame.seconds, wall=frame.wall, uncertainty=frame.uncertainty)
         with self._lock:

@@ -103,6 +103,16 @@ class WatchSite:
         """Have `run` return after the frame that is under way; from any thread, or a signal handler."""
         self._stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def wait_for_stop(self) -> None:
+        """Return once `stop` was called."""
+        while not self._stop.wait(0.5):
+            pass
+
     def run(self, seeing: Seeing) -> None:
         """Watch until every file has ended, or, with live cameras, until `stop`.
 
