@@ -26,6 +26,7 @@ from dpm_edge.watch.store import WatchStore
 from dpm_edge.watch.watch_site import WatchSite
 
 TOKEN = "a-token-of-more-than-sixteen-letters"
+WS = "ws://localhost:8080"
 MARK = {"X-Dpm-Edge": "1"}
 
 
@@ -33,12 +34,11 @@ MARK = {"X-Dpm-Edge": "1"}
 def videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("videos")
     door = write_scenes(folder / "door.avi", walk("red", 8) + [scene()] * 25)
-    yard = write_scenes(folder / "yard.avi", [scene()] * 20 + walk("red", 8) + walk("blue", 8))
+    yard = write_scenes(folder / "yard.avi", [scene()] * 20 + walk("red", 8) + [scene()] * 12 + walk("blue", 8))
     return door, yard
 
 
-@pytest.fixture
-def watch(videos: tuple[Path, Path]) -> Iterator[WatchSite]:
+def watched(videos: tuple[Path, Path]) -> Iterator[WatchSite]:
     """A site that was watched, and whose cameras still show their last picture."""
     zone = Zone(name="bench", camera="door", points=((0, 0), (10, 0), (10, 10)))
     cameras = tuple(CameraConfig(name=v.stem, source=str(v), start=1e9) for v in videos)
@@ -46,6 +46,18 @@ def watch(videos: tuple[Path, Path]) -> Iterator[WatchSite]:
     with WatchStore(":memory:") as store, WatchSite(site, store) as one:
         one.run(make_seeing())
         yield one
+
+
+@pytest.fixture(scope="module")
+def watch(videos: tuple[Path, Path]) -> Iterator[WatchSite]:
+    """A watched site that is only looked at."""
+    yield from watched(videos)
+
+
+@pytest.fixture
+def changing(videos: tuple[Path, Path]) -> Iterator[WatchSite]:
+    """A watched site that a test may change."""
+    yield from watched(videos)
 
 
 def client_of(watch: WatchSite, **how: Any) -> TestClient:
@@ -75,7 +87,8 @@ def test_snapshot_is_a_jpeg_of_the_last_picture(client: TestClient) -> None:
 
 def test_people_with_sightings(client: TestClient) -> None:
     people = {one["identity"]: one for one in client.get("/api/v1/people").json()}
-    assert set(people) == {"red", "blue"} and people["red"]["cameras"] == ["door", "yard"]
+    assert set(people) == {"red", "blue"}
+    assert people["red"]["cameras"] == ["door", "yard"]
     red = client.get("/api/v1/people/red").json()
     assert {track["camera"] for track in red["tracks"]} == {"door", "yard"}
     assert {event["kind"] for event in red["events"]} >= {"entered", "moved", "left"}
@@ -111,7 +124,8 @@ def test_bodies_that_are_too_large_are_refused(client: TestClient) -> None:
     assert answer.status_code == 413
 
 
-def test_naming_merging_splitting_and_forgetting(client: TestClient, watch: WatchSite) -> None:
+def test_naming_merging_splitting_and_forgetting(changing: WatchSite) -> None:
+    client = client_of(changing)
     assert client.patch("/api/v1/people/red", json={"name": "Anna <b>"}, headers=MARK).json() == {"ok": True}
     assert client.get("/api/v1/people/red").json()["name"] == "Anna <b>"
     split = client.post("/api/v1/people/red/split", json={"camera": "door", "track": "1"}, headers=MARK)
@@ -134,7 +148,7 @@ def test_thumbnails_are_given_where_they_are_kept(client: TestClient) -> None:
 
 
 def test_live_sends_one_picture_and_waits_for_the_answer(client: TestClient, watch: WatchSite) -> None:
-    with client.websocket_connect("/api/v1/cameras/yard/live") as socket:
+    with client.websocket_connect(f"{WS}/api/v1/cameras/yard/live") as socket:
         about = socket.receive_json()
         picture = socket.receive_bytes()
         assert about["people"][0]["identity"] == "blue" and picture[:2] == b"\xff\xd8"
@@ -142,17 +156,16 @@ def test_live_sends_one_picture_and_waits_for_the_answer(client: TestClient, wat
         socket.send_text("next")
 
 
-def test_live_events_come_after_the_given_number(client: TestClient, watch: WatchSite) -> None:
-    last = watch.store.last_seq()
-    with client.websocket_connect(f"/api/v1/events/live?after={last - 1}") as socket:
+def test_live_events_come_after_the_given_number(changing: WatchSite) -> None:
+    client, last = client_of(changing), changing.store.last_seq()
+    with client.websocket_connect(f"{WS}/api/v1/events/live?after={last - 1}") as socket:
         assert socket.receive_json()["seq"] == last
-        watch.name("red", "Anna")
-        watch.merge("blue", "red")
+        changing.merge("blue", "red")
         assert socket.receive_json()["kind"] == "merged"
 
 
 def test_live_of_an_unknown_camera_is_closed(client: TestClient) -> None:
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/api/v1/cameras/none/live") as socket:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"{WS}/api/v1/cameras/none/live") as socket:
         socket.receive_json()
 
 
@@ -203,7 +216,7 @@ def test_changes_of_another_site_are_refused(client: TestClient, watch: WatchSit
 
 def test_sockets_of_another_site_are_refused(client: TestClient) -> None:
     with pytest.raises(WebSocketDisconnect):
-        client.websocket_connect("/api/v1/events/live", headers={"Origin": "http://evil.example"}).__enter__()
+        client.websocket_connect(f"{WS}/api/v1/events/live", headers={"Origin": "http://evil.example"}).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +241,7 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(watch: W
 def test_sockets_need_the_token(watch: WatchSite) -> None:
     client = client_of(watch, token=TOKEN, loopback=False)
     with pytest.raises(WebSocketDisconnect):
-        client.websocket_connect("/api/v1/events/live").__enter__()
+        client.websocket_connect(f"{WS}/api/v1/events/live").__enter__()
     with client.websocket_connect(
         "/api/v1/events/live?after=0", headers={"Authorization": f"Bearer {TOKEN}"}
     ) as socket:
