@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -39,15 +40,16 @@ PING_SECONDS = 10.0
 """A live connection says something at least so often."""
 
 
-def make_app(watch: WatchSite, *, token: str = "", loopback: bool = True) -> Any:
+def make_app(watch: WatchSite, *, token: str = "", loopback: bool = True, ending: threading.Event | None = None) -> Any:
     """The page and API of a watch, as an ASGI application.
 
     Args:
         watch: whose page it is.
         token: asked for when not empty.
         loopback: whether only this machine reaches it.
+        ending: set when the server ends, so that live connections end too.
     """
-    page = _Page(watch)
+    page = _Page(watch, ending or threading.Event())
     answer = page.answering
     v1 = [
         Route("/site", answer(page.site)),
@@ -82,8 +84,11 @@ def make_app(watch: WatchSite, *, token: str = "", loopback: bool = True) -> Any
 class _Page:
     """What each route answers."""
 
-    def __init__(self, watch: WatchSite) -> None:
-        self.watch, self.jpegs = watch, JpegCache()
+    def __init__(self, watch: WatchSite, ending: threading.Event) -> None:
+        self.watch, self.jpegs, self._ending = watch, JpegCache(), ending
+
+    def _ended(self) -> bool:
+        return self._ending.is_set() or self.watch.stopped
 
     def answering(self, work: Callable[[Request, bytes], Response], largest: int = LARGEST_BODY) -> Any:
         """An endpoint: reads a limited body, then works in a thread; errors on purpose become a sentence."""
@@ -231,7 +236,7 @@ class _Page:
 
         async def parts() -> AsyncIterator[bytes]:
             last = None
-            while not self.watch.stopped:
+            while not self._ended():
                 view = self.watch.view(camera)
                 if view is not None and view is not last:
                     last = view
@@ -252,7 +257,7 @@ class _Page:
         last: tuple[int, float] | None = None
         quiet = 0.0
         try:
-            while not self.watch.stopped:
+            while not self._ended():
                 view = self.watch.view(camera)
                 mark = None if view is None else (view.number, view.seconds)
                 if view is None or mark == last:
@@ -267,10 +272,22 @@ class _Page:
                 data = await asyncio.to_thread(self.jpegs.encode, camera, view, width)
                 await socket.send_text(json.dumps(describe(camera, view, names)))
                 await socket.send_bytes(data)
-                await socket.receive_text()
-        except WebSocketDisconnect:
+                if not await self._answered(socket):
+                    break
+            await socket.close()
+        except (WebSocketDisconnect, RuntimeError):
             return
-        await socket.close()
+
+    async def _answered(self, socket: WebSocket) -> bool:
+        """Wait for a viewer's answer; False when the server ends first."""
+        answer = asyncio.create_task(socket.receive_text())
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=0.5)
+            if not answer.done() and self._ended():
+                answer.cancel()
+                return False
+        await answer
+        return True
 
     async def live_events(self, socket: WebSocket) -> None:
         """Every event from now on, or after number `after`, as one JSON text each."""
@@ -280,7 +297,7 @@ class _Page:
         after = int(given) if given.isdecimal() and len(given) < 16 else await asyncio.to_thread(store.last_seq)
         listening = asyncio.create_task(_until_closed(socket))
         try:
-            while not self.watch.stopped and not listening.done():
+            while not self._ended() and not listening.done():
                 for seq, event in await asyncio.to_thread(partial(store.events, after=after)):
                     after = seq
                     await socket.send_text(json.dumps(_event(seq, event)))

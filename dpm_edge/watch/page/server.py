@@ -57,7 +57,8 @@ class PageServer:
             shown = socket.gethostname()
         self.address = f"http://{shown}:{port}/" + (f"?token={self.token}" if self.token else "")
         """What to open in a browser; with the token where one is needed."""
-        app = make_app(watch, token=self.token, loopback=is_loopback(host))
+        self._ending = threading.Event()
+        app = make_app(watch, token=self.token, loopback=is_loopback(host), ending=self._ending)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, ws_max_size=1 << 16, timeout_graceful_shutdown=2, lifespan="off"
         )
@@ -74,6 +75,7 @@ class PageServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ending.set()
         self._server.should_exit = True
         self._thread.join(5)
         self._socket.close()

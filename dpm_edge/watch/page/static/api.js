@@ -52,8 +52,12 @@ export function hue(identity) {
 export const colour = (identity) => (identity ? `hsl(${hue(identity)} 65% 32%)` : "#5b6660");
 export const chip = (identity) => ({ "--chip": colour(identity), "--chip-ink": "#fff" });
 
+// Identity → the name that somebody gave.
+export const names = new Map();
+export const nameOf = (identity) => names.get(identity) || identity;
+
 export const clock = (unix) =>
-  new Date(unix * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  new Date(unix * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 export const when = (unix) => {
   const date = new Date(unix * 1000), today = new Date();
   return date.toDateString() === today.toDateString() ? clock(unix) : `${date.toLocaleDateString()} ${clock(unix)}`;

@@ -38,6 +38,7 @@ async function start() {
   grid.append(...[...cameras.values()].map((one) => one.element));
   showSearch(people.show);
   let due = null;
+  await people.refresh();
   const timeline = await showTimeline(site, people.show, () => {
     due ??= setTimeout(() => { due = null; people.refresh().catch(() => {}); }, 500);
   });

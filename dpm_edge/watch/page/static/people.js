@@ -1,6 +1,6 @@
 // People: a list, and a dialog in which one is named, merged, corrected or forgotten.
 
-import { call, chip, make, send, when, span } from "/static/api.js";
+import { call, chip, make, names, send, when, span } from "/static/api.js";
 import { entry } from "/static/timeline.js";
 
 export function showPeople(onChange) {
@@ -10,6 +10,8 @@ export function showPeople(onChange) {
 
   async function refresh() {
     people = await call("/people");
+    names.clear();
+    for (const one of people) if (one.name) names.set(one.identity, one.name);
     const mark = JSON.stringify(people);
     if (mark === shown) return;
     shown = mark;

@@ -1,6 +1,6 @@
 // What happened, newest first, and who came from one camera to another.
 
-import { call, chip, make, open, span, time } from "/static/api.js";
+import { call, chip, make, nameOf, open, span, time } from "/static/api.js";
 
 const MOST = 200;  // kept on the page, so that one left open for a day stays light
 
@@ -63,7 +63,7 @@ function way(event, onPerson) {
 }
 
 function person(identity, onPerson) {
-  const button = make("button", { type: "button", className: "chip", textContent: identity, style: chip(identity) });
+  const button = make("button", { type: "button", className: "chip", textContent: nameOf(identity), style: chip(identity) });
   button.onclick = () => onPerson(identity);
   return button;
 }
