@@ -127,7 +127,8 @@ class Event:
 
 def iso(wall: float) -> str:
     """Unix seconds as ISO 8601 in UTC, to the millisecond."""
-    when = datetime.datetime.fromtimestamp(wall, datetime.timezone.utc)
+    begin = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    when = begin + datetime.timedelta(milliseconds=round(wall * 1000))
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -166,10 +166,10 @@ class Rules:
     def finish(self) -> list[Event]:
         """Let everybody leave, at the end of files or of the program."""
         events: list[Event] = []
-        for here in self._present.values():
-            for presence in sorted(here, key=lambda one: one.last.seconds):
-                events += self._leave(presence)
-            here.clear()
+        everybody = [presence for here in self._present.values() for presence in here]
+        for presence in sorted(everybody, key=lambda one: one.last.seconds):
+            events += self._leave(presence)
+        self._present.clear()
         return events
 
     def _presence(self, here: list[_Presence], camera: str, moment: Moment, sighting: Sighting) -> _Presence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from dpm_edge.watch.events import Event, span
 from dpm_edge.watch.geometry import crosses, in_pixels, inside, side
 from dpm_edge.watch.rules import LastSeen, Moment, Rules, Sighting
 from dpm_edge.watch.site_config import CountingLine, Rule, Site, Zone
+from dpm_edge.watch.store import WatchStore
 
 SIZE = (100, 200)
 
@@ -240,3 +242,11 @@ def test_geometry_by_hand() -> None:
     assert side((0, 3), (0, 0), (10, 0)) == 3 and side((5, -2), (0, 0), (10, 0)) == -2
     assert crosses((5, -1), (5, 1), (0, 0), (10, 0)) and not crosses((15, -1), (15, 1), (0, 0), (10, 0))
     assert in_pixels(((0.5, 1.0),), (101, 201)) == ((100.0, 100.0),)
+
+
+def test_json_is_the_same_after_the_store(tmp_path: Path) -> None:
+    event = Event(kind="left", rule="r", camera="yard", wall=1795663575.3896, seconds=1795663575.38951, uncertainty=0.5)
+    with WatchStore(tmp_path / "s.sqlite3") as store:
+        store.add_events([event])
+        ((_, kept),) = store.events()
+    assert kept.as_json() == event.as_json()
