@@ -31,6 +31,8 @@ SMALLEST = 24
 """Rows of pixels below which a crop recognises nobody."""
 FULL_HEIGHT = 128
 """Rows of pixels from which on a crop's size no longer limits its quality."""
+SURE_SCORE = 0.4
+"""Score from which a box of the detector shows a person; a tracker makes use of lower ones, a search does not."""
 DEFAULT_RATE = 10.0
 """Frames a second of a camera that has not shown its own yet."""
 THUMBNAIL_HEIGHT = 160
@@ -130,8 +132,9 @@ class Seeing:
         Raises:
             DpmError: the picture cannot be embedded.
         """
-        boxes, _ = self.detect(picture)
-        box = max(boxes.tolist(), key=lambda one: (one[2] - one[0]) * (one[3] - one[1]), default=None)
+        boxes, scores = self.detect(picture)
+        sure = boxes[scores >= SURE_SCORE]
+        box = max(sure.tolist(), key=lambda one: (one[2] - one[0]) * (one[3] - one[1]), default=None)
         embedded = self.engine.embed([picture]) if box is None else self.engine.embed(picture, np.array([box]))
         if not len(embedded):
             raise DpmError("expected a person on the picture, got none that can be embedded. Choose another picture")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,15 @@ def test_missing_site_file_is_one_sentence(tmp_path: Path) -> None:
 def test_addresses_alone_make_a_site_with_a_camera_each(tmp_path: Path) -> None:
     site = site_of(["door.mp4", "other/door.mp4", "rtsp://a:b@host/x"], tmp_path)
     assert [camera.name for camera in site.cameras] == ["door", "door-2", "camera3"]
+
+
+def test_the_site_files_in_the_guide_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "watch.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```", guide, re.M | re.S)
+    for name in set(re.findall(r"\$\{(\w+)\}", guide)):
+        monkeypatch.setenv(name, "a-secret-of-more-than-sixteen-letters")
+    for name in ("courier-1.jpg", "courier-2.jpg"):
+        (tmp_path / name).touch()
+    small, large = (parse_site(block, folder=tmp_path) for block in blocks)
+    assert (small.rules[0].event, small.outputs[0].kind) == ("moved", "webhook")
+    assert len(large.rules) == 4 and [one.kind for one in large.outputs] == ["jsonl", "webhook", "mqtt"]
