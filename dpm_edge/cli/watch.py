@@ -58,6 +58,7 @@ def command(
     from dpm_edge.watch.site_file import read_site, site_of
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own words name addresses; our states say it
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     tables = [one for one in sources if one.endswith(".toml")]
     if tables and len(sources) > 1:
         raise SiteError(f"expected one site file or several sources, got {len(sources)} with {tables[0]} among them")

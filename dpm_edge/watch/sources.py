@@ -24,10 +24,14 @@ from dpm_edge.errors import DpmError, SourceError
 from dpm_edge.watch.addresses import kind, redacted, without_secrets
 from dpm_edge.watch.captures import Capture, open_capture
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 4.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 3.0
 """Seconds before the first and the later attempts to connect again: the pause doubles."""
 STALL_SECONDS = 10.0
 """Seconds without a frame after which a live source counts as stalled and is connected anew."""
+CONNECT_SECONDS = 15.0
+"""Seconds that connecting may take: FFmpeg gives up by itself before, but not always."""
+HANGING_READERS = 3
+"""Readers that may hang in a library at a time; then the source waits for one of them to end."""
 STALL_INTERVALS = 4
 """A slow camera is stalled only after so many of its own longest recent intervals."""
 WAITING_FRAMES = 4
@@ -138,6 +142,7 @@ class Source:
         self._status = SourceStatus(camera=self.camera, address=redacted(address), state="connecting")
         self._arrivals: deque[float] = deque(maxlen=30)
         self._generation = 0
+        self._readers: list[threading.Thread] = []
         self._progress = time.monotonic()
         self._started = False
 
@@ -220,7 +225,9 @@ class Source:
         self._generation += 1
         self._progress = time.monotonic()
         read = self._read_live if self.live else self._read_file
-        threading.Thread(target=read, args=(self._generation,), name=f"reads {self.camera}", daemon=True).start()
+        reader = threading.Thread(target=read, args=(self._generation,), name=f"reads {self.camera}", daemon=True)
+        self._readers = [one for one in self._readers if one.is_alive()] + [reader]
+        reader.start()
 
     def _set(self, state: str, message: str = "") -> None:
         """Change the state; the condition is held."""
@@ -325,8 +332,12 @@ class Source:
                 recent = list(self._arrivals)[-5:]
                 slowest = max((b - a for a, b in pairwise(recent)), default=0.0)
                 limit = max(self._stall_after, STALL_INTERVALS * slowest)
+                if self._status.state != "live":
+                    limit = max(limit, CONNECT_SECONDS)
                 silent = time.monotonic() - self._progress
-                if self._status.state in ("live", "connecting") and silent > limit:
+                hanging = sum(one.is_alive() for one in self._readers)
+                waiting = self._status.state in ("live", "connecting", "stalled")
+                if waiting and silent > limit and hanging <= HANGING_READERS:
                     self._status = replace(self._status, reconnects=self._status.reconnects + 1)
                     self._set("stalled", f"no frame for {silent:.0f} s; connecting again")
                     self._start_reader()

@@ -148,6 +148,19 @@ def test_a_reader_that_hangs_is_given_up_and_another_connects() -> None:
         assert source.status().reconnects >= 1
 
 
+def test_a_camera_that_is_slow_to_connect_is_not_connected_anew_meanwhile() -> None:
+    attempts: list[str] = []
+
+    def slow(address: str) -> Any:
+        attempts.append(address)
+        time.sleep(0.8)
+        return ScriptedStream([picture(1), "hang"])
+
+    with Source(SECRET, "door", opener=slow, stall_after=0.2) as source:
+        wait_for(lambda: source.status().frames == 1)
+    assert len(attempts) == 1
+
+
 def test_a_reader_that_was_given_up_delivers_nothing_more() -> None:
     released = threading.Event()
 
