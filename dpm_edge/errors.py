@@ -70,6 +70,10 @@ class WatchStoreError(DpmError):
     """A store of the camera application that is damaged, of a newer version, or held by another process."""
 
 
+class NotSeen(DpmError):
+    """An identity or a track that nobody has seen, or that was forgotten."""
+
+
 class OutputError(DpmError):
     """An event that an output could not deliver; it is tried again unless the receiver refuses the event itself."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import DpmError
+from dpm_edge.errors import DpmError, NotSeen
 from dpm_edge.progress import say
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
@@ -189,7 +189,8 @@ class WatchSite:
         """Say that two identities are one person; later decisions respect it.
 
         Raises:
-            DpmError: they are one identity already, or one is not known.
+            NotSeen: nobody has one of them.
+            DpmError: they are one identity already.
         """
         with self._lock:
             self._must_be_known(identity, into)
@@ -207,12 +208,12 @@ class WatchSite:
         """Say that a track is not the identity that it was given; the identity that it has now.
 
         Raises:
-            DpmError: that identity has no such track.
+            NotSeen: that identity has no such track.
         """
         with self._lock:
             tracks = self.store.tracks(identity=identity)
             if not any((one.camera, one.track) == (camera, track) for one in tracks):
-                raise DpmError(f"expected a track of {identity!r}, got {track!r} of camera {camera!r}. Reload the page")
+                raise NotSeen(f"expected a track of {identity!r}, got {track!r} of camera {camera!r}. Reload the page")
             new = f"{identity}-{camera}-{track}" if self.seeing is None else self.seeing.split(camera, track, identity)
             body = {"identity": identity, "into": new, "camera": camera, "track": track}
             self._correct("split", body, [identity, new])
@@ -225,7 +226,8 @@ class WatchSite:
         """Give an identity a name.
 
         Raises:
-            DpmError: nobody has that identity, or the name is empty or longer than 100 characters.
+            NotSeen: nobody has that identity.
+            DpmError: the name is empty or longer than 100 characters.
         """
         name = " ".join(name.split())
         if not 0 < len(name) <= 100:
@@ -360,7 +362,7 @@ class WatchSite:
         self._write_tracks()
         for identity in identities:
             if not self.store.tracks(identity=identity, limit=1):
-                raise DpmError(f"expected an identity that was seen, got {identity!r}. Reload the page")
+                raise NotSeen(f"expected an identity that was seen, got {identity!r}. Reload the page")
 
     def _write_tracks(self) -> None:
         for camera in self._cameras.values():

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dpm_edge import __version__
-from dpm_edge.errors import DpmError
+from dpm_edge.errors import DpmError, NotSeen
 from dpm_edge.images import decode_image
 from dpm_edge.watch.events import KINDS
 from dpm_edge.watch.page.access import Access
@@ -97,6 +97,8 @@ class _Page:
             body = await _limited_body(request, largest)
             try:
                 return await asyncio.to_thread(work, request, body)
+            except NotSeen as error:
+                return JSONResponse({"error": str(error)}, 404)
             except DpmError as error:
                 return JSONResponse({"error": str(error)}, 400)
 
@@ -169,7 +171,10 @@ class _Page:
         return JSONResponse({"ok": True})
 
     def merge(self, request: Request, body: bytes) -> Response:
-        self.watch.merge(request.path_params["identity"], _texts(body, "into")["into"])
+        identity, into = request.path_params["identity"], _texts(body, "into")["into"]
+        if identity == into:
+            raise HTTPException(409, f"expected two identities to merge, got {identity!r:.80} twice")
+        self.watch.merge(identity, into)
         return JSONResponse({"ok": True})
 
     def split(self, request: Request, body: bytes) -> Response:

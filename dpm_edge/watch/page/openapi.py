@@ -9,6 +9,8 @@ from dpm_edge.watch.events import KINDS
 
 TEXT, NUMBER, WHOLE, FLAG = {"type": "string"}, {"type": "number"}, {"type": "integer"}, {"type": "boolean"}
 
+NAME = {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"\S"}
+
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
@@ -89,7 +91,7 @@ def _limit(most: int) -> dict[str, Any]:
 def _answers(schema: dict[str, Any], kind: str = "application/json") -> dict[str, Any]:
     error = {"description": "What was wrong", "content": {"application/json": {"schema": _named("Error")}}}
     good = {"description": "The answer", "content": {kind: {"schema": schema}}}
-    return {"200": good, **{str(code): error for code in (400, 401, 403, 404, 405, 413, 421)}}
+    return {"200": good, **{str(code): error for code in (400, 401, 403, 404, 405, 409, 413, 421)}}
 
 
 def _operation(
@@ -120,7 +122,7 @@ PATHS: dict[str, Any] = {
     "/people": {"get": _operation("Everybody who was seen, latest first", _list(_named("Person")), _limit(1000))},
     "/people/{identity}": {
         "get": _operation("One person with tracks and events", _named("PersonInFull"), IDENTITY),
-        "patch": _operation("Give a name", _named("Ok"), IDENTITY, MARK, body=_json(name=TEXT)),
+        "patch": _operation("Give a name", _named("Ok"), IDENTITY, MARK, body=_json(name=NAME)),
         "delete": _operation("Delete everything about a person", _named("Forgotten"), IDENTITY, MARK),
     },
     "/people/{identity}/merge": {
