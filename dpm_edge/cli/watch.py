@@ -75,7 +75,7 @@ def _watch(site: Site, *, threads: int | None, once: bool, page: bool, as_json: 
 
     from dpm_edge.demo.people import open_engine
     from dpm_edge.progress import say
-    from dpm_edge.watch import pipeline
+    from dpm_edge.watch import seeing
     from dpm_edge.watch.events import Event, iso
     from dpm_edge.watch.store import WatchStore
     from dpm_edge.watch.watch_site import WatchSite
@@ -98,8 +98,8 @@ def _watch(site: Site, *, threads: int | None, once: bool, page: bool, as_json: 
             say(f"page: {served.address}")
         engine = stack.enter_context(open_engine(site.folder, site.engine, quiet=quiet))
         gallery = stack.enter_context(_open_gallery(site, engine))
-        seeing = pipeline.open_seeing(site, engine, gallery, threads=threads)
-        watch.run(seeing)
+        opened = seeing.open_seeing(site, engine, gallery, threads=threads)
+        watch.run(opened)
         for status in watch.source_statuses():
             if status.message:
                 say(f"{status.camera}: {status.message}")

@@ -37,6 +37,8 @@ class Sighting:
     """pending, unknown or known."""
     probability: float | None = None
     previous_ids: tuple[str, ...] = ()
+    change: str = ""
+    """How its identity changed last: "merged", "split", or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,15 @@ class Rules:
         events += self._departures(camera, moment)
         return events
 
+    def decide(self, camera: str, final: Sighting) -> list[Event]:
+        """Events of what was finally decided about a track that has ended; none where its person has left already."""
+        here = self._present.get(camera, [])
+        of_track = next((one for one in here if final.track in one.tracks), None)
+        if of_track is None:
+            return []
+        presence = self._presence(here, camera, of_track.last, final)
+        return self._identity(presence) + self._entry(presence, presence.last)
+
     def forget(self, identity: str) -> None:
         """Know nothing of an identity any more."""
         self._seen.pop(identity, None)
@@ -203,7 +214,10 @@ class Rules:
             return []
         fresh = presence.identity != identity
         if fresh:
-            if presence.identity in sighting.previous_ids:
+            if presence.identity is not None and sighting.change == "split":
+                facts = {"from_identity": presence.identity}
+                events += self._report("split", presence.camera, presence.last, presence, **facts)
+            elif presence.identity in sighting.previous_ids:
                 events += self._report("merged", presence.camera, presence.last, presence)
                 self.rename(str(presence.identity), identity)
             elif presence.entered:

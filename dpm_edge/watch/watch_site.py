@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from dpm_edge.errors import DpmError, NotSeen
 from dpm_edge.progress import say
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
-from dpm_edge.watch.pipeline import CameraPipeline, CameraView, Seeing
-from dpm_edge.watch.rules import LastSeen, Moment, Rules
+from dpm_edge.watch.pipeline import CameraPipeline, CameraView
+from dpm_edge.watch.records import Correction
+from dpm_edge.watch.rules import LastSeen, Moment, Rules, Sighting
+from dpm_edge.watch.seeing import Seeing
 from dpm_edge.watch.site_config import Site
 from dpm_edge.watch.sources import CameraFrame, Source, SourceStatus, SteadyClock
-from dpm_edge.watch.store import Correction, WatchStore
+from dpm_edge.watch.store import WatchStore
 
 WRITE_SECONDS = 1.0
 """Tracks are written so often."""
@@ -77,6 +79,7 @@ class WatchSite:
                     stall_after=one.stall_after, clock=self._clock, wake=self._wake, **more,
                 ),
                 thumbnails=site.thumbnails,
+                run=f"{store.run}-" if store.run else "",
                 lock=self._lock,
             )
             for one in site.cameras
@@ -131,36 +134,15 @@ class WatchSite:
                 self._now_and_then()
         finally:
             with self._lock:
+                for name, camera in self._cameras.items():
+                    self._decide(name, camera.end_tracks(seeing))
                 self._keep(self._rules.finish())
                 self._write_tracks()
         self._complain_if_blind()
 
     def status(self) -> list[dict[str, Any]]:
         """How each camera is, as JSON types."""
-        found = []
-        for name, camera in self._cameras.items():
-            source = camera.source.status()
-            found.append(
-                {
-                    "camera": name,
-                    "address": source.address,
-                    "state": source.state,
-                    "message": camera.message or source.message,
-                    "live": camera.source.live,
-                    "frames": source.frames,
-                    "total": source.total,
-                    "dropped": source.dropped,
-                    "processed": camera.processed,
-                    "reconnects": source.reconnects,
-                    "rate": round(source.rate, 2),
-                    "width": source.width,
-                    "height": source.height,
-                    "silent_s": round(source.silent, 1),
-                    "latency_s": round(camera.latency, 3),
-                    "people": len(camera.view.sightings) if camera.view else 0,
-                }
-            )
-        return found
+        return [camera.status() for camera in self._cameras.values()]
 
     def source_statuses(self) -> list[SourceStatus]:
         """How each source is."""
@@ -214,7 +196,7 @@ class WatchSite:
             tracks = self.store.tracks(identity=identity)
             if not any((one.camera, one.track) == (camera, track) for one in tracks):
                 raise NotSeen(f"expected a track of {identity!r}, got {track!r} of camera {camera!r}. Reload the page")
-            new = f"{identity}-{camera}-{track}" if self.seeing is None else self.seeing.split(camera, track, identity)
+            new = f"{identity}-{camera}-{track}" if self.seeing is None else self.seeing.identities.split(camera, track)
             body = {"identity": identity, "into": new, "camera": camera, "track": track}
             self._correct("split", body, [identity, new])
             if camera in self._cameras:
@@ -247,7 +229,7 @@ class WatchSite:
             self._rules.forget(identity)
             for camera in self._cameras.values():
                 camera.forget(identity)
-            rows = self.seeing.forget(identity) if self.seeing is not None else 0
+            rows = self.seeing.identities.forget(identity) if self.seeing is not None else 0
             return rows + self.store.forget(identity)
 
     def search(self, picture: NDArray[np.uint8], k: int = 10) -> dict[str, Any]:
@@ -304,7 +286,7 @@ class WatchSite:
             return
         begin = time.monotonic()
         try:
-            moment, sightings, size = camera.look_at(self.seeing, frame)
+            looked = camera.look_at(self.seeing, frame)
         except Exception as error:  # one camera's bad frame must not end the others
             camera.failures += 1
             message = str(error) if isinstance(error, DpmError) else f"{type(error).__name__}: {error}"
@@ -315,9 +297,15 @@ class WatchSite:
         camera.message = ""
         camera.processed += 1
         with self._lock:  # an event that cannot be kept ends the program: going on would lose it silently
-            self._keep(self._rules.see(frame.camera, moment, sightings, size))
+            self._decide(frame.camera, looked.final)
+            self._keep(self._rules.see(frame.camera, looked.moment, looked.sightings, looked.size))
         now = self._clock.now()[0]
         camera.latency = max(0.0, now - frame.seconds) if camera.source.live else time.monotonic() - begin
+
+    def _decide(self, camera: str, final: Iterable[Sighting]) -> None:
+        """Tell the rules what was finally decided about tracks that have ended."""
+        for sighting in final:
+            self._keep(self._rules.decide(camera, sighting))
 
     def _keep(self, events: list[Event]) -> None:
         """Store events, then tell whoever listens; the outputs take them out of the store."""
@@ -354,7 +342,8 @@ class WatchSite:
             self._keep(self._rules.camera_back(name, moment))
         else:
             camera.lost_since = now if camera.lost_since is None else camera.lost_since
-            if now - camera.lost_since >= LOST_SECONDS:
+            if now - camera.lost_since >= LOST_SECONDS and self.seeing is not None:
+                self._decide(name, camera.end_tracks(self.seeing))
                 self._keep(self._rules.camera_lost(name, moment, source.message or source.state))
         self._keep(self._rules.tick(name, moment))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.gallery import Gallery
 from dpm_edge.runtime import Embeddings
-from dpm_edge.watch.pipeline import Seeing
+from dpm_edge.watch.seeing import Seeing
 
 COLOURS = {"red": (40, 40, 230), "green": (40, 200, 40), "blue": (230, 60, 40)}
 HEIGHT, WIDTH = 240, 320
@@ -63,8 +63,10 @@ class NearestTracker:
     def __init__(self) -> None:
         self._tracks: list[SquareTrack] = []
         self._count = 0
+        self.ended: list[SquareTrack] = []
 
     def update(self, boxes: NDArray, scores: NDArray, seconds: float) -> list[SquareTrack]:
+        self.ended = [one for one in self._tracks if seconds - one.seconds > 1.0]
         self._tracks = [one for one in self._tracks if seconds - one.seconds <= 1.0]
         found = []
         for box, score in zip(boxes, scores):
@@ -115,9 +117,10 @@ class ColourIdentities:
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
         self.calls: list[tuple[Any, ...]] = []
-        self._crops: dict[tuple[str, int], int] = {}
+        self._crops: dict[tuple[str, str], int] = {}
+        self._decided: dict[tuple[str, str], Known] = {}
 
-    def observe(self, camera: str, track_id: int, seconds: float, features: Any, masks: Any, *more: Any) -> Known:
+    def observe(self, camera: str, track_id: str, seconds: float, features: Any, masks: Any, *more: Any) -> Known:
         key = (camera, track_id)
         self._crops[key] = self._crops.get(key, 0) + 1
         if self._crops[key] < 3:
@@ -129,12 +132,25 @@ class ColourIdentities:
                 fingerprint=ColourEngine.fingerprint,
             )  # fmt: skip
             self.gallery.add(row, people=[identity], cameras=[camera], timestamps=[seconds])
-        return Known("known", identity, 0.9)
+        self._decided[key] = Known("known", identity, 0.9)
+        return self._decided[key]
+
+    def decision(self, camera: str, track_id: str) -> Known | None:
+        return self._decided.get((camera, track_id))
+
+    def end(self, camera: str, track_id: str) -> Known | None:
+        return self._decided.pop((camera, track_id), Known("unknown", f"{camera}-{track_id}"))
+
+    def changes(self) -> list[Any]:
+        return []
+
+    def forget(self, identity: str) -> int:
+        return self.gallery.forget(identity)
 
     def merge(self, identity: str, into: str) -> None:
         self.calls.append(("merge", identity, into))
 
-    def split(self, camera: str, track_id: int) -> str:
+    def split(self, camera: str, track_id: str) -> str:
         self.calls.append(("split", camera, track_id))
         return "somebody"
 

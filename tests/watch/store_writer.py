@@ -6,7 +6,8 @@ import itertools
 import sys
 
 from dpm_edge.watch.events import Event
-from dpm_edge.watch.store import Correction, WatchStore
+from dpm_edge.watch.records import Correction
+from dpm_edge.watch.store import WatchStore
 
 if __name__ == "__main__":
     path, first = sys.argv[1], int(sys.argv[2])

@@ -32,7 +32,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("fuzz")
     video = write_scenes(folder / "door.avi", walk("red", 8) + [scene()] * 12 + walk("blue", 8))
     site = Site(cameras=(CameraConfig(name="door", source=str(video)),), thumbnails=True)
-    with WatchStore(":memory:") as store, WatchSite(site, store) as watch:
+    with WatchStore(":memory:", run="") as store, WatchSite(site, store) as watch:
         watch.run(make_seeing())
         app = make_app(watch)
 

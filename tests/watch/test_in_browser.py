@@ -48,7 +48,7 @@ def served(tmp_path: Path) -> Iterator[PageServer]:
     zone = Zone(name="bench", camera="door", points=((0.6, 0.5), (0.9, 0.5), (0.9, 0.95), (0.6, 0.95)))
     line = CountingLine(name="gate", camera="yard", begin=(160, 100), end=(160, 230))
     site = Site(name="warehouse", cameras=cameras, zones=(zone,), lines=(line,), thumbnails=True, port=0)
-    with WatchStore(":memory:") as store, WatchSite(site, store) as watch:
+    with WatchStore(":memory:", run="") as store, WatchSite(site, store) as watch:
         watch.run(make_seeing())
         with PageServer(watch) as page:
             yield page

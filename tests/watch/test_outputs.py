@@ -141,7 +141,7 @@ def test_webhook_shows_no_password_of_its_address() -> None:
 
 def test_failing_receiver_gets_every_event_in_order_in_the_end(receiver: Receiver) -> None:
     receiver.answers = [500, 503, 204, 500, 204]
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         delivery = Delivery("hook", Webhook(receiver.url), store)
         store.add_events([event(n) for n in range(5)])
         assert delivery.drain(15) == 0
@@ -153,7 +153,7 @@ def test_failing_receiver_gets_every_event_in_order_in_the_end(receiver: Receive
 
 def test_refused_event_is_noted_and_the_next_one_goes_out(receiver: Receiver) -> None:
     receiver.answers = [422]
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         delivery = Delivery("hook", Webhook(receiver.url), store)
         store.add_events([event(1), event(2)])
         assert delivery.drain(15) == 0
@@ -177,7 +177,7 @@ def test_events_wait_over_a_restart_for_a_receiver_that_is_away(tmp_path: Path, 
 
 def test_only_the_wanted_kinds_are_sent() -> None:
     got: list[str] = []
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         delivery = Delivery("mine", Callback(lambda one: got.append(one.id)), store, kinds=["left"])
         store.add_events([event(1), event(2, kind="left"), event(3)])
         assert delivery.drain(15) == 0
@@ -193,7 +193,7 @@ def test_callback_that_raises_gets_the_event_again() -> None:
         if len(got) == 1:
             raise ValueError("not yet")
 
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         delivery = Delivery("mine", Callback(take), store)
         store.add_events([event(1), event(2)])
         assert delivery.drain(15) == 0
@@ -203,7 +203,7 @@ def test_callback_that_raises_gets_the_event_again() -> None:
 
 def test_one_output_that_hangs_holds_no_other_up() -> None:
     released, got = threading.Event(), []
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         slow = Delivery("slow", Callback(lambda one: released.wait() and None), store)
         quick = Delivery("quick", Callback(lambda one: got.append(one.id)), store)
         store.add_events([event(1)])
@@ -246,7 +246,7 @@ def test_mqtt_brings_every_event_in_order_through_a_real_broker(broker: int) -> 
     listener.connect("127.0.0.1", broker)
     listener.loop_start()
     assert subscribed.wait(10)
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         delivery = Delivery("mqtt", Mqtt("127.0.0.1", port=broker, topic="site"), store)
         store.add_events([event(n, camera="a/b") for n in range(100)])
         assert delivery.drain(30) == 0

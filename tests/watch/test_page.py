@@ -43,7 +43,7 @@ def watched(videos: tuple[Path, Path]) -> Iterator[WatchSite]:
     zone = Zone(name="bench", camera="door", points=((0, 0), (10, 0), (10, 10)))
     cameras = tuple(CameraConfig(name=v.stem, source=str(v), start=1e9) for v in videos)
     site = Site(name="warehouse", cameras=cameras, zones=(zone,), thumbnails=True)
-    with WatchStore(":memory:") as store, WatchSite(site, store) as one:
+    with WatchStore(":memory:", run="") as store, WatchSite(site, store) as one:
         one.run(make_seeing())
         yield one
 

@@ -13,7 +13,8 @@ import pytest
 
 from dpm_edge.errors import WatchStoreError
 from dpm_edge.watch.events import Event
-from dpm_edge.watch.store import Correction, TrackRecord, WatchStore
+from dpm_edge.watch.records import Correction, TrackRecord
+from dpm_edge.watch.store import WatchStore
 
 WRITER = Path(__file__).with_name("store_writer.py")
 
@@ -36,7 +37,7 @@ def test_events_come_back_as_they_were_and_once(tmp_path: Path) -> None:
 
 
 def test_events_are_found_by_kind_camera_identity_and_time() -> None:
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         store.add_events([event(1, "anna"), event(2, "ben", kind="left"), event(3, "anna", camera="yard")])
         numbers = lambda **how: [seq for seq, _ in store.events(**how)]
         assert numbers(kinds=["left"]) == [2]
@@ -93,7 +94,7 @@ def fill(store: WatchStore) -> None:
 
 
 def test_forget_reaches_tracks_thumbnails_events_chains_corrections_and_names() -> None:
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         fill(store)
         assert store.forget("Zanzibarita") == 5
         assert [one.identity for _, one in store.events()] == ["ben"]
@@ -120,7 +121,7 @@ def test_retention_deletes_what_is_older(tmp_path: Path) -> None:
 
 
 def test_numbers_go_on_after_everything_was_deleted() -> None:
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         store.add_events([event(1)])
         store.expire(100.0)
         store.add_events([event(200)])
@@ -141,7 +142,7 @@ def test_an_output_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_merge_moves_tracks_and_split_takes_one_out() -> None:
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         store.put_tracks([track(1, "P1"), track(2, "P2")])
         merge = Correction(kind="merge", wall=0, body={"identity": "P2", "into": "P1"})
         store.add_correction(merge, ["P1", "P2"])
@@ -153,7 +154,7 @@ def test_merge_moves_tracks_and_split_takes_one_out() -> None:
 
 
 def test_people_have_their_cameras_and_times() -> None:
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         store.put_tracks([track(1, "anna"), track(5, "anna", "yard"), track(2, None)])
         (anna,) = store.people()
         assert (anna["first"], anna["last"], anna["cameras"], anna["tracks"]) == (1, 6, ["door", "yard"], 2)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from stand_ins import make_seeing, scene, walk, write_scenes
 
 from dpm_edge.cli import main
-from dpm_edge.watch import pipeline
+from dpm_edge.watch import seeing
 from dpm_edge.watch.store import WatchStore
 
 
@@ -23,7 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_scenes(tmp_path / "door.avi", walk("red", 8) + [scene()] * 25)
     write_scenes(tmp_path / "yard.avi", [scene()] * 20 + walk("red", 8))
     tiny_engine.write_engine(tmp_path / "engine")
-    monkeypatch.setattr(pipeline, "open_seeing", lambda *_, **__: make_seeing())
+    monkeypatch.setattr(seeing, "open_seeing", lambda *_, **__: make_seeing())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -17,7 +17,7 @@ from stand_ins import ColourEngine, make_seeing, scene, walk, write_scenes
 from dpm_edge.errors import DpmError
 from dpm_edge.watch import watch_site
 from dpm_edge.watch.events import Event
-from dpm_edge.watch.pipeline import Seeing
+from dpm_edge.watch.seeing import Seeing
 from dpm_edge.watch.site_config import CameraConfig, PersonOfInterest, Rule, Site, Zone
 from dpm_edge.watch.store import WatchStore
 from dpm_edge.watch.watch_site import WatchSite
@@ -49,7 +49,7 @@ def what(events: list[Event], *kinds: str) -> list[tuple[str, str, str | None]]:
 def test_two_videos_give_the_way_from_a_to_b(tmp_path: Path) -> None:
     door = write_scenes(tmp_path / "door.avi", walk("red", 10) + [EMPTY] * 60)
     yard = write_scenes(tmp_path / "yard.avi", [EMPTY] * 40 + walk("red", 10) + [EMPTY] * 12 + walk("blue", 10))
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         events = run(site(("door", door), ("yard", yard)), store)
         moved = [e for e in events if e.kind == "moved"]
         assert [(e.camera, e.identity, e.details["from"]) for e in moved] == [("yard", "red", "door")]
@@ -67,7 +67,7 @@ def test_two_videos_give_the_way_from_a_to_b(tmp_path: Path) -> None:
 
 def test_tracks_are_kept_with_their_times_and_identities(tmp_path: Path) -> None:
     door = write_scenes(tmp_path / "door.avi", walk("red", 10))
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         run(site(("door", door)), store)
         (track,) = store.tracks()
     assert (track.identity, track.state, track.camera) == ("red", "known", "door")
@@ -78,7 +78,7 @@ def test_frames_of_several_files_are_looked_at_in_order_of_time(tmp_path: Path) 
     slow = write_scenes(tmp_path / "slow.avi", [EMPTY] * 6, fps=5)
     quick = write_scenes(tmp_path / "quick.avi", [EMPTY] * 12, fps=10)
     seen: list[float] = []
-    with WatchStore(":memory:") as store, WatchSite(site(("slow", slow), ("quick", quick)), store) as watch:
+    with WatchStore(":memory:", run="") as store, WatchSite(site(("slow", slow), ("quick", quick)), store) as watch:
         look = watch._look_at
         watch._look_at = lambda frame: (seen.append(frame.seconds), look(frame))[1]  # type: ignore[method-assign]
         watch.run(make_seeing())
@@ -88,7 +88,7 @@ def test_frames_of_several_files_are_looked_at_in_order_of_time(tmp_path: Path) 
 def test_every_second_frame_only(tmp_path: Path) -> None:
     video = write_scenes(tmp_path / "a.avi", [EMPTY] * 10)
     camera = CameraConfig(name="a", source=str(video), every=2)
-    with WatchStore(":memory:") as store, WatchSite(Site(cameras=(camera,)), store) as watch:
+    with WatchStore(":memory:", run="") as store, WatchSite(Site(cameras=(camera,)), store) as watch:
         watch.run(make_seeing())
         assert watch.processed() == {"a": 5}
 
@@ -108,7 +108,7 @@ def test_dwelling_in_a_zone_of_shares(tmp_path: Path) -> None:
     video = write_scenes(tmp_path / "a.avi", [scene(("red", 160, 200))] * 40)
     zone = Zone(name="middle", camera="a", points=((0.4, 0.5), (0.6, 0.5), (0.6, 1.0), (0.4, 1.0)))
     rule = Rule(name="loitering", event="dwelled", zone="middle", after=2.0)
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         events = run(site(("a", video), zones=(zone,), rules=(rule,)), store)
     assert what(events) == [("dwelled", "a", "red")]
 
@@ -118,7 +118,7 @@ def test_person_of_interest_by_picture(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wanted.png"), np.full((64, 24, 3), (40, 40, 230), np.uint8))
     person = PersonOfInterest(name="wanted", pictures=(tmp_path / "wanted.png",))
     video = write_scenes(tmp_path / "a.avi", [EMPTY])
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         run(site(("a", video), people=(person,)), store, seeing)
     found = seeing.gallery.search(ColourEngine().embed([scene(("red", 50, 64))[0:60, 40:60]]), 1).of_query(0)
     assert found[0].person == "wanted"
@@ -134,7 +134,7 @@ def test_a_bad_frame_ends_no_camera_and_is_told_once(tmp_path: Path, capsys: pyt
             raise ValueError("no such thing")
         return make_seeing().detector(image)
 
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         events = run(site(("a", video)), store, Seeing(**{**seeing.__dict__, "detector": sometimes}))
     assert what(events, "entered") == [("entered", "a", "red")]
     assert capsys.readouterr().err.count("no such thing") == 1
@@ -142,14 +142,17 @@ def test_a_bad_frame_ends_no_camera_and_is_told_once(tmp_path: Path, capsys: pyt
 
 def test_a_run_in_which_nothing_could_be_looked_at_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    with WatchStore(":memory:") as store, pytest.raises(DpmError, match="expected a video that OpenCV can open"):
+    with (
+        WatchStore(":memory:", run="") as store,
+        pytest.raises(DpmError, match="expected a video that OpenCV can open"),
+    ):
         run(site(("a", tmp_path / "a.mp4")), store)
 
 
 def test_a_damaged_video_does_not_hold_up_the_others(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     good = write_scenes(tmp_path / "good.avi", walk("red", 8))
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         events = run(site(("bad", tmp_path / "bad.mp4"), ("good", good)), store)
     assert what(events, "entered") == [("entered", "good", "red")]
 
@@ -167,7 +170,7 @@ def test_a_live_camera_that_goes_away_and_comes_back_is_two_events(monkeypatch: 
         return ScriptedStream([EMPTY, "hang" if len(opened) > 1 else "end"])
 
     with (
-        WatchStore(":memory:") as store,
+        WatchStore(":memory:", run="") as store,
         WatchSite(site(("door", "rtsp://a:geheim@h/x")), store, opener=opener) as watch,
     ):
         thread = threading.Thread(target=watch.run, args=(make_seeing(),))
@@ -194,7 +197,10 @@ def test_a_camera_that_changes_its_size_goes_on(monkeypatch: pytest.MonkeyPatch)
             self._released.wait()
 
     opener = lambda address: Paced([])
-    with WatchStore(":memory:") as store, WatchSite(site(("door", "rtsp://h/x")), store, opener=opener) as watch:
+    with (
+        WatchStore(":memory:", run="") as store,
+        WatchSite(site(("door", "rtsp://h/x")), store, opener=opener) as watch,
+    ):
         thread = threading.Thread(target=watch.run, args=(make_seeing(),))
         thread.start()
         wait_for(lambda: watch.processed()["door"] == 10)
@@ -209,7 +215,7 @@ def watched(tmp_path: Path) -> Any:
     door = write_scenes(tmp_path / "door.avi", walk("red", 8))
     yard = write_scenes(tmp_path / "yard.avi", walk("blue", 8))
     with (
-        WatchStore(":memory:") as store,
+        WatchStore(":memory:", run="") as store,
         WatchSite(site(("door", door), ("yard", yard), thumbnails=True), store) as watch,
     ):
         watch.run(make_seeing())
@@ -259,7 +265,7 @@ def test_forget_reaches_store_thumbnails_gallery_and_page(watched: WatchSite) ->
 
 def test_thumbnails_are_kept_only_if_asked(tmp_path: Path) -> None:
     video = write_scenes(tmp_path / "a.avi", walk("red", 8))
-    with WatchStore(":memory:") as store:
+    with WatchStore(":memory:", run="") as store:
         run(site(("a", video)), store)
         assert store.thumbnail("red") is None
 
@@ -273,7 +279,7 @@ def test_search_by_picture_names_the_person(watched: WatchSite) -> None:
 def test_callbacks_get_every_event(tmp_path: Path) -> None:
     video = write_scenes(tmp_path / "a.avi", walk("red", 8))
     got: list[str] = []
-    with WatchStore(":memory:") as store, WatchSite(
+    with WatchStore(":memory:", run="") as store, WatchSite(
         site(("a", video)), store, callbacks={"mine": lambda event: got.append(event.kind)}
     ) as watch:  # fmt: skip
         watch.run(make_seeing())
