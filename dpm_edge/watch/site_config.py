@@ -10,6 +10,8 @@ Point = tuple[float, float]
 
 DEFAULT_RULES = ("entered", "identified", "left", "returned", "moved", "merged", "split", "camera_lost", "camera_back")
 """Kinds of events that are reported where the site file has no rules."""
+RETURN_SECONDS = 60.0
+"""Absence that makes a return, where a rule says none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,9 @@ class Site:
     cameras: tuple[CameraConfig, ...] = ()
     zones: tuple[Zone, ...] = ()
     lines: tuple[CountingLine, ...] = ()
-    rules: tuple[Rule, ...] = tuple(Rule(name=kind, event=kind) for kind in DEFAULT_RULES)
+    rules: tuple[Rule, ...] = tuple(
+        Rule(name=kind, event=kind, after=RETURN_SECONDS if kind == "returned" else 0.0) for kind in DEFAULT_RULES
+    )
     people: tuple[PersonOfInterest, ...] = ()
     travel: tuple[Travel, ...] = ()
     overlaps: tuple[tuple[str, str], ...] = ()

@@ -15,6 +15,7 @@ from dpm_edge.watch import addresses
 from dpm_edge.watch.checked_table import CheckedTable
 from dpm_edge.watch.events import KINDS
 from dpm_edge.watch.site_config import (
+    RETURN_SECONDS,
     CameraConfig,
     CountingLine,
     OutputConfig,
@@ -237,7 +238,7 @@ class _Checker:
             event=event,
             cameras=here,
             people=table.texts("people"),
-            after=table.seconds("after", 60.0 if event == "returned" else 0.0) if "after" in keys else 0.0,
+            after=table.seconds("after", RETURN_SECONDS if event == "returned" else 0.0) if "after" in keys else 0.0,
             within=table.seconds("within") if "within" in keys else None,
             origin=self._of_cameras(table, "from", ends["from"]) or None,
             destination=self._of_cameras(table, "to", ends["to"]) or None,

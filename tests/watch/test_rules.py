@@ -250,3 +250,31 @@ def test_json_is_the_same_after_the_store(tmp_path: Path) -> None:
         store.add_events([event])
         ((_, kept),) = store.events()
     assert kept.as_json() == event.as_json()
+
+
+def test_a_track_that_turns_out_to_be_somebody_else_is_a_split() -> None:
+    engine = rules(rule("split"), rule("merged"))
+    steps = [(1, [person("1", "P1")]), (2, [person("1", "P2", previous_ids=("P1",), change="split")])]
+    (event,) = walk(engine, "door", steps)
+    assert (event.kind, event.identity, event.details["from_identity"]) == ("split", "P2", "P1")
+
+
+def test_what_is_decided_when_a_track_ends_is_still_an_arrival() -> None:
+    engine = rules(rule("entered"), rule("moved"))
+    walk(engine, "door", [(10, [person("1", "anna")]), (20, [])])
+    walk(engine, "yard", [(30, [person("7")])])
+    events = engine.decide("yard", person("7", "anna"))
+    assert [(e.kind, e.identity, e.wall) for e in events] == [("entered", "anna", 30), ("moved", "anna", 30)]
+
+
+def test_what_is_decided_after_somebody_left_is_no_event() -> None:
+    engine = rules(rule("entered"))
+    walk(engine, "yard", [(30, [person("7")]), (40, [])])
+    assert engine.decide("yard", person("7", "anna")) == []
+
+
+def test_without_rules_of_its_own_a_site_reports_no_return_within_a_minute() -> None:
+    engine = Rules(Site())
+    short = walk(engine, "door", [(0, [person("1", "anna")]), (30, []), (59, [person("2", "anna")]), (99, [])])
+    long = walk(engine, "door", [(130, [person("3", "anna")])])
+    assert "returned" not in kinds(short) and "returned" in kinds(long)
