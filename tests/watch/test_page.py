@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,16 @@ def test_answers_are_as_described(client: TestClient) -> None:
     found = client.post("/api/v1/search", content=jpeg(scene(("blue", 100, 200))), headers=MARK).json()
     jsonschema.validate(found, {**answer, "components": whole["components"]})
     assert json.loads(client.get("/api/v1/openapi.json").text) == json.loads(json.dumps(whole))
+
+
+def test_white_letters_are_readable_on_the_colour_of_every_identity() -> None:
+    """Contrast of at least 4.5 to 1, by the formula of WCAG 2.2."""
+    text = (page.STATIC / "api.js").read_text(encoding="utf-8")
+    saturation, lightness = (int(one) / 100 for one in re.search(r"hsl\(\$\{.*?\} (\d+)% (\d+)%\)", text).groups())  # type: ignore[union-attr]
+    for hue in range(360):
+        linear = [
+            one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+            for one in colorsys.hls_to_rgb(hue / 360, lightness, saturation)
+        ]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        assert 1.05 / (luminance + 0.05) >= 4.5, hue

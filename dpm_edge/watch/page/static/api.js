@@ -49,7 +49,7 @@ export function hue(identity) {
 }
 
 // One colour for each identity, readable with white letters (at least 4.5 to 1).
-export const colour = (identity) => (identity ? `hsl(${hue(identity)} 65% 32%)` : "#5b6660");
+export const colour = (identity) => (identity ? `hsl(${hue(identity)} 65% 27%)` : "#5b6660");
 export const chip = (identity) => ({ "--chip": colour(identity), "--chip-ink": "#fff" });
 
 // Identity → the name that somebody gave.
