@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dpm_edge.opencv import cv2
 from dpm_edge.watch.records import TrackRecord
 from dpm_edge.watch.rules import Moment, Sighting
-from dpm_edge.watch.seeing import Decision, FollowsBoxes, Seeing, SeenTrack
+from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Seeing, SeenTrack
 from dpm_edge.watch.site_config import CameraConfig
 from dpm_edge.watch.sources import CameraFrame, Source
 
@@ -71,7 +71,7 @@ class _Followed:
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     ended: bool = False
 
-    def take(self, decision: Decision) -> None:
+    def take(self, decision: DecidedTrack) -> None:
         """Take over what was decided about it."""
         self.changed |= (self.state, self.identity) != (decision.state, decision.identity)
         self.state, self.identity = decision.state, decision.identity

@@ -41,7 +41,7 @@ class FollowsBoxes(Protocol):
         """Tracks of this frame, as a list of `SeenTrack`."""
 
 
-class Decision(Protocol):
+class DecidedTrack(Protocol):
     """What the pipeline needs of what is known about a track."""
 
     state: str
@@ -57,13 +57,13 @@ class KnowsPeople(Protocol):
         self, camera: str, track_id: str, seconds: float, features: NDArray, masks: NDArray, visibility: NDArray,
         quality: NDArray,
     ) -> Any:  # fmt: skip
-        """A `Decision` about a track, after more crops of it."""
+        """Who a track is, a `DecidedTrack`, after more crops of it."""
 
     def decision(self, camera: str, track_id: str) -> Any:
-        """The present `Decision` about a track, which other tracks may have changed; None where it is not followed."""
+        """The present decision, which other tracks may have changed; None where the track is not followed."""
 
     def end(self, camera: str, track_id: str) -> Any:
-        """The final `Decision` about a track that has ended; None where it is not followed."""
+        """The final decision about a track that has ended; None where it is not followed."""
 
     def changes(self) -> Any:
         """Merges and splits since the last call, each with kind, camera and track."""
