@@ -58,6 +58,26 @@ class ExportError(DpmError):
     """An engine that another server cannot serve, or a folder that an export must not replace."""
 
 
+class SourceError(DpmError):
+    """A camera or video that cannot be opened or read."""
+
+
+class SiteError(DpmError):
+    """A site file whose cameras, zones, rules or outputs contradict each other or name something unknown."""
+
+
+class WatchStoreError(DpmError):
+    """A store of the camera application that is damaged, of a newer version, or held by another process."""
+
+
+class NotSeen(DpmError):
+    """An identity or a track that nobody has seen, or that was forgotten."""
+
+
+class OutputError(DpmError):
+    """An event that an output could not deliver; it is tried again unless the receiver refuses the event itself."""
+
+
 class MissingLibrary(DpmError):
     """A library that an extra brings is not installed, or is installed and broken."""
 

@@ -50,12 +50,16 @@ class Video:
         """Frames that the file's header announces; 0 where it does not."""
         self.read = 0
         """Frames read so far."""
+        self.position = 0.0
+        """Seconds from the first frame to the last one read, by the file's own times where it has them."""
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while True:
             good, frame = self._capture.read()
             if not good or frame is None:
                 return
+            stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            self.position = stamp if stamp > 0 else self.read / self.fps
             self.read += 1
             yield np.asarray(frame, np.uint8)
 

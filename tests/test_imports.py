@@ -68,6 +68,8 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.bench.measure",
         "dpm_edge.bench.plot",
         "dpm_edge.bench.rivals",
+        "dpm_edge.watch.watch_site",
+        "dpm_edge.cli.watch",
     ],
 )
 def test_light_rooms_import_with_every_heavy_library_blocked(room: str) -> None:
@@ -228,6 +230,16 @@ def test_the_other_gpu_backend_imports_with_every_heavy_library_blocked() -> Non
 def test_the_gallery_imports_neither_torch_nor_a_room_above_it() -> None:
     rooms = ("model", "build", "train", "cli", "demo")
     assert broken("dpm_edge/gallery", "*.py", ("torch", "triton", "onnx", *(f"dpm_edge.{r}" for r in rooms))) == []
+
+
+def test_only_its_command_and_the_demo_import_the_camera_application() -> None:
+    for folder in ("dpm_edge", "kernels", "train"):
+        found = broken(folder, "*.py", ("dpm_edge.watch",))
+        assert [
+            line
+            for line in found
+            if not line.startswith(("dpm_edge/watch/", "dpm_edge/cli/watch.py", "dpm_edge/demo/"))
+        ] == []
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:

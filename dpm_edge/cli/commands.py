@@ -24,6 +24,7 @@ from dpm_edge.errors import DpmError, nearest
 COMMANDS = {
     "demo": "demo:command",
     "models": "models:command",
+    "watch": "watch:command",
     "build": "build:build",
     "refit": "build:refit",
     "inspect": "engine:inspect",

@@ -25,6 +25,8 @@ ABILITIES = (
     ("read and write parquet", ("pyarrow",), "parquet"),
     ("search a gallery in memory by compiled loops", ("numba",), "fast"),
     ("keep a gallery in a folder or on a Qdrant server", ("qdrant_edge", "qdrant_client"), "qdrant"),
+    ("serve the page of `dpm-edge watch`", ("starlette", "uvicorn", "websockets"), "watch"),
+    ("send events over MQTT", ("paho.mqtt",), "mqtt"),
     ("keep a gallery on a Milvus server", ("pymilvus",), "milvus"),
 )
 """What one can do · the modules it needs · the extra that brings them. Every extra has a row."""

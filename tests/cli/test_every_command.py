@@ -29,6 +29,7 @@ pytestmark = pytest.mark.timeout(1800)  # thirty processes in each situation, on
 
 CASES = {
     "demo": "--video {w}/walk.avi --boxes {w}/walk.csv --engine {w}/engine -o {w}/demo",
+    "watch": "{w}/walk.avi --engine {w}/engine --folder {w}/watch --once --no-page --quiet",
     "build": "{w}/portable.onnx -o {w}/built --backend onnxruntime --calibrate {w}/market/query",
     "refit": "{w}/engine {w}/engine/model.onnx -o {w}/refitted",
     "inspect": "{w}/engine",
@@ -69,8 +70,8 @@ CASES = {
 FAILING = {"refit", "train", "adapt", "site init", "explain", "export deepstream"}
 FAILING |= {"label", "site update", "site back", "site show"}
 """Those that end in an error on purpose: they need a GPU, torch, which the walk hides, a site, or tracks."""
-SILENT = {"trust"}
-"""Those whose stdout is empty: no plan is trusted here."""
+SILENT = {"trust", "watch"}
+"""Those whose stdout is empty: no plan is trusted here, and nobody is in the video."""
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[str]:

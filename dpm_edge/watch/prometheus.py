@@ -1,0 +1,77 @@
+"""Numbers about a running watch in the text format that Prometheus reads (version 0.0.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from dpm_edge.watch.outputs import OutputStatus
+from dpm_edge.watch.sources import SourceStatus
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STATES = ("connecting", "live", "stalled", "lost", "ended", "failed", "closed")
+
+
+def exposition(
+    cameras: Iterable[SourceStatus],
+    outputs: Iterable[OutputStatus],
+    events: Mapping[str, int],
+    processed: Mapping[str, int],
+    latency: Mapping[str, float],
+) -> str:
+    """Everything at this moment.
+
+    Args:
+        cameras, outputs: how they are.
+        events: kind → how many in this run.
+        processed: camera → frames looked at.
+        latency: camera → seconds from its last frame's arrival to the end of its processing.
+    """
+    cameras, outputs = list(cameras), list(outputs)
+    by_camera = [({"camera": one.camera}, one) for one in cameras]
+    by_output = [({"output": one.name}, one) for one in outputs]
+    parts = [
+        _family(
+            "camera_state", "gauge", "1 for the state that a camera is in.",
+            [({**labels, "state": state}, float(one.state == state)) for labels, one in by_camera for state in STATES],
+        ),
+        _family("camera_frames_total", "counter", "Frames read.", [(n, one.frames) for n, one in by_camera]),
+        _family(
+            "camera_dropped_total", "counter", "Frames left out for a newer one.",
+            [(n, one.dropped) for n, one in by_camera],
+        ),
+        _family(
+            "camera_reconnects_total", "counter", "Times that a camera was connected again.",
+            [(n, one.reconnects) for n, one in by_camera],
+        ),
+        _family(
+            "camera_silent_seconds", "gauge", "Seconds since the last frame.", [(n, one.silent) for n, one in by_camera]
+        ),
+        _family(
+            "frames_processed_total", "counter", "Frames looked at.",
+            [({"camera": name}, count) for name, count in processed.items()],
+        ),
+        _family(
+            "frame_latency_seconds", "gauge", "From a frame's arrival to its events, of the last frame.",
+            [({"camera": name}, seconds) for name, seconds in latency.items()],
+        ),
+        _family("events_total", "counter", "Events by kind.", [({"kind": k}, count) for k, count in events.items()]),
+        _family(
+            "output_delivered_total", "counter", "Events delivered.", [(n, one.delivered) for n, one in by_output]
+        ),
+        _family("output_failures_total", "counter", "Failed attempts.", [(n, one.failures) for n, one in by_output]),
+        _family("output_backlog", "gauge", "Events that wait.", [(n, one.backlog) for n, one in by_output]),
+    ]  # fmt: skip
+    return "".join(parts)
+
+
+def _family(name: str, kind: str, help: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
+    """One metric with its samples; nothing where there is none."""
+    lines = []
+    for labels, value in samples:
+        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+        lines.append(f"dpm_edge_{name}{{{pairs}}} {value:.10g}\n")
+    return f"# HELP dpm_edge_{name} {help}\n# TYPE dpm_edge_{name} {kind}\n{''.join(lines)}" if lines else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,386 @@
+"""The loop of the camera application: frames of all cameras become events, which the store keeps and outputs deliver.
+
+One thread works through the frames: those of files in order of time, those of live cameras in turn, the newest of each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.errors import DpmError, NotSeen
+from dpm_edge.progress import say
+from dpm_edge.watch.events import Event
+from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
+from dpm_edge.watch.pipeline import CameraPipeline, CameraView
+from dpm_edge.watch.records import Correction
+from dpm_edge.watch.rules import LastSeen, Moment, Rules, Sighting
+from dpm_edge.watch.seeing import Seeing
+from dpm_edge.watch.site_config import Site
+from dpm_edge.watch.sources import CameraFrame, Source, SourceStatus, SteadyClock
+from dpm_edge.watch.store import WatchStore
+
+WRITE_SECONDS = 1.0
+"""Tracks are written so often."""
+LOST_SECONDS = 3.0
+"""A live camera without pictures for so long is reported as lost."""
+EXPIRE_SECONDS = 600.0
+"""Retention is looked after so often."""
+
+
+class WatchSite:
+    """Watches the cameras of a site until files end or `stop` is called. Use it in a `with`.
+
+        with WatchSite(site, store) as watch:
+            watch.run(seeing)
+
+    Args:
+        site: cameras, rules and outputs.
+        store: where tracks, events and corrections are kept.
+        on_event: called with each event, in the watching thread; for the command line and the page.
+        callbacks: name → a function of yours that is given each event once the store has it, at least once.
+        opener: opens addresses; for other libraries than OpenCV.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        store: WatchStore,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        callbacks: dict[str, Callable[[Event], None]] | None = None,
+        opener: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.site, self.store = site, store
+        self.seeing: Seeing | None = None
+        self.counts: Counter[str] = Counter()
+        """Kind of event → how many in this run."""
+        self._on_event = on_event or (lambda event: None)
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition()
+        self._news = 0
+        self._stop = threading.Event()
+        self._clock = SteadyClock()
+        self._rules = Rules(site, self._last_seen())
+        self._written = self._expired = 0.0
+        begin = self._clock.now()[0]
+        more = {} if opener is None else {"opener": opener}
+        self._cameras = {
+            one.name: CameraPipeline(
+                one,
+                Source(
+                    one.source, one.name, start=begin if one.start is None else one.start, clock_error=one.clock_error,
+                    stall_after=one.stall_after, clock=self._clock, wake=self._wake, **more,
+                ),
+                thumbnails=site.thumbnails,
+                run=f"{store.run}-" if store.run else "",
+                lock=self._lock,
+            )
+            for one in site.cameras
+        }  # fmt: skip
+        outputs: list[tuple[str, Output, tuple[str, ...]]] = [
+            (one.name, make_output(one), one.events) for one in site.outputs
+        ]
+        outputs += [(name, Callback(function), ()) for name, function in (callbacks or {}).items()]
+        self.deliveries = [Delivery(name, output, store, kinds) for name, output, kinds in outputs]
+
+    def __enter__(self) -> WatchSite:
+        for camera in self._cameras.values():
+            camera.source.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        for camera in self._cameras.values():
+            camera.source.close()
+        for delivery in self.deliveries:
+            delivery.close()
+
+    def stop(self) -> None:
+        """Have `run` return after the frame that is under way; from any thread, or a signal handler."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def wait_for_stop(self) -> None:
+        """Return once `stop` was called."""
+        while not self._stop.wait(0.5):
+            pass
+
+    def run(self, seeing: Seeing) -> None:
+        """Watch until every file has ended, or, with live cameras, until `stop`.
+
+        Raises:
+            DpmError: no frame of any camera could be looked at; the first reason.
+        """
+        self.seeing = seeing
+        seeing.enrol(self.site.people)
+        try:
+            while not self._stop.is_set():
+                frame = self._next()
+                if frame is not None:
+                    self._look_at(frame)
+                elif all(camera.source.ended for camera in self._cameras.values()):
+                    break
+                self._now_and_then()
+        finally:
+            with self._lock:
+                for name, camera in self._cameras.items():
+                    self._decide(name, camera.end_tracks(seeing))
+                self._keep(self._rules.finish())
+                self._write_tracks()
+        self._complain_if_blind()
+
+    def status(self) -> list[dict[str, Any]]:
+        """How each camera is, as JSON types."""
+        return [camera.status() for camera in self._cameras.values()]
+
+    def source_statuses(self) -> list[SourceStatus]:
+        """How each source is."""
+        return [camera.source.status() for camera in self._cameras.values()]
+
+    def processed(self) -> dict[str, int]:
+        """Camera → frames looked at."""
+        return {name: camera.processed for name, camera in self._cameras.items()}
+
+    def latency(self) -> dict[str, float]:
+        """Camera → seconds from its last frame to that frame's events."""
+        return {name: camera.latency for name, camera in self._cameras.items()}
+
+    def view(self, camera: str) -> CameraView | None:
+        """The last picture of a camera with who is in it; before the detector is open, what its source gives."""
+        one = self._cameras.get(camera)
+        if one is None:
+            return None
+        if one.view is None and (frame := one.source.peek()) is not None:
+            return CameraView(
+                number=frame.number, image=frame.image, seconds=frame.seconds, wall=frame.wall, looked_at=False
+            )
+        return one.view
+
+    def merge(self, identity: str, into: str) -> None:
+        """Say that two identities are one person; later decisions respect it.
+
+        Raises:
+            NotSeen: nobody has one of them.
+            DpmError: they are one identity already.
+        """
+        with self._lock:
+            self._must_be_known(identity, into)
+            if identity == into:
+                raise DpmError(f"expected two identities to merge, got {identity!r} twice. Choose another one")
+            if self.seeing is not None:
+                self.seeing.identities.merge(identity, into)
+            self._correct("merge", {"identity": identity, "into": into}, [identity, into])
+            self._rules.rename(identity, into)
+            for camera in self._cameras.values():
+                camera.rename(identity, into)
+            self._report_correction("merged", into, previous_ids=(identity,))
+
+    def split(self, camera: str, track: str, identity: str) -> str:
+        """Say that a track is not the identity that it was given; the identity that it has now.
+
+        Raises:
+            NotSeen: that identity has no such track.
+        """
+        with self._lock:
+            tracks = self.store.tracks(identity=identity)
+            if not any((one.camera, one.track) == (camera, track) for one in tracks):
+                raise NotSeen(f"expected a track of {identity!r}, got {track!r} of camera {camera!r}. Reload the page")
+            new = f"{identity}-{camera}-{track}" if self.seeing is None else self.seeing.identities.split(camera, track)
+            body = {"identity": identity, "into": new, "camera": camera, "track": track}
+            self._correct("split", body, [identity, new])
+            if camera in self._cameras:
+                self._cameras[camera].rename(identity, new, track)
+            self._report_correction("split", new, camera=camera, track=track, from_identity=identity)
+            return new
+
+    def name(self, identity: str, name: str) -> None:
+        """Give an identity a name.
+
+        Raises:
+            NotSeen: nobody has that identity.
+            DpmError: the name is empty or longer than 100 characters.
+        """
+        name = " ".join(name.split())
+        if not 0 < len(name) <= 100:
+            raise DpmError(f"expected a name of 1 to 100 characters, got {len(name)}")
+        with self._lock:
+            self._must_be_known(identity)
+            self._correct("name", {"identity": identity, "name": name}, [identity])
+            if self.seeing is not None:
+                self.seeing.identities.name(identity, name)
+
+    def forget(self, identity: str) -> int:
+        """Delete everything about an identity: tracks, thumbnails, events, corrections, names and gallery rows.
+
+        What outputs have delivered already is with their receivers.
+        """
+        with self._lock:
+            self._rules.forget(identity)
+            for camera in self._cameras.values():
+                camera.forget(identity)
+            rows = self.seeing.identities.forget(identity) if self.seeing is not None else 0
+            return rows + self.store.forget(identity)
+
+    def search(self, picture: NDArray[np.uint8], k: int = 10) -> dict[str, Any]:
+        """Who of the gallery is on a picture, as `Seeing.search` says it.
+
+        Raises:
+            DpmError: the engine is not open yet, or the picture cannot be embedded.
+        """
+        if self.seeing is None:
+            raise DpmError("expected an open engine, got one that is being opened. Try again in a moment")
+        return self.seeing.search(picture, k)
+
+    def _last_seen(self) -> dict[str, list[LastSeen]]:
+        found: dict[str, list[LastSeen]] = {}
+        for identity, camera, last, uncertainty in self.store.last_sightings():
+            moment = Moment(seconds=last, wall=last, uncertainty=uncertainty)
+            found.setdefault(identity, []).append(LastSeen(camera=camera, moment=moment, this_run=False))
+        return found
+
+    def _wake(self) -> None:
+        with self._arrived:
+            self._news += 1
+            self._arrived.notify_all()
+
+    def _next(self) -> CameraFrame | None:
+        """The frame to look at next; waits a moment where there is none."""
+        with self._arrived:
+            before = self._news
+        frame = self._choose()
+        if frame is None:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._news != before or self._stop.is_set(), 0.2)
+        return frame
+
+    def _choose(self) -> CameraFrame | None:
+        live = [one for one in self._cameras.values() if one.source.live and one.source.peek() is not None]
+        for camera in sorted(live, key=lambda one: one.turn):
+            camera.turn = time.monotonic()
+            if (frame := camera.source.get()) is not None:
+                return frame
+        files = [one for one in self._cameras.values() if not one.source.live and not one.source.ended]
+        heads = [(one.source.peek(), one) for one in files]
+        if any(head is None for head, _ in heads):
+            return None  # the order of time is only known once every file has its next frame
+        for _, camera in sorted(heads, key=lambda pair: pair[0].seconds if pair[0] else 0.0):
+            return camera.source.get()
+        return None
+
+    def _look_at(self, frame: CameraFrame) -> None:
+        assert self.seeing is not None, "run sets it before the first frame"
+        camera = self._cameras[frame.camera]
+        camera.taken += 1
+        if not camera.source.live and (camera.taken - 1) % camera.config.every:
+            return
+        begin = time.monotonic()
+        try:
+            looked = camera.look_at(self.seeing, frame)
+        except Exception as error:  # one camera's bad frame must not end the others
+            camera.failures += 1
+            message = str(error) if isinstance(error, DpmError) else f"{type(error).__name__}: {error}"
+            if message != camera.message:
+                say(f"{frame.camera}: frame {frame.number} could not be looked at: {message}")
+            camera.message = message
+            return
+        camera.message = ""
+        camera.processed += 1
+        with self._lock:  # an event that cannot be kept ends the program: going on would lose it silently
+            self._decide(frame.camera, looked.final)
+            self._keep(self._rules.see(frame.camera, looked.moment, looked.sightings, looked.size))
+        now = self._clock.now()[0]
+        camera.latency = max(0.0, now - frame.seconds) if camera.source.live else time.monotonic() - begin
+
+    def _decide(self, camera: str, final: Iterable[Sighting]) -> None:
+        """Tell the rules what was finally decided about tracks that have ended."""
+        for sighting in final:
+            self._keep(self._rules.decide(camera, sighting))
+
+    def _keep(self, events: list[Event]) -> None:
+        """Store events, then tell whoever listens; the outputs take them out of the store."""
+        if not events:
+            return
+        self.store.add_events(events)
+        for event in events:
+            self.counts[event.kind] += 1
+            self._on_event(event)
+
+    def _now_and_then(self) -> None:
+        """What needs doing whether frames come or not."""
+        now = time.monotonic()
+        if now - self._written < WRITE_SECONDS:
+            return
+        self._written = now
+        with self._lock:
+            self._write_tracks()
+            for name, camera in self._cameras.items():
+                if camera.source.live:
+                    self._mind_health(name, camera, now)
+        if self.site.keep is not None and now - self._expired > EXPIRE_SECONDS:
+            self._expired = now
+            self.store.expire(self._clock.now()[1] - self.site.keep)
+            if self.seeing is not None:
+                self.seeing.gallery.expire(self.site.keep)
+
+    def _mind_health(self, name: str, camera: CameraPipeline, now: float) -> None:
+        source = camera.source.status()
+        seconds, wall = self._clock.now()
+        moment = Moment(seconds=seconds, wall=wall)
+        if source.state == "live":
+            camera.lost_since = None
+            self._keep(self._rules.camera_back(name, moment))
+        else:
+            camera.lost_since = now if camera.lost_since is None else camera.lost_since
+            if now - camera.lost_since >= LOST_SECONDS and self.seeing is not None:
+                self._decide(name, camera.end_tracks(self.seeing))
+                self._keep(self._rules.camera_lost(name, moment, source.message or source.state))
+        self._keep(self._rules.tick(name, moment))
+
+    def _must_be_known(self, *identities: str) -> None:
+        self._write_tracks()
+        for identity in identities:
+            if not self.store.tracks(identity=identity, limit=1):
+                raise NotSeen(f"expected an identity that was seen, got {identity!r}. Reload the page")
+
+    def _write_tracks(self) -> None:
+        for camera in self._cameras.values():
+            records, thumbnails = camera.changed_tracks()
+            if records:
+                self.store.put_tracks(records, thumbnails)
+
+    def _correct(self, kind: str, body: dict[str, Any], people: list[str]) -> None:
+        self.store.add_correction(Correction(kind=kind, wall=self._clock.now()[1], body=body), people)
+
+    def _report_correction(
+        self, kind: str, identity: str, *, camera: str = "", track: str = "", previous_ids: tuple[str, ...] = (),
+        **details: Any,
+    ) -> None:  # fmt: skip
+        seconds, wall = self._clock.now()
+        wanted = [rule for rule in self.site.rules if rule.event == kind]
+        self._keep(
+            [
+                Event(
+                    kind=kind, rule=rule.name, camera=camera, track=track, wall=wall, seconds=seconds,
+                    identity=identity, state="known", previous_ids=previous_ids, details={**details, "by_hand": True},
+                )
+                for rule in wanted
+            ]
+        )  # fmt: skip
+
+    def _complain_if_blind(self) -> None:
+        cameras = self._cameras.values()
+        if self._stop.is_set() or any(camera.processed for camera in cameras):
+            return
+        reasons = [camera.message or camera.source.status().message for camera in cameras]
+        raise DpmError("; ".join(dict.fromkeys(reason for reason in reasons if reason)) or "no camera gave a frame")
