@@ -158,7 +158,7 @@ class _Converter:
         return _Tensor(x.name, x.channels_last)
 
     def _resize(self, name: str, x: _Tensor) -> _Tensor:
-        """Twice or half the size, bilinear between pixels' centres; the factor follows from the graph's three scales."""
+        """Twice or half the size, bilinear between pixels' centres, as the graph's three scales want it."""
         factor = 2.0 if name in ("resize", "resize_1") else 0.5
         scales = self.numpy_helper.from_array(np.array([1, 1, factor, factor], np.float32), name + "_scales")
         self.initializers.append(scales)
@@ -228,7 +228,10 @@ def make(package: Path) -> bytes:
         converter.initializers,
     )
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="dpm_edge.watch.make_detector"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=8,
+        producer_name="dpm_edge.watch.make_detector",
     )
     model.doc_string = f"NanoDet-g (RangiLyu, Apache-2.0), people only; weights from {PACKAGE} (MIT)"
     checker.check_model(model, full_check=True)
@@ -279,7 +282,9 @@ def _merge_heads(converter: _Converter, heads: list[str]) -> None:
     ]
     flat = [converter.emit("Reshape", [head, "flat"], f"flat_{i}") for i, head in enumerate(heads)]
     converter.emit("Concat", flat, "all", axis=2)
-    node = converter.helper.make_node("Split", ["all", "parts"], ["logits", "bins_first"], name="classes_and_bins", axis=1)
+    node = converter.helper.make_node(
+        "Split", ["all", "parts"], ["logits", "bins_first"], name="classes_and_bins", axis=1
+    )
     converter.made.append(node)
     converter.emit("Squeeze", ["logits", "class_axis"], "logit")
     converter.emit("Sigmoid", ["logit"], "scores")

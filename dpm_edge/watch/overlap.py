@@ -18,12 +18,6 @@ def iou(a: NDArray, b: NDArray) -> NDArray:
     return inside / np.maximum(area_a[:, None] + area_b[None] - inside, 1e-9)
 
 
-def buffered(boxes: NDArray, share: float) -> NDArray:
-    """Boxes (n, 4) grown on every side by a share of their width and height (C-BIoU, arXiv 2211.14317)."""
-    margin = share * (boxes[:, 2:] - boxes[:, :2])
-    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)
-
-
 def assign(cost: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pair rows with columns, each at most once and as many as there can be, so that the sum of costs is least.
 
