@@ -31,7 +31,7 @@ from dpm_edge.watch.overlap import iou
 MODEL = shipped.ASSETS / "nanodet-g.onnx"
 STRIDES = (8, 16, 32)
 SIDES, BINS = 4, 11
-MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+MEAN, STD = np.array([[103.53, 116.28, 123.675], [57.375, 57.12, 58.395]], np.float32)
 """Of BGR values in 0..255, as the network was trained."""
 AREA = 416 * 416
 """Pixels of an input: NanoDet-g was trained on 416 × 416."""
@@ -173,7 +173,7 @@ def network_input(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
     shrinks = image.shape[1] > size[0] and image.shape[0] > size[1]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    scaled = (small.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    scaled = (small.astype(np.float32) - MEAN) / STD
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 

@@ -216,7 +216,7 @@ def make(package: Path) -> bytes:
     converter = _Converter(nodes, weights, helper, numpy_helper)
     heads = [converter.value(split["input"][0]).name for split in _splits(nodes)]
     _merge_heads(converter, heads)
-    shape = ["batch", 3, "height", "width"]
+    shape: list[str | int | None] = ["batch", 3, "height", "width"]
     graph = helper.make_graph(
         converter.made,
         "nanodet-g",

@@ -185,9 +185,9 @@ class Tracker:
             track.confirmed |= track.hits >= self.confirm
         self._end()
         taken = {track.row for track in self.tracks if track.last == self._now}
-        for row in np.flatnonzero(confidence >= self.new):
-            if int(row) not in taken:
-                self._begin(found[row], float(confidence[row]), int(row))
+        for row in map(int, np.flatnonzero(confidence >= self.new)):
+            if row not in taken:
+                self._begin(found[row], float(confidence[row]), row)
         return [track for track in self.tracks if track.confirmed and track.last == self._now]
 
     def finish(self) -> list[Track]:
