@@ -225,7 +225,9 @@ class Tracker:
         self.ended = []
         for track in self.tracks:
             assert self._now is not None, "update has set it"
-            wait = (self.edge_memory if self._at_edge(track) else self.memory) if track.confirmed else 0.0
+            wait = 0.0 if not track.confirmed else self.memory
+            if track.confirmed and self._at_edge(track):
+                wait = min(wait, self.edge_memory)
             if self._now - track.last <= wait:
                 alive.append(track)
             elif track.confirmed:
