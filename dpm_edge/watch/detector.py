@@ -231,7 +231,11 @@ def best_boxes(boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap:
 
 def _open_openvino(path: Path, threads: int | None, size: tuple[int, int]) -> Network:
     openvino = import_openvino("the person detector")
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,  # pinned, every process that asks for one thread would share the first core
+    }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
