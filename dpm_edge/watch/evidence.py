@@ -129,7 +129,7 @@ class Strangers:
 
 
 def log_odds(score: float, mean: float, spread: float) -> float:
-    """log P(score | one person) / P(score | strangers), for strangers of that mean and spread; never falls with score."""
+    """log P(score | one person) / P(score | strangers), for strangers of that mean and spread."""
     z = (score - mean) / spread
     same = -0.5 * (min(z - SAME_MEAN, 0) / SAME_SPREAD) ** 2 - math.log(SAME_SPREAD * math.sqrt(2 * math.pi))
     norm = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * math.log(FREEDOM * math.pi)

@@ -6,9 +6,9 @@
     print(decision.state, decision.identity, decision.probability)
 
 A track is *pending* until it has shown enough clear crops. Then it is compared with everybody in the gallery who can
-have been there at that time, and is *known*, when one of them is probable and clearly before the next, or else
-*unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may turn out to be
-somebody: a merge, which the decision's `previous_ids` and an event tell. Its best crops go into the gallery when it ends.
+have been there at that time, and is *known* when one of them is probable and clearly before the next, or
+else *unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may
+turn out to be somebody: a merge, which the decision's `previous_ids` and an event tell. Its best crops go into the gallery when it ends.
 
 The probability counts over all candidates: with the odds L_i that crops and times give for candidate i of n, and half
 of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from dpm_edge.errors import DataError
 from dpm_edge.gallery import Gallery
 from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.watch.decisions import Decision, IdentityChange, move_rows
 from dpm_edge.watch.evidence import Crops, Strangers, log_odds
 from dpm_edge.watch.overlap import assign
 from dpm_edge.watch.whereabouts import Stay, Whereabouts
@@ -46,44 +47,6 @@ KEEP = 1.0
 LEFT = 0.3
 """Probability below which a track is no longer who it was taken for."""
 TOO_FEW, TOO_HIDDEN, NOBODY, CLOSE = "too few views", "low visibility", "nobody alike", "small margin"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """Who a track is, as far as is known."""
-
-    camera: str
-    track: str
-    seconds: float
-    state: str
-    """"pending", "unknown" (a new identity) or "known" (somebody seen before)."""
-    identity: str | None = None
-    """None while pending."""
-    probability: float | None = None
-    """That it is this identity; of an unknown track, that it is none of the candidates. None while pending, and of
-    what somebody corrected by hand."""
-    previous_ids: tuple[str, ...] = ()
-    """Identities that this track had before, oldest first."""
-    reason: str = ""
-    """Why it is unknown or pending: "too few views", "low visibility", "nobody alike" or "small margin"."""
-    candidates: tuple[tuple[str, float], ...] = ()
-    """Identities and their probabilities, best first."""
-    name: str = ""
-    """What somebody called the identity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdentityChange:
-    """A track or identity became another one."""
-
-    kind: str
-    """"merged": `identity` is now `into`. "split": a track of `identity` is now `into`."""
-    identity: str
-    into: str
-    seconds: float
-    camera: str = ""
-    track: str = ""
-    by_hand: bool = False
 
 
 @dataclass
@@ -180,7 +143,7 @@ class Identities:
             features: (n, D) of the gallery's model.
             masks: (n, D) in 0..1; ones without.
             visibility: (n,) as `Embeddings.visibility`; ones without.
-            quality: (n,) above 0, how much each crop counts, such as by its size and the detector's score; ones without.
+            quality: (n,) how much each crop counts, such as by its size and the detector's score; ones without.
 
         Raises:
             DataError: the time is none, or a quality is negative.
@@ -234,7 +197,7 @@ class Identities:
         """
         if identity == into:
             raise DataError(f"expected two identities to merge, got {identity!r} twice")
-        self._move_rows(self.gallery.ids(person=identity), into)
+        move_rows(self.gallery, self.gallery.ids(person=identity), into)
         self._where.rename(identity, into)
         for live in self._live.values():
             live.barred.discard(into)
@@ -249,7 +212,7 @@ class Identities:
         return into
 
     def split(self, camera: str, track_id: int | str) -> str:
-        """A track is not who it was taken for: it gets a new identity, with its rows, and is not given the old one again.
+        """A track is not who it was taken for: it gets a new identity, with its rows, for good.
 
         Raises:
             DataError: nothing is known of the track.
@@ -262,7 +225,7 @@ class Identities:
         old = live.decision.identity if live is not None and live.decision is not None else None
         if rows is not None and mine:
             old = old or rows.people[mine[0]]
-            self._move_rows(rows.ids[mine], new)
+            move_rows(self.gallery, rows.ids[mine], new)
         if old is None:
             raise DataError(f"expected a track that has an identity, got {key[1]!r} of camera {key[0]!r}")
         for stay in self._where.stays(old):
@@ -355,7 +318,7 @@ class Identities:
         free = [one for one in self._live.values() if one.stay.camera == live.stay.camera and not one.fixed]
         rivals = {id(one.stay) for one in free}
         return all(
-            id(stay) in rivals or self._where._compatible(stay, live.stay)
+            id(stay) in rivals or self._where.compatible(stay, live.stay)
             for stay in self._where.stays(identity)
             if stay is not live.stay
         )
@@ -491,27 +454,6 @@ class Identities:
                 payloads=[{"quality": max(q, 1e-3)} for q in live.crops.quality],
             )
         return made
-
-    def _move_rows(self, ids: NDArray[np.int64], into: str) -> None:
-        """Give rows to another identity. They are added before they are removed: a stop between loses none."""
-        if not len(ids):
-            return
-        rows = self.gallery.rows(ids)
-        assert rows.features is not None
-        masks = np.ones_like(rows.features) if rows.masks is None else rows.masks
-        moved = Embeddings(
-            features=np.asarray(rows.features, np.float32),
-            masks=np.asarray(masks, np.float32),
-            visibility=rows.visibility,
-            rows=np.arange(len(rows)),
-            fingerprint=self.gallery.fingerprint,
-            sources=list(rows.sources),
-        )
-        self.gallery.add(
-            moved, people=[into] * len(rows), cameras=rows.cameras, timestamps=rows.timestamps, tracks=rows.tracks,
-            boxes=rows.boxes, payloads=rows.payloads,
-        )  # fmt: skip
-        self.gallery.delete(rows.ids)
 
     def _keep_names(self) -> None:
         self.gallery.describe(identity_names=self._names)

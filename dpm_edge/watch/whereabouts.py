@@ -102,13 +102,10 @@ class Whereabouts:
 
     def possible(self, identity: str, stay: Stay) -> bool:
         """Whether an identity can have had this stay beside its others."""
-        return all(self._compatible(one, stay) for one in self._stays.get(identity, []) if one is not stay)
+        return all(self.compatible(one, stay) for one in self._stays.get(identity, []) if one is not stay)
 
-    def apart(self, identity: str, other: str) -> bool:
-        """Whether two identities were in two places at once, so that they are surely two people."""
-        return not all(self.possible(identity, stay) for stay in self._stays.get(other, []))
-
-    def _compatible(self, a: Stay, b: Stay) -> bool:
+    def compatible(self, a: Stay, b: Stay) -> bool:
+        """Whether two stays can be one person's."""
         first, second = (a, b) if a.start <= b.start else (b, a)
         gap = second.start - first.last
         if first.camera == second.camera:
