@@ -55,7 +55,9 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
 def test_wheel_ships_the_model_and_the_samples(wheel: Path) -> None:
     held = zipfile.ZipFile(wheel).namelist()
     assert "dpm_edge/py.typed" in held
-    assert {"dpm_edge/assets/dpm-t.onnx", "dpm_edge/assets/selfie_segmentation.tflite"} <= set(held)
+    assert {
+        f"dpm_edge/assets/{name}" for name in ("dpm-t.onnx", "selfie_segmentation.tflite", "nanodet-g.onnx")
+    } <= set(held)
     assert sum(n.startswith("dpm_edge/assets/samples/query/") for n in held) > 50
 
 

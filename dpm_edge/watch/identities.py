@@ -6,9 +6,9 @@
     print(decision.state, decision.identity, decision.probability)
 
 A track is *pending* until it has shown enough clear crops. Then it is compared with everybody in the gallery who can
-have been there at that time, and is *known* when one of them is probable and clearly before the next, or
-else *unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may
-turn out to be somebody: a merge, which the decision's `previous_ids` and an event tell. Its best crops go into the gallery when it ends.
+have been there at that time, and is *known* when one of them is probable and clearly before the next, or else
+*unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may turn out to
+be somebody: a merge, which `previous_ids` and `changes()` tell. Its best crops go into the gallery when it ends.
 
 The probability counts over all candidates: with the odds L_i that crops and times give for candidate i of n, and half
 of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
