@@ -184,11 +184,11 @@ def test_new_identities_of_two_runs_differ() -> None:
 def test_a_merge_by_hand_moves_rows_and_tracks_and_later_decisions_follow() -> None:
     world = World()
     one = world.see("door", 1, "anna", 0).identity
-    other = world.see("door", 2, "anna in a coat", 100).identity
+    other = world.see("yard", 2, "anna in a coat", 100).identity
     assert one and other and one != other
     world.identities.merge(other, one)
-    assert world.identities.decision("door", 2).identity == one  # type: ignore[union-attr]
-    again = world.see("yard", 1, "anna in a coat", 200)
+    assert world.identities.decision("yard", 2).identity == one  # type: ignore[union-attr]
+    again = world.see("door", 3, "anna in a coat", 200)
     assert again.identity == one
     world.identities.finish()
     assert set(world.gallery.rows().people) == {one}
