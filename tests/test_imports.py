@@ -70,6 +70,10 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.bench.rivals",
         "dpm_edge.watch.watch_site",
         "dpm_edge.cli.watch",
+        "dpm_edge.watch.detector",
+        "dpm_edge.watch.tracker",
+        "dpm_edge.watch.identities",
+        "dpm_edge.watch.make_detector",
     ],
 )
 def test_light_rooms_import_with_every_heavy_library_blocked(room: str) -> None:

@@ -56,9 +56,8 @@ def test_wheel_ships_the_model_and_the_samples(wheel: Path) -> None:
     held = zipfile.ZipFile(wheel).namelist()
     assert "dpm_edge/py.typed" in held
     assert {
-        "dpm_edge/assets/dpm-n.onnx",
-        "dpm_edge/assets/dpm-t.onnx",
-        "dpm_edge/assets/selfie_segmentation.tflite",
+        f"dpm_edge/assets/{name}"
+        for name in ("dpm-n.onnx", "dpm-t.onnx", "models.json", "selfie_segmentation.tflite", "nanodet-g.onnx")
     } <= set(held)
     assert sum(n.startswith("dpm_edge/assets/samples/query/") for n in held) > 50
 

@@ -156,9 +156,9 @@ class Gallery(GalleryFacts):
         """
         return self._guarded.count(make_filter(person=person, camera=camera, since=since, until=until))
 
-    def ids(self) -> NDArray[np.int64]:
-        """Every row's id, rising."""
-        return self._guarded.fitting(Where())
+    def ids(self, **which: Any) -> NDArray[np.int64]:
+        """Ids, rising, of every row or of those that fit all that is given, as `count` takes it."""
+        return self._guarded.fitting(make_filter(**which))
 
     def add(
         self, embeddings: Embeddings | Pictures, *, people: Iterable[Any], cameras: Iterable[Any] | None = None,

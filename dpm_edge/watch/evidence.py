@@ -1,0 +1,136 @@
+"""What crops say about who somebody is: one query out of a track's crops, and odds out of a similarity.
+
+How high a similarity must be to mean one person depends on the model and on the site. People who are in one picture at
+one time are surely two, so their similarities say what strangers score here; a similarity counts by how many of their
+standard deviations it lies above their mean. Strangers are taken as Student's t with 6 degrees of freedom, since their
+tail is heavy, and one person's pairs as normal around SAME_MEAN such deviations.
+
+n crops · D feature dimensions
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm_edge.centring import CameraStatistics
+from dpm_edge.gallery.search.prototypes import prototypes
+from dpm_edge.metrics import similarity
+from dpm_edge.runtime.embeddings import Embeddings
+
+BEST_CROPS = 8
+"""Crops of a track that are kept: the best ones."""
+SAME_MEAN, SAME_SPREAD = 2.5, 1.2
+"""Of one person's pairs, in standard deviations of strangers."""
+FREEDOM = 6
+FIRST_STRANGERS = {False: (0.28, 0.16), True: (0.0, 0.18)}
+"""Mean and spread of strangers' similarities before any was seen, not centred and centred per camera."""
+FIRST_WEIGHT = 20
+"""Pairs that those first values count as."""
+MOST_PAIRS = 300
+
+
+@dataclass
+class Crops:
+    """The best crops of a track so far."""
+
+    features: list[NDArray[np.float32]] = field(default_factory=list)
+    masks: list[NDArray[np.float32]] = field(default_factory=list)
+    visibility: list[float] = field(default_factory=list)
+    quality: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    count: int = 0
+    """Usable crops so far, kept or not."""
+
+    def add(
+        self, feature: NDArray[np.float32], mask: NDArray[np.float32], visibility: float, quality: float, seconds: float
+    ) -> None:
+        """Keep a crop if it is among the best."""
+        self.count += 1
+        columns = self.features, self.masks, self.visibility, self.quality, self.seconds
+        for column, value in zip(columns, (feature, mask, visibility, quality, seconds)):
+            column.append(value)  # type: ignore[attr-defined]
+        if len(self.features) > BEST_CROPS:
+            worst = int(np.argmin(np.array(self.visibility) * np.array(self.quality)))
+            for column in columns:
+                del column[worst]  # type: ignore[attr-defined]
+
+    def embeddings(self, fingerprint: str) -> Embeddings:
+        """The kept crops."""
+        return Embeddings(
+            features=np.stack(self.features),
+            masks=np.stack(self.masks),
+            visibility=np.array(self.visibility),
+            rows=np.arange(len(self.features)),
+            fingerprint=fingerprint,
+        )
+
+    def query(self, fingerprint: str) -> Embeddings:
+        """One row: each dimension averaged over the crops that show it, weighted by visibility and quality."""
+        crops = self.embeddings(fingerprint)
+        weighted = Embeddings(
+            features=crops.features,
+            masks=crops.masks,
+            visibility=crops.visibility * np.array(self.quality, np.float32),
+            rows=crops.rows,
+            fingerprint=fingerprint,
+        )
+        pooled, _ = prototypes(weighted, ["track"] * len(crops), cap=BEST_CROPS)
+        return Embeddings(
+            features=pooled.features,
+            masks=pooled.masks,
+            visibility=np.array([max(self.visibility)]),
+            rows=pooled.rows,
+            fingerprint=fingerprint,
+        )
+
+
+class Strangers:
+    """Pairs of tracks that are surely two people."""
+
+    def __init__(self, metric: str) -> None:
+        """Know none."""
+        self._metric = metric
+        self._pairs: deque[tuple[Embeddings, str, Embeddings, str]] = deque(maxlen=MOST_PAIRS)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def add(self, one: Embeddings, camera: str, other: Embeddings, other_camera: str) -> None:
+        """Two queries of one row, each with its camera."""
+        self._pairs.append((one, camera, other, other_camera))
+
+    def mean_and_spread(self, statistics: CameraStatistics | None) -> tuple[float, float]:
+        """Of their similarities, centred with these statistics or not; the first values count as FIRST_WEIGHT pairs."""
+        first_mean, first_spread = FIRST_STRANGERS[statistics is not None]
+        if not self._pairs:
+            return first_mean, first_spread
+        q, t = (np.concatenate([pair[i].features for pair in self._pairs]) for i in (0, 2))
+        masks = np.concatenate([pair[0].masks for pair in self._pairs])
+        if statistics is not None:
+            q = statistics.centre(q, [pair[1] for pair in self._pairs])
+            t = statistics.centre(t, [pair[3] for pair in self._pairs])
+        scores = np.array(
+            [
+                similarity(q[i : i + 1], t[i : i + 1], metric=self._metric, query_masks=masks[i : i + 1])[0, 0]
+                for i in range(len(q))
+            ]
+        )
+        n = len(scores)
+        mean = (FIRST_WEIGHT * first_mean + scores.sum()) / (FIRST_WEIGHT + n)
+        square = (FIRST_WEIGHT * (first_spread**2 + (first_mean - mean) ** 2) + ((scores - mean) ** 2).sum()) / (
+            FIRST_WEIGHT + n
+        )
+        return float(mean), max(float(square) ** 0.5, 0.02)
+
+
+def log_odds(score: float, mean: float, spread: float) -> float:
+    """log P(score | one person) / P(score | strangers), for strangers of that mean and spread."""
+    z = (score - mean) / spread
+    same = -0.5 * (min(z - SAME_MEAN, 0) / SAME_SPREAD) ** 2 - math.log(SAME_SPREAD * math.sqrt(2 * math.pi))
+    norm = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * math.log(FREEDOM * math.pi)
+    return same - (norm - (FREEDOM + 1) / 2 * math.log1p(max(z, -SAME_MEAN) ** 2 / FREEDOM))

@@ -1,0 +1,459 @@
+"""Who the tracks of all cameras are: recognised by their looks, within what is possible in time and place.
+
+    identities = Identities(Gallery.for_engine(engine), cameras=["door", "yard"], travel={("door", "yard"): 4.0})
+    found = engine.embed(frame, boxes)
+    decision = identities.observe("door", track.id, seconds, found.features[:1], found.masks[:1], found.visibility[:1])
+    print(decision.state, decision.identity, decision.probability)
+
+A track is *pending* until it has shown enough clear crops. Then it is compared with everybody in the gallery who can
+have been there at that time, and is *known* when one of them is probable and clearly before the next, or else
+*unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may turn out to
+be somebody: a merge, which `previous_ids` and `changes()` tell. Its best crops go into the gallery when it ends.
+
+The probability counts over all candidates: with the odds L_i that crops and times give for candidate i of n, and half
+of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
+
+D feature dimensions
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dpm_edge.errors import DataError
+from dpm_edge.gallery import Gallery
+from dpm_edge.runtime.embeddings import Embeddings
+from dpm_edge.watch.decisions import Decision, IdentityChange, move_rows
+from dpm_edge.watch.evidence import Crops, Strangers, log_odds
+from dpm_edge.watch.overlap import assign
+from dpm_edge.watch.whereabouts import Stay, Whereabouts
+
+CANDIDATES = 30
+"""People of the gallery that a track is compared with: the most alike ones."""
+LEAST_TO_CENTRE = 100
+"""Rows in the gallery from which on features are centred per camera."""
+CLEARER = 0.2
+"""A track whose visibility has risen by so much is looked at again: somebody came out from behind something."""
+KEEP = 1.0
+"""Log odds by which a track's identity is preferred to a change that others bring about."""
+LEFT = 0.3
+"""Probability below which a track is no longer who it was taken for."""
+TOO_FEW, TOO_HIDDEN, NOBODY, CLOSE = "too few views", "low visibility", "nobody alike", "small margin"
+
+
+@dataclass
+class _Live:
+    """A track that has not ended."""
+
+    stay: Stay
+    crops: Crops = field(default_factory=Crops)
+    decision: Decision | None = None
+    own: str | None = None
+    """The identity that was made for this track."""
+    odds: dict[str, float] = field(default_factory=dict)
+    """Log odds of each candidate against somebody new, of the last look."""
+    looked_at: int = 0
+    """Crops at the last look."""
+    clearest: float = 0.0
+    """Visibility at the last look."""
+    fixed: bool = False
+    """Corrected by hand."""
+    barred: set[str] = field(default_factory=set)
+    """Identities that somebody said it is not."""
+    seen: int = 0
+    """Crops so far, usable or not."""
+
+
+class Identities:
+    """Identities across cameras. Not for several threads at once."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        *,
+        cameras: Sequence[str] = (),
+        travel: Mapping[tuple[str, str], float | tuple[float, float | None]] | None = None,
+        overlap: Iterable[tuple[str, str]] = (),
+        metric: str = "masked",
+        least_views: int = 3,
+        least_visibility: float = 0.3,
+        probability: float = 0.6,
+        margin: float = 0.2,
+        absent: float = 1.5,
+        hidden: float = 5.0,
+    ) -> None:
+        """Begin without tracks; whoever is in the gallery can be recognised.
+
+        Args:
+            gallery: of the model whose features will come. Its rows' people are the identities.
+            cameras: names, to check those of `travel` and `overlap`; any without.
+            travel: (from, to) → least seconds that the way takes, or least and usual most seconds.
+            overlap: pairs of cameras whose views overlap, so that one person may be in both at a time.
+            metric: "masked", "plain" or "mutual".
+            least_views: crops of the least visibility that a decision needs.
+            least_visibility: below it a crop tells nothing.
+            probability: from which on a track is known.
+            margin: by which its probability must be above the next candidate's.
+            absent: seconds without a crop after which a track has ended.
+            hidden: seconds after which a track without enough clear crops is unknown, no longer pending.
+
+        Raises:
+            DataError: a camera's name or a time in `travel` or `overlap` cannot be, or a number is out of range.
+        """
+        if least_views < 1 or not 0 < probability < 1 or not 0 <= margin < 1 or absent <= 0:
+            raise DataError(
+                f"expected 1 view or more, a probability above 0 and below 1, a margin in 0..1 and seconds above 0, "
+                f"got {least_views}, {probability}, {margin} and {absent}. Leave them out for the usual ones"
+            )
+        self.gallery, self._metric = gallery, metric
+        self._least_views, self._least_visibility = least_views, least_visibility
+        self._probability, self._margin, self._absent, self._hidden = probability, margin, absent, hidden
+        self._where = Whereabouts(cameras, travel, overlap)
+        self._strangers = Strangers(metric)
+        self._live: dict[tuple[str, str], _Live] = {}
+        self._names: dict[str, str] = dict(gallery.describe().get("identity_names", {}))
+        self._changes: list[IdentityChange] = []
+        self._counter = itertools.count(1)
+        self._series = secrets.token_hex(3)
+
+    def observe(
+        self,
+        camera: str,
+        track_id: int | str,
+        seconds: float,
+        features: ArrayLike,
+        masks: ArrayLike | None = None,
+        visibility: ArrayLike | None = None,
+        quality: ArrayLike | None = None,
+    ) -> Decision:
+        """Take in crops of a track, all of one moment, and say who it is.
+
+        Args:
+            camera: its name.
+            track_id: which no other track of this camera has had.
+            seconds: by one clock for all cameras, rising for each.
+            features: (n, D) of the gallery's model.
+            masks: (n, D) in 0..1; ones without.
+            visibility: (n,) as `Embeddings.visibility`; ones without.
+            quality: (n,) how much each crop counts, such as by its size and the detector's score; ones without.
+
+        Raises:
+            DataError: the time is none, or a quality is negative.
+            EmbeddingsError: the arrays do not fit each other, or are not finite.
+            GalleryError: the features are not of the gallery's dimension, or the gallery cannot be used.
+        """
+        if not math.isfinite(seconds):
+            raise DataError(f"expected seconds, got {seconds}. Pass the frame's time")
+        crops, weight = self._checked(features, masks, visibility, quality)
+        self._sweep(seconds)
+        key = str(camera), str(track_id)
+        live = self._live.get(key)
+        if live is None:
+            live = self._live[key] = _Live(Stay(camera=key[0], track=key[1], start=float(seconds), last=float(seconds)))
+        live.stay.last = max(live.stay.last, float(seconds))
+        live.seen += len(crops)
+        for i in range(len(crops)):
+            if crops.visibility[i] >= self._least_visibility and weight[i] > 0:
+                live.crops.add(crops.features[i], crops.masks[i], float(crops.visibility[i]), float(weight[i]), seconds)
+        if self._due(live):
+            self._look(live)
+        return self._decision(live, seconds)
+
+    def decision(self, camera: str, track_id: int | str) -> Decision | None:
+        """The present decision about a track; None for one that is not followed."""
+        live = self._live.get((str(camera), str(track_id)))
+        return None if live is None else self._decision(live, live.stay.last)
+
+    def changes(self) -> list[IdentityChange]:
+        """Merges and splits since the last call, in order."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def end(self, camera: str, track_id: int | str) -> Decision | None:
+        """A track has ended: decide finally and keep its best crops; None for one that is not followed.
+
+        Tracks without a crop for a while end by themselves.
+        """
+        live = self._live.get((str(camera), str(track_id)))
+        return None if live is None else self._end(live)
+
+    def finish(self) -> list[Decision]:
+        """End every track, in the order in which they began; the final decisions."""
+        return [self._end(live) for live in sorted(self._live.values(), key=lambda one: one.stay.start)]
+
+    def merge(self, identity: str, into: str) -> str:
+        """Two identities are one person, whatever times and places say; every row and track of the first is moved.
+
+        Raises:
+            DataError: they are one identity already.
+        """
+        if identity == into:
+            raise DataError(f"expected two identities to merge, got {identity!r} twice")
+        move_rows(self.gallery, self.gallery.ids(person=identity), into)
+        self._where.rename(identity, into)
+        for live in self._live.values():
+            live.barred.discard(into)
+            if live.decision is not None and live.decision.identity == identity:
+                self._set(live, "known", into, None, fixed=True)
+            if identity in live.odds:
+                live.odds[into] = max(live.odds.pop(identity), live.odds.get(into, -math.inf))
+        if identity in self._names:
+            self._names.setdefault(into, self._names.pop(identity))
+            self._keep_names()
+        self._changes.append(IdentityChange(kind="merged", identity=identity, into=into, seconds=0.0, by_hand=True))
+        return into
+
+    def split(self, camera: str, track_id: int | str) -> str:
+        """A track is not who it was taken for: it gets a new identity, with its rows, for good.
+
+        Raises:
+            DataError: nothing is known of the track.
+        """
+        key = str(camera), str(track_id)
+        live, new = self._live.get(key), self._new_identity()
+        ids = self.gallery.ids(camera=key[0])
+        rows = self.gallery.rows(ids, vectors=False) if len(ids) else None
+        mine = [] if rows is None else [i for i, track in enumerate(rows.tracks) if track == key[1]]
+        old = live.decision.identity if live is not None and live.decision is not None else None
+        if rows is not None and mine:
+            old = old or rows.people[mine[0]]
+            move_rows(self.gallery, rows.ids[mine], new)
+        if old is None:
+            raise DataError(f"expected a track that has an identity, got {key[1]!r} of camera {key[0]!r}")
+        for stay in self._where.stays(old):
+            if (stay.camera, stay.track) == key:
+                self._where.remove(old, stay)
+                self._where.add(new, stay)
+        if live is not None:
+            live.barred.add(old)
+            live.odds.pop(old, None)
+            self._set(live, "unknown", new, None, fixed=True)
+            live.own = new
+        self._changes.append(
+            IdentityChange(kind="split", identity=old, into=new, seconds=0.0, camera=key[0], track=key[1], by_hand=True)
+        )
+        return new
+
+    def name(self, identity: str, name: str) -> None:
+        """Call an identity something; "" takes its name away. Names are kept with the gallery."""
+        self._names[identity] = str(name)
+        self._keep_names()
+
+    def forget(self, identity: str) -> int:
+        """Remove everything about an identity; how many rows the gallery had."""
+        self._where.forget(identity)
+        for key, live in list(self._live.items()):
+            live.odds.pop(identity, None)
+            if live.decision is not None and live.decision.identity == identity:
+                del self._live[key]
+        if self._names.pop(identity, None) is not None:
+            self._keep_names()
+        return self.gallery.forget(identity)
+
+    def _checked(
+        self, features: Any, masks: Any, visibility: Any, quality: Any
+    ) -> tuple[Embeddings, NDArray[np.float32]]:
+        if isinstance(features, Embeddings):
+            features, masks, visibility = features.features, features.masks, features.visibility
+        found = np.asarray(features, np.float32)
+        n = len(found) if found.ndim == 2 else 0
+        crops = Embeddings(
+            features=found,
+            masks=np.ones_like(found) if masks is None else np.asarray(masks, np.float32),
+            visibility=np.ones(n) if visibility is None else np.asarray(visibility, np.float32),
+            rows=np.arange(n),
+            fingerprint=self.gallery.fingerprint,
+        )
+        if n and crops.dimension != self.gallery.dimension:
+            raise DataError(
+                f"expected features of {self.gallery.dimension} dimensions, as the gallery's, got {crops.dimension}. "
+                "Embed with the gallery's model"
+            )
+        weight = np.ones(n, np.float32) if quality is None else np.asarray(quality, np.float32)
+        if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
+            raise DataError(f"expected a quality of 0 or more for each of {n} crops, got {quality}")
+        return crops, weight
+
+    def _sweep(self, seconds: float) -> None:
+        """End tracks that have had no crop for a while."""
+        for live in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
+            self._end(live)
+
+    def _due(self, live: _Live) -> bool:
+        """Whether a track shows enough, or enough more than at the last look."""
+        count = live.crops.count
+        if live.fixed or count < self._least_views:
+            return False
+        clearest = max(live.crops.visibility)
+        return live.looked_at == 0 or count >= 2 * live.looked_at or clearest >= live.clearest + CLEARER
+
+    def _look(self, live: _Live) -> None:
+        """Compare a track with everybody who can be it, and decide together with the others of its camera."""
+        live.looked_at, live.clearest = live.crops.count, max(live.crops.visibility)
+        query = live.crops.query(self.gallery.fingerprint)
+        others = [
+            one for one in self._live.values()
+            if one is not live and one.stay.camera == live.stay.camera and one.crops.count >= self._least_views
+            and one.stay.last >= live.stay.start
+        ]  # fmt: skip
+        for one in others:
+            self._strangers.add(query, live.stay.camera, one.crops.query(query.fingerprint), one.stay.camera)
+        live.odds = {
+            identity: odds + self._where.log_odds(identity, live.stay)
+            for identity, odds in self._odds(query, live.stay.camera).items()
+            if identity not in live.barred and self._can_be(live, identity)
+        }
+        self._decide([live, *(one for one in others if one.decision is not None and not one.fixed)], live)
+
+    def _can_be(self, live: _Live, identity: str) -> bool:
+        """Whether time and place allow it, but for tracks of its own camera, with which it is decided together."""
+        free = [one for one in self._live.values() if one.stay.camera == live.stay.camera and not one.fixed]
+        rivals = {id(one.stay) for one in free}
+        return all(
+            id(stay) in rivals or self._where.compatible(stay, live.stay)
+            for stay in self._where.stays(identity)
+            if stay is not live.stay
+        )
+
+    def _odds(self, query: Embeddings, camera: str) -> dict[str, float]:
+        """Log odds, by looks, of each person in the gallery who is alike."""
+        if not len(self.gallery):
+            return {}
+        statistics = self.gallery.camera_statistics()
+        centre = sum(statistics.counts.values()) >= LEAST_TO_CENTRE
+        matches = self.gallery.search(
+            query,
+            CANDIDATES,
+            metric=self._metric,
+            by="person",
+            centre=centre,
+            query_cameras=[camera] if centre else None,
+        )
+        mean, spread = self._strangers.mean_and_spread(statistics if centre else None)
+        found = {}
+        for one in matches.of_query(0):
+            if one.person:
+                p = one.probability
+                known = math.log(p / (1 - p)) if 0 < p < 1 else None  # by a calibration that the gallery keeps
+                found[one.person] = log_odds(one.score, mean, spread) if known is None else known
+        return found
+
+    def _decide(self, tracks: list[_Live], asked: _Live) -> None:
+        """Give each of the tracks of one camera at most one identity, and none to two, so that all is most probable."""
+        names = sorted({identity for one in tracks for identity in one.odds})
+        worth = np.full((len(tracks), len(names) + len(tracks)), -1e3)
+        for i, one in enumerate(tracks):
+            held = one.decision.identity if one.decision is not None and one is not asked else None
+            scale = math.log(max(len(one.odds), 1))
+            for identity, odds in one.odds.items():
+                worth[i, names.index(identity)] = odds - scale + KEEP * (identity == held)
+            worth[i, len(names) + i] = KEEP * (held is not None and held == one.own)
+        _, columns = assign(-worth)
+        taken = {int(column): i for i, column in enumerate(columns)}
+        for i, one in enumerate(tracks):
+            chosen = names[columns[i]] if columns[i] < len(names) else None
+            held = one.decision.identity if one.decision is not None else None
+            if one is not asked and chosen == (None if held == one.own else held):
+                continue  # nothing changed for it
+            free = {n: o for n, o in one.odds.items() if taken.get(names.index(n), i) == i}
+            self._conclude(one, free)
+
+    def _conclude(self, live: _Live, odds: dict[str, float]) -> None:
+        """State and identity by the odds of the candidates that no other track of the camera has."""
+        weight = {identity: math.exp(min(one, 50)) / len(odds) for identity, one in odds.items()}
+        total = 1 + sum(weight.values())
+        ranked = tuple(sorted(((n, w / total) for n, w in weight.items()), key=lambda pair: (-pair[1], pair[0])))
+        best, p = ranked[0] if ranked else (None, 0.0)
+        second = ranked[1][1] if len(ranked) > 1 else 0.0
+        held = live.decision.identity if live.decision is not None else None
+        if best is not None and p >= self._probability and p - second >= self._margin:
+            self._set(live, "known", best, p, candidates=ranked)
+        elif held is not None and held != live.own and dict(ranked).get(held, 0.0) >= LEFT:
+            self._set(live, "known", held, dict(ranked)[held], candidates=ranked)  # too little to take it back
+        else:
+            reason = NOBODY if p < 1 / total else CLOSE
+            self._set(live, "unknown", self._own(live), 1 / total, candidates=ranked, reason=reason)
+
+    def _set(
+        self, live: _Live, state: str, identity: str, probability: float | None, *,
+        candidates: tuple[tuple[str, float], ...] = (), reason: str = "", fixed: bool = False,
+    ) -> None:  # fmt: skip
+        """Write a decision down, and tell of a change."""
+        before = live.decision
+        previous = before.previous_ids if before is not None else ()
+        if before is not None and before.identity not in (None, identity):
+            assert before.identity is not None
+            previous = (*(one for one in previous if one != identity), before.identity)
+            self._where.remove(before.identity, live.stay)
+            if not fixed:
+                kind = "merged" if before.identity == live.own else "split"
+                self._changes.append(
+                    IdentityChange(
+                        kind=kind, identity=before.identity, into=identity, seconds=live.stay.last,
+                        camera=live.stay.camera, track=live.stay.track,
+                    )
+                )  # fmt: skip
+        self._where.add(identity, live.stay)
+        live.fixed = live.fixed or fixed
+        live.decision = Decision(
+            camera=live.stay.camera, track=live.stay.track, seconds=live.stay.last, state=state, identity=identity,
+            probability=probability, previous_ids=previous, reason=reason, candidates=candidates,
+        )  # fmt: skip
+
+    def _decision(self, live: _Live, seconds: float) -> Decision:
+        """The present decision; one that waited too long for clear crops is unknown."""
+        if live.decision is None and live.stay.last - live.stay.start >= self._hidden:
+            reason = TOO_HIDDEN if live.seen >= self._least_views else TOO_FEW
+            self._set(live, "unknown", self._own(live), None, reason=reason)
+        made = live.decision
+        if made is None:
+            reason = TOO_FEW if live.seen < self._least_views else TOO_HIDDEN
+            return Decision(
+                camera=live.stay.camera, track=live.stay.track, seconds=seconds, state="pending", reason=reason
+            )
+        fields = {**made.__dict__, "seconds": seconds, "name": self._names.get(made.identity or "", "")}
+        return Decision(**fields)
+
+    def _own(self, live: _Live) -> str:
+        """The identity made for a track, at its first need."""
+        if live.own is None:
+            live.own = self._new_identity()
+        return live.own
+
+    def _new_identity(self) -> str:
+        """A name that no identity has: those of another run of the program begin otherwise."""
+        return f"P{self._series}-{next(self._counter)}"
+
+    def _end(self, live: _Live) -> Decision:
+        """Decide finally, keep the best crops, and follow the track no longer."""
+        if not live.fixed and live.crops.count >= self._least_views and live.crops.count > live.looked_at:
+            self._look(live)
+        if live.decision is None:
+            self._set(live, "unknown", self._own(live), None, reason=TOO_FEW if live.seen < 3 else TOO_HIDDEN)
+        self._live.pop((live.stay.camera, live.stay.track), None)
+        made = self._decision(live, live.stay.last)
+        assert made.identity is not None
+        if live.crops.count >= self._least_views:
+            if made.state == "known" and (made.probability is None or made.probability >= 0.9):
+                self._where.learn(made.identity, live.stay)
+            crops = live.crops.embeddings(self.gallery.fingerprint)
+            self.gallery.add(
+                crops,
+                people=[made.identity] * len(crops),
+                cameras=[live.stay.camera] * len(crops),
+                timestamps=live.crops.seconds,
+                tracks=[live.stay.track] * len(crops),
+                payloads=[{"quality": max(q, 1e-3)} for q in live.crops.quality],
+            )
+        return made
+
+    def _keep_names(self) -> None:
+        self.gallery.describe(identity_names=self._names)
