@@ -64,7 +64,7 @@ def detect(video: Path, cache: Path | None) -> tuple[list[Frame], float]:
 
 
 def average_precision(found: list[Frame], truth: list[Frame]) -> dict[str, float]:
-    """AP at IoU 0.5, and the recall at precision 0.9: each true box is found by the best box that no better one took."""
+    """AP at IoU 0.5, and the recall at precision 0.9: a true box is found by the best box that no better one took."""
     hits: list[tuple[float, bool]] = []
     for (scores, boxes), (_, true) in zip(found, truth):
         shared, free = iou(boxes, true), np.ones(len(true), bool)
@@ -157,7 +157,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--detections", type=Path)
     parser.add_argument(
-        "--rate", type=float, default=7.0, help="frames per second; vtest.avi says 10, but was taken at 7"
+        "--rate", type=float, default=7.0, help="frames a second; vtest.avi says 10, it was taken at 7"
     )
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     asked = parser.parse_args()

@@ -28,8 +28,8 @@ PEAK = 16.0
 """An activation whose largest value is over so many times its root mean square shares one int8 scale badly: of 127
 steps, eight are left for its ordinary values. Its product stays in float."""
 HALF = 63.0
-"""Largest int8 weight of a convolution. x86 CPUs without VNNI add two products of 8 bits in 16 and saturate (vpmaddubsw):
-activations that sit at their limit, as after ReLU6, times weights up to 127 go wrong there; half of the range never does."""
+"""Largest int8 weight of a convolution. x86 CPUs without VNNI add two products of 8 bits in 16 and saturate
+(vpmaddubsw): activations at their limit, as after ReLU6, times weights up to 127 go wrong; half of the range never does."""
 THIN = 32
 """See `_products_with_weights`."""
 OUTLIER_CROPS = 16
