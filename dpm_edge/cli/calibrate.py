@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="False matches among strangers.",
 )
-@click.option("--bands", type=click.IntRange(1, 10), default=3, show_default=True, help="Bands of visibility.")
+@click.option("--bands", type=click.IntRange(1, 10), help="Bands of visibility: 3, or 1 of a model without one.")
 @click.option("--centre", is_flag=True, help="For searches with centre=True: centre by the gallery pictures' cameras.")
 @click.option("--plot", is_flag=True, help="Draw the similarities of every band (needs matplotlib).")
 @metric
@@ -39,10 +39,10 @@ def command(
     data: Path,
     out: Path,
     fmr: float,
-    bands: int,
+    bands: int | None,
     centre: bool,
     plot: bool,
-    metric: str,
+    metric: str | None,
     layout: str,
     device: str | None,
     threads: int | None,
@@ -66,7 +66,7 @@ def command(
     from dpm_edge.cli.embedder import open_embedder
     from dpm_edge.gallery.calibration import calibrate
     from dpm_edge.layouts import read_dataset
-    from dpm_edge.metrics import similarity
+    from dpm_edge.metrics import chosen_metric, similarity
     from dpm_edge.runtime.folder import embed_files
 
     labelled = read_dataset(data, layout)
@@ -74,6 +74,7 @@ def command(
     with open_embedder(model, device=device, threads=threads) as embedder:
         q = embed_files(embedder, query.paths, quiet=quiet)
         t = embed_files(embedder, gallery.paths, quiet=quiet)
+    metric = chosen_metric(metric, q.has_masks)
     features = q.features, t.features
     if centre:
         from dpm_edge.centring import CameraStatistics
@@ -87,8 +88,8 @@ def command(
     other = query.cameras[q.rows][:, None] != gallery.cameras[t.rows][None]
     counted = other & (one[1] > 0)  # 0 and −1 are Market-1501's distractors and junk
     same = np.broadcast_to(one[0] == one[1], s.shape)
-    visibility = np.broadcast_to(q.visibility[:, None], s.shape)
-    pairs = s[counted], same[counted], visibility[counted]
+    seen = None if q.visibility is None else np.broadcast_to(q.visibility[:, None], s.shape)[counted]
+    pairs = s[counted], same[counted], seen
     found = calibrate(
         *pairs, fingerprint=q.fingerprint, metric=metric, false_match_rate=fmr, bands=bands, centred=centre
     )
@@ -101,13 +102,14 @@ def command(
     click.echo(f"{'visibility':>10} {'threshold':>10} {'found':>7} {'false':>9} {'same':>7} {'strangers':>10}")
     for band in found.bands:
         note = "" if band.decides else "  too occluded to decide"
+        low = "any" if q.visibility is None else f"{band.low:.3f}"
         click.echo(
-            f"{band.low:>10.3f} {band.threshold:>10.4f} {band.true_match_rate:>7.3f} {band.false_match_rate:>9.2e} "
+            f"{low:>10} {band.threshold:>10.4f} {band.true_match_rate:>7.3f} {band.false_match_rate:>9.2e} "
             f"{band.same:>7} {band.different:>10}{note}"
         )
 
 
-def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], visibility: NDArray[Any]) -> None:
+def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], visibility: NDArray[Any] | None) -> None:
     """Histograms of both kinds of pairs in each band, with its threshold."""
     try:
         from matplotlib.figure import Figure
@@ -117,12 +119,13 @@ def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], v
         raise MissingLibrary("matplotlib", "--plot", "pip install matplotlib") from error
     figure = Figure(figsize=(7, 2.2 * len(found.bands)), layout="constrained")
     axes = figure.subplots(len(found.bands), 1, sharex=True, squeeze=False)[:, 0]
-    which = found.band_of(visibility)
+    which = found.band_of(s * 0 if visibility is None else visibility)
     for number, (band, ax) in enumerate(zip(found.bands, axes)):
         for kind, name, colour in ((False, "strangers", "#b0413e"), (True, "one person", "#2b6cb0")):
             ax.hist(s[(which == number) & (same == kind)], bins=60, density=True, alpha=0.6, label=name, color=colour)
         ax.axvline(band.threshold, color="black", lw=1)
-        ax.set_title(f"visibility from {band.low:.2f}: threshold {band.threshold:.3f}", fontsize=9)
+        title = "" if visibility is None else f"visibility from {band.low:.2f}: "
+        ax.set_title(f"{title}threshold {band.threshold:.3f}", fontsize=9)
         ax.set_yticks([])
     axes[0].legend(fontsize=8)
     axes[-1].set_xlabel("similarity")

@@ -60,10 +60,12 @@ def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
     if model.is_dir():
         manifest = Manifest.read(model)
         fingerprint, dimension = manifest.fingerprint, manifest.spec.dimension
+        has_masks = manifest.spec.masks
     else:
         rows = Embeddings.load(model)
         fingerprint, dimension = rows.fingerprint, rows.dimension
-    with Gallery.create(place, fingerprint, dimension, masks=not no_masks):
+        has_masks = rows.has_masks
+    with Gallery.create(place, fingerprint, dimension, masks=has_masks and not no_masks):
         pass
     _print({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)
 

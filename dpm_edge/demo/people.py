@@ -162,7 +162,7 @@ class Identities:
             track.last = frame
         if embedded is not None:
             for i, row in enumerate(embedded.rows):
-                crop = embedded.features[i], embedded.masks[i], float(embedded.visibility[i])
+                crop = embedded.features[i], embedded.masks[i], float(embedded.weight[i])
                 self.tracks[ids[row]].crops.append(crop)
         self._end([t for t in self._open() if frame - t.last > self._end_after])
         for track in self._open():

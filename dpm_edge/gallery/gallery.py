@@ -6,6 +6,7 @@ N rows · D feature dimensions · Q queries · k places
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ class Gallery:
         Args:
             place: as `create` and `open` take it; in memory without.
             dtype, device: of a gallery in memory, as for a new one.
-            masks: keep each row's mask, in a new gallery at a place.
+            masks: keep each row's mask, in a new gallery at a place; a model without masks keeps none.
 
         Raises:
             GalleryError: what is there is another model's, and as `create` and `open` raise it.
@@ -82,7 +83,7 @@ class Gallery:
         elif is_there(place):
             gallery = cls.open(place)
         else:
-            gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks)
+            gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks and engine.spec.masks)
         gallery._guarded.require_model(engine.fingerprint, engine.dimension)
         gallery._engine = engine
         return gallery
@@ -154,6 +155,11 @@ class Gallery:
         return self.store.meta["dimension"]
 
     @property
+    def has_visibility(self) -> bool:
+        """Whether the rows have a visibility: False once rows of a model without masks were added."""
+        return bool(self.store.meta.get("visibility", True))
+
+    @property
     def store(self) -> Store:
         """The medium. Hold no thread of your own in it."""
         return self._guarded.store
@@ -194,6 +200,8 @@ class Gallery:
                 0..1, or an id is there already.
         """
         rows = as_embeddings(embeddings, self._engine, self.store.meta)
+        if len(rows) and not rows.has_masks:
+            self._without_visibility()
         columns = new_rows(
             rows, masks=self.store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
             boxes=boxes, payloads=payloads,
@@ -201,8 +209,8 @@ class Gallery:
         return self._guarded.add(columns, ids)
 
     def search(
-        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
-        since: Any = None, until: Any = None, min_visibility: float | None = None,
+        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str | None = None,
+        camera: Any = None, since: Any = None, until: Any = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
         by: str = "row", cap: int = 8, centre: bool = False,
@@ -212,10 +220,11 @@ class Gallery:
         Args:
             queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
-            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
+            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act); "masked" without, and
+                "plain" of a model without masks, for which the other two are refused.
             camera: find only rows of this camera, or of these when it is a collection.
             since, until: find only rows from then on; before. Unix seconds, aware datetimes, datetime64, ISO 8601.
-            min_visibility: find only rows at least this visible.
+            min_visibility: find only rows at least this visible; refused for a model without a visibility.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
             query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
             centre: take off rows and queries what their camera's rows have in common (docs/gallery.md); every metric
@@ -239,8 +248,10 @@ class Gallery:
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap, centre=centre,
         )  # fmt: skip
-        known = choose(calibration, self.store.meta, metric, centre)
+        known = choose(calibration, self.store.meta, query.metric, centre)
         embedded, matches = rerank.answer(self._guarded, given, query)
+        if not embedded.has_masks:
+            matches = replace(matches, visibility=None)
         return with_probability(matches, known, embedded.visibility, prior)
 
     def camera_statistics(self) -> CameraStatistics:
@@ -261,7 +272,8 @@ class Gallery:
         Raises:
             GalleryError: an id is no whole number.
         """
-        return self._guarded.read(None if ids is None else whole_numbers(ids), vectors=vectors)
+        found = self._guarded.read(None if ids is None else whole_numbers(ids), vectors=vectors)
+        return found if self.has_visibility else replace(found, visibility=None)
 
     def delete(self, ids: Iterable[int]) -> int:
         """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`.
@@ -323,6 +335,8 @@ class Gallery:
         if other is self or other.store is self.store:
             raise GalleryError("expected another gallery to merge, got this one, whose rows are here already")
         check_model(self.store.meta, other.fingerprint, other.dimension)
+        if not other.has_visibility:
+            self._without_visibility()
         return self._guarded.add_copies(other._guarded.parts())
 
     def export(self, path: str | Path) -> int:
@@ -344,6 +358,8 @@ class Gallery:
         """
         meta, parts = parquet.read(Path(path))
         check_model(self.store.meta, meta["fingerprint"], meta["dimension"])
+        if not meta.get("visibility", True):
+            self._without_visibility()
         return self._guarded.add_copies(parts)
 
     def snapshot(self, folder: str | Path) -> None:
@@ -391,6 +407,11 @@ class Gallery:
             DpmError: the last flush failed. The place is released, and added rows survive in the store's log.
         """
         self._guarded.close()
+
+    def _without_visibility(self) -> None:
+        """Note that the model has no visibility; it is so for every row, as they are all of one model."""
+        if self.has_visibility:
+            self.describe(visibility=False)
 
     @classmethod
     def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:
