@@ -53,7 +53,6 @@ def adopt(model: ModelProto, image: str, feature: str, height: int, width: int, 
     made = _to_opset(made)
     _free_batch(made, image, height, width)
     made = _folded(made)
-    portable.check_standard(made)
     made = onnx.compose.add_prefix(made, PREFIX)
     _add_outputs(made, PREFIX + image, PREFIX + feature, (height, width), dimension)
     _name_nodes(made)
