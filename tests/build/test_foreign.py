@@ -201,7 +201,7 @@ def test_the_fingerprint_follows_the_file_and_what_was_said_of_it(tmp_path: Path
     assert foreign.read(path, OPTIONS).fingerprint == first
     bgr = ForeignOptions(**{**PREPROCESSING, "color": "bgr"})
     assert foreign.read(path, bgr).fingerprint != first
-    other = save(tmp_path / "other" / ".." / "theirs.onnx", weights=tiny_engine.weights(seed=1)[0])
+    other = save(path, weights=tiny_engine.weights(seed=1)[0])
     assert foreign.read(other, OPTIONS).fingerprint != first
 
 
@@ -256,7 +256,8 @@ def test_a_file_of_any_size_asks_for_one(tmp_path: Path) -> None:
         foreign.read(path, OPTIONS)
 
 
-def test_options_about_one_of_our_own_models_are_refused(portable_path: Path, tmp_path: Path) -> None:
+def test_options_about_one_of_our_own_models_are_refused(tmp_path: Path) -> None:
+    portable_path = tiny_engine.write_portable(tmp_path / "ours.onnx")
     with pytest.raises(SpecError, match=r"for --color, --mean, --std, got .*Leave these options out"):
         build(portable_path, tmp_path / "engine", foreign=OPTIONS, progress=False)
 
