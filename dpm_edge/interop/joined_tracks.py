@@ -37,7 +37,8 @@ class JoinedTracks:
         """Join what is at least this similar.
 
         Args:
-            threshold: least similarity of two tracks of one person, such as a calibration's threshold.
+            threshold: least similarity of two tracks of one person, such as a calibration's threshold. Under masks a
+                feature's similarity with itself is below 1.
             least_crops: crops of a new track that are averaged before it is joined; until then it has its own id.
             memory: frames after which a track that ended is forgotten.
             metric: as `Gallery.search` takes it.

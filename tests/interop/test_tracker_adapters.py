@@ -277,7 +277,7 @@ def test_tracks_of_roboflows_trackers_are_joined(engine: Engine) -> None:
     trackers = pytest.importorskip("trackers", reason="roboflow's trackers is not installed", exc_type=ImportError)
     supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     tracker = trackers.ByteTrackTracker(lost_track_buffer=1, minimum_consecutive_frames=1)
-    joined = JoinedTracks(threshold=0.95, least_crops=1)
+    joined = JoinedTracks(threshold=0.95, least_crops=1, metric="plain")
 
     def frame(boxes: np.ndarray, picture: np.ndarray) -> list[int]:
         found = supervision.Detections(
