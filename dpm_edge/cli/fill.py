@@ -91,7 +91,7 @@ def command(
     if mine[0] == 0:
         _wait(plan, quiet)
         if not is_there(place):
-            Gallery.create(place, manifest.fingerprint, manifest.spec.dimension).close()
+            Gallery.create(place, manifest.fingerprint, manifest.spec.dimension, masks=manifest.spec.masks).close()
         with Gallery.open(place) as gallery:
             added, skipped = add_archive(plan, gallery, _by_source(labelled), below=folders, camera=camera, quiet=quiet)
             rows = len(gallery)
