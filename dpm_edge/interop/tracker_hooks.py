@@ -37,7 +37,7 @@ class DeepSortEmbedder:
 
 
 class BoxmotReid:
-    """BoxMOT's appearance model: `tracker.model = BoxmotReid(engine)`."""
+    """BoxMOT's appearance model: `BotSort(reid_model=BoxmotReid(engine))`; in older versions `tracker.model = …`."""
 
     def __init__(self, engine: Engine) -> None:
         """The engine stays yours to close."""
@@ -77,7 +77,8 @@ def use_in_ultralytics(tracker: Any, engine: Engine) -> None:
     """Let a BoT-SORT of ultralytics compare people by this engine.
 
     Args:
-        tracker: a `BOTSORT`, or a predictor with `trackers`, such as `on_predict_start` callbacks get.
+        tracker: a `BOTSORT`, or a predictor with `trackers`, such as a callback `on_predict_batch_start` gets: at
+            `on_predict_start` there are none yet. A second call changes nothing.
         engine: stays yours to close.
 
     Raises:
@@ -89,6 +90,8 @@ def use_in_ultralytics(tracker: Any, engine: Engine) -> None:
                 f"expected a tracker of ultralytics with an encoder, such as BOTSORT, got {type(one).__name__}. Use "
                 "tracker='botsort.yaml'"
             )
+        if isinstance(getattr(one, "encoder", None), UltralyticsEncoder):
+            continue
         one.encoder, one.args.with_reid, one.args.model = UltralyticsEncoder(engine), True, "dpm-edge"
 
 

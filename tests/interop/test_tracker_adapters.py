@@ -143,12 +143,13 @@ def test_boxmots_interface_gives_features_of_boxes(engine: Engine) -> None:
 
 def test_a_real_boxmot_tracker_compares_people_by_our_features(engine: Engine) -> None:
     boxmot = pytest.importorskip("boxmot", reason="BoxMOT (AGPL) is a user's own choice and is not installed")
-    tracker = boxmot.BotSort(reid_weights=None, device="cpu", half=False, with_reid=False)
-    tracker.with_reid, tracker.model = True, BoxmotReid(engine)
+    tracker = boxmot.BotSort(reid_model=BoxmotReid(engine), use_cmc=False)
     detections = np.hstack([BOXES, np.full((3, 1), 0.9), np.zeros((3, 1))])
     for _ in range(3):
         tracks = tracker.update(detections, FRAME)
     assert len(tracks) == 3
+    kept = np.stack([track.smooth_feat for track in tracker.active_tracks])
+    assert np.abs(kept @ WANTED.T).max(axis=1) == pytest.approx(np.ones(3), abs=1e-4)
 
 
 def xywh(boxes: np.ndarray) -> np.ndarray:
@@ -182,10 +183,24 @@ def test_a_real_bot_sort_of_ultralytics_calls_our_encoder(engine: Engine) -> Non
     )  # fmt: skip
     tracker = bot_sort.BOTSORT(arguments)
     use_in_ultralytics(tracker, engine)
-    tracks = tracker.init_track(
-        SimpleNamespace(xywh=xywh(BOXES)[:, :4], conf=np.full(3, 0.9), cls=np.zeros(3), __len__=lambda: 3), FRAME
+    results = pytest.importorskip("ultralytics.engine.results")
+    boxes = results.Boxes(np.hstack([BOXES, np.full((3, 1), 0.9), np.zeros((3, 1))]), FRAME.shape[:2])
+    for _ in range(2):
+        tracked = tracker.update(boxes, FRAME)
+    assert len(tracked) == 3
+    np.testing.assert_allclose(np.stack([track.curr_feat for track in tracker.tracked_stracks]), WANTED, atol=2e-5)
+
+
+def test_real_results_of_ultralytics_are_embedded(engine: Engine) -> None:
+    results = pytest.importorskip(
+        "ultralytics.engine.results", reason="ultralytics (AGPL) is a user's own choice and is not installed"
     )
-    np.testing.assert_allclose(np.stack([track.curr_feat for track in tracks]), WANTED, atol=2e-5)
+    torch = pytest.importorskip("torch", reason="ultralytics gives tensors of torch")
+    boxes = torch.from_numpy(np.hstack([BOXES, [[7], [8], [9]], [[0.9], [0.1], [0.8]], np.zeros((3, 1))]))
+    one = results.Results(FRAME, path="frame.jpg", names={0: "person"}, boxes=boxes)
+    found, ids = embed_results(engine, one, least_confidence=0.5)
+    assert ids.tolist() == [7, 9] and found.rows.tolist() == [0, 2]
+    np.testing.assert_allclose(found.features, WANTED[[0, 2]], atol=2e-5)
 
 
 def test_ultralytics_results_are_embedded_by_class_and_confidence(engine: Engine) -> None:
