@@ -6,7 +6,6 @@ N rows · D feature dimensions · Q queries · k places
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,11 +154,6 @@ class Gallery:
         return self.store.meta["dimension"]
 
     @property
-    def has_visibility(self) -> bool:
-        """Whether the rows have a visibility: False once rows of a model without masks were added."""
-        return bool(self.store.meta.get("visibility", True))
-
-    @property
     def store(self) -> Store:
         """The medium. Hold no thread of your own in it."""
         return self._guarded.store
@@ -200,8 +194,6 @@ class Gallery:
                 0..1, or an id is there already.
         """
         rows = as_embeddings(embeddings, self._engine, self.store.meta)
-        if len(rows) and not rows.has_masks:
-            self._without_visibility()
         columns = new_rows(
             rows, masks=self.store.meta["masks"], people=people, cameras=cameras, timestamps=timestamps, tracks=tracks,
             boxes=boxes, payloads=payloads,
@@ -220,8 +212,7 @@ class Gallery:
         Args:
             queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
-            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act); "masked" without, and
-                "plain" of a model without masks, for which the other two are refused.
+            metric: "plain", "masked" (the query's mask acts, the default) or "mutual" (both act); without masks "plain".
             camera: find only rows of this camera, or of these when it is a collection.
             since, until: find only rows from then on; before. Unix seconds, aware datetimes, datetime64, ISO 8601.
             min_visibility: find only rows at least this visible; refused for a model without a visibility.
@@ -250,8 +241,6 @@ class Gallery:
         )  # fmt: skip
         known = choose(calibration, self.store.meta, query.metric, centre)
         embedded, matches = rerank.answer(self._guarded, given, query)
-        if not embedded.has_masks:
-            matches = replace(matches, visibility=None)
         return with_probability(matches, known, embedded.visibility, prior)
 
     def camera_statistics(self) -> CameraStatistics:
@@ -272,8 +261,7 @@ class Gallery:
         Raises:
             GalleryError: an id is no whole number.
         """
-        found = self._guarded.read(None if ids is None else whole_numbers(ids), vectors=vectors)
-        return found if self.has_visibility else replace(found, visibility=None)
+        return self._guarded.read(None if ids is None else whole_numbers(ids), vectors=vectors)
 
     def delete(self, ids: Iterable[int]) -> int:
         """Remove rows by id; how many there were. Their bytes leave the medium with the next `forget` or `compact`.
@@ -335,9 +323,7 @@ class Gallery:
         if other is self or other.store is self.store:
             raise GalleryError("expected another gallery to merge, got this one, whose rows are here already")
         check_model(self.store.meta, other.fingerprint, other.dimension)
-        if not other.has_visibility:
-            self._without_visibility()
-        return self._guarded.add_copies(other._guarded.parts())
+        return self._guarded.add_copies(other._guarded.parts(), other._guarded.has_visibility)
 
     def export(self, path: str | Path) -> int:
         """Write every row to one parquet file, whole; how many.
@@ -358,9 +344,7 @@ class Gallery:
         """
         meta, parts = parquet.read(Path(path))
         check_model(self.store.meta, meta["fingerprint"], meta["dimension"])
-        if not meta.get("visibility", True):
-            self._without_visibility()
-        return self._guarded.add_copies(parts)
+        return self._guarded.add_copies(parts, meta.get("visibility", True))
 
     def snapshot(self, folder: str | Path) -> None:
         """A copy of now in a new folder, that opens as a gallery; others may add meanwhile, and wait.
@@ -407,11 +391,6 @@ class Gallery:
             DpmError: the last flush failed. The place is released, and added rows survive in the store's log.
         """
         self._guarded.close()
-
-    def _without_visibility(self) -> None:
-        """Note that the model has no visibility; it is so for every row, as they are all of one model."""
-        if self.has_visibility:
-            self.describe(visibility=False)
 
     @classmethod
     def _over(cls, store: Store, place: str | Path, flush_every: float) -> Gallery:

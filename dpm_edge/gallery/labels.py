@@ -184,7 +184,7 @@ def new_rows(
         "tracks": label_column(tracks, n, "tracks"),
         "cameras": label_column(cameras, n, "cameras"),
         "timestamps": unix_seconds(timestamps, n),
-        "visibility": embeddings.weight,
+        "visibility": embeddings.visibility,
         "boxes": box_array(boxes, n),
         "sources": list(embeddings.sources) or [""] * n,
         "payloads": payload_list(payloads, n),

@@ -59,7 +59,7 @@ def test_a_filter_on_visibility_is_refused(gallery: Gallery) -> None:
 def test_no_visibility_is_shown_by_matches_and_rows(gallery: Gallery) -> None:
     found = gallery.search(embeddings(2), 3)
     assert found.visibility is None and found.of_query(0)[0].visibility is None
-    assert gallery.rows().visibility is None and not gallery.has_visibility
+    assert gallery.rows().visibility is None
 
 
 @pytest.mark.parametrize("options", [{"by": "person"}, {"expand": 2}, {"neighbours": 3}])

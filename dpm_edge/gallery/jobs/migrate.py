@@ -241,6 +241,6 @@ def _keep_back(place: Path, old: Gallery, lost: list[Lost]) -> Path | None:
         todo = np.setdiff1d([one.id for one in lost], kept.ids())
         for part in chunks(len(todo), 1000):
             kept.store.add(old.store.get(todo[part], vectors=True))
-        if not old.has_visibility:
+        if not about.get("visibility", True):
             kept.describe(visibility=False)
     return place
