@@ -212,7 +212,7 @@ class Gallery:
         Args:
             queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
-            metric: "plain", "masked" (the query's mask acts, the default) or "mutual" (both act); without masks "plain".
+            metric: "plain", "masked" (the query's mask acts; the default) or "mutual" (both act); no masks: "plain".
             camera: find only rows of this camera, or of these when it is a collection.
             since, until: find only rows from then on; before. Unix seconds, aware datetimes, datetime64, ISO 8601.
             min_visibility: find only rows at least this visible; refused for a model without a visibility.
