@@ -58,7 +58,11 @@ KINDS = {
 
 
 def quantise(
-    model: ModelProto, crops: Iterable[NDArray[np.float32]], keep_float: Iterable[str] = (), kind: str = "int8"
+    model: ModelProto,
+    crops: Iterable[NDArray[np.float32]],
+    keep_float: Iterable[str] = (),
+    kind: str = "int8",
+    weights: float = 1.0,
 ) -> ModelProto:
     """A float32 graph as Q/DQ.
 
@@ -68,6 +72,8 @@ def quantise(
             a generator will do, and `progress.track` around it shows the remaining time.
         keep_float: names of further nodes to leave in float, beside the products of two activations.
         kind: "int8" or "fp8".
+        weights: share of the type's range that weights take. CPUs without VNNI add two products of a convolution in 16
+            bits, which overflow where both factors take the whole of theirs: 0.5 leaves them room.
 
     Raises:
         SpecError: the kind is unknown, or there are no crops.
@@ -79,8 +85,17 @@ def quantise(
     quantised.CopyFrom(model)
     products = _products_with_weights(model, KINDS[kind].ops, set(keep_float))
     largest = ranges(model, {node.input[0] for node in products}, crops)
-    _Rewriting(quantised, KINDS[kind], largest).run({node.name for node in products})
+    _Rewriting(quantised, KINDS[kind], largest, weights).run({node.name for node in products})
     return quantised
+
+
+def depthwise(model: ModelProto) -> list[str]:
+    """Names of the convolutions in groups. The channels of what they read differ in range, and one scale serves all."""
+    return [
+        n.name
+        for n in model.graph.node
+        if n.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in n.attribute)
+    ]
 
 
 def products_of_activations(model: ModelProto) -> list[str]:
@@ -161,8 +176,9 @@ def _products_with_weights(model: ModelProto, ops: Iterable[str], keep_float: se
 class _Rewriting:
     """One pass over a graph: products read their activation and their weight through Q/DQ."""
 
-    def __init__(self, model: ModelProto, kind: Kind, largest: dict[str, float]) -> None:
+    def __init__(self, model: ModelProto, kind: Kind, largest: dict[str, float], weights: float) -> None:
         self.model, self.kind, self.largest = model, kind, largest
+        self.largest_weight = np.floor(weights * kind.largest)
         self.weights = {t.name: t for t in model.graph.initializer}
         self.added: list[NodeProto] = []
         self.made: set[str] = set()
@@ -217,7 +233,7 @@ class _Rewriting:
             self.made.add(out)
             values = numpy_helper.to_array(self.weights[name])
             others = tuple(i for i in range(values.ndim) if i != axis)
-            scale = np.maximum(np.abs(values).max(axis=others) / self.kind.largest, SMALLEST_SCALE).astype(np.float32)
+            scale = np.maximum(np.abs(values).max(axis=others) / self.largest_weight, SMALLEST_SCALE).astype(np.float32)
             arguments = [
                 self._constant(f"{name}.quantised", self.kind.round(values / np.expand_dims(scale, others))),
                 self._constant(f"{name}.scale", scale),
