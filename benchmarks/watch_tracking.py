@@ -156,9 +156,7 @@ def main() -> None:
     for name in ("video", "boxes"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--detections", type=Path)
-    parser.add_argument(
-        "--rate", type=float, default=7.0, help="frames a second; vtest.avi says 10, it was taken at 7"
-    )
+    parser.add_argument("--rate", type=float, default=7.0, help="frames a second; vtest.avi says 10, it was taken at 7")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     rate = asked.rate

@@ -21,6 +21,8 @@ Array = TypeVar("Array", bound=Any)
 METRICS = ("plain", "masked", "mutual")
 EPSILON = 1e-12
 """Floor of a squared norm. A zero mask or a zero feature has similarity 0 with everything."""
+MASK_METRICS = ("masked", "mutual")
+"""Those that compare under masks: of a model without masks they would be the cosine under another name."""
 ARCCOS_CLIP = 1e-5
 """Similarities are clipped to ±(1 − this) before arccos."""
 
@@ -28,6 +30,24 @@ ARCCOS_CLIP = 1e-5
 def normalise(x_ND: Array) -> Array:
     """Rows scaled to L2 norm 1; a zero row stays zero. (N, D) → (N, D), same dtype."""
     return x_ND / ((x_ND * x_ND).sum(-1)[..., None].clip(min=EPSILON)) ** 0.5
+
+
+def chosen_metric(metric: str | None, has_masks: bool) -> str:
+    """The metric that was asked for, or by default "masked", and "plain" of a model without masks.
+
+    Raises:
+        SpecError: it is unknown, or wants masks that the model does not have.
+    """
+    if metric is None:
+        return "masked" if has_masks else "plain"
+    if metric not in METRICS:
+        raise SpecError(f"expected a metric, got {metric!r}.{nearest(metric, METRICS)}")
+    if metric in MASK_METRICS and not has_masks:
+        raise SpecError(
+            f"expected a model with masks for metric {metric!r}, got another project's network, which has none. Use "
+            "metric 'plain', or leave the metric out"
+        )
+    return metric
 
 
 def similarity(

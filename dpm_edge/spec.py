@@ -18,7 +18,7 @@ NECKS = ("before", "after")
 """Sides of the BN neck."""
 STEMS = ("patch", "lite0")
 VISIBILITIES = ("mask", "map")
-_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes")
+_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes", "masks")
 """Fields that came later: written only where they differ from their defaults, so that the JSON and the fingerprint of a
 model without them stay what they were, and an older dpm-edge refuses, by name, what it cannot run."""
 
@@ -84,7 +84,10 @@ class WeightsCard:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The DPM++ network. Symbols after method sections 1, 2 and 9: d = width, N = grid_h · grid_w patch tokens."""
+    """The DPM++ network, or with `masks` False another's.
+
+    Symbols after method sections 1, 2 and 9: d = width, N = grid_h · grid_w patch tokens.
+    """
 
     name: str
     """What people call it, such as "dpm-t"."""
@@ -135,9 +138,19 @@ class ModelSpec:
     visibility: str = "mask"
     """What visibility is: "mask" (`mask_mean`) or "map", the share of the person in sight, from an output of its own
     that says of each patch how much of it shows the person (ours)."""
+    masks: bool = True
+    """False: somebody else's network (`foreign_spec`). Its mask is all ones, it has no visibility, and of the fields
+    above only name, width, preprocessing and weights say something about it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask_blocks", tuple(int(b) for b in self.mask_blocks))
+        if not self.masks:
+            if self.visibility == "map" or self.feature != "cls":
+                raise SpecError(
+                    f"expected visibility 'mask' and feature 'cls' of a network without masks, got "
+                    f"{self.visibility!r} and {self.feature!r}."
+                )
+            return
         if self.width % self.heads:
             raise SpecError(f"expected a width that divides into {self.heads} heads, got {self.width}")
         if not 1 <= self.stride <= self.patch:
@@ -212,6 +225,22 @@ class ModelSpec:
             if key in data:
                 data[key] = strict(kind, data[key], key)
         return strict(cls, data, "model")
+
+
+def foreign_spec(name: str, dimension: int, preprocessing: Preprocessing, weights: WeightsCard) -> ModelSpec:
+    """Describe somebody else's network, which gives a feature of `dimension` numbers, no masks and no visibility."""
+    return ModelSpec(
+        name=name,
+        width=dimension,
+        heads=1,
+        layers=1,
+        mask_blocks=(1,),
+        joint_dim=0,
+        hmg="lite",
+        preprocessing=preprocessing,
+        weights=weights,
+        masks=False,
+    )
 
 
 def strict(kind: type, data: Any, what: str) -> Any:

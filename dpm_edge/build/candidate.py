@@ -133,9 +133,9 @@ def _write(folder: Path, source: Source, request: BuildRequest, precision: str) 
 
 def _write_checkpoint(folder: Path, source: Source) -> str:
     """The checkpoint without its training prototypes, for the torch backend."""
-    if source.path.suffix.lower() == ".onnx":
+    if source.path.suffix.lower() in (".onnx", ".xml"):
         raise SpecError(
-            f"expected a checkpoint for the torch backend, got the portable ONNX {source.path}. "
+            f"expected a checkpoint for the torch backend, got {source.path}. "
             "Give the checkpoint that it was exported from, or build for openvino or onnxruntime"
         )
     from dpm_edge.model import checkpoint

@@ -156,7 +156,7 @@ def read_closed_set(path: Path, fingerprint: str) -> ClosedSet:
     embeddings = Embeddings(
         features=rows.features[named],
         masks=np.ones_like(rows.features[named]) if rows.masks is None else rows.masks[named],
-        visibility=rows.visibility[named],
+        visibility=None if rows.visibility is None else rows.visibility[named],
         rows=named,
         fingerprint=fingerprint,
     )

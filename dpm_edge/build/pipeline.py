@@ -11,6 +11,7 @@ from dpm_edge import gpu
 from dpm_edge.build import auto, candidate, source, verify
 from dpm_edge.build.candidate import BuildRequest
 from dpm_edge.build.closed_set import read_closed_set
+from dpm_edge.build.foreign import ForeignOptions
 from dpm_edge.build.trt import PlanOptions, load_library
 from dpm_edge.build.verify import AccuracyBudget
 from dpm_edge.centring import CameraStatistics
@@ -41,6 +42,7 @@ def build(
     precision: str = "fp32",
     calibrate: str | Path | None = None,
     batch: str | BatchRange = "1:8:64",
+    foreign: ForeignOptions | None = None,
     labelled: str | Path | None = None,
     layout: str = AUTO_LAYOUT,
     budget: AccuracyBudget | None = None,
@@ -51,10 +53,11 @@ def build(
     force: bool = False,
     progress: bool = True,
 ) -> Manifest:
-    """Build an engine directory from a checkpoint or a portable ONNX, and verify it.
+    """Build an engine directory from a checkpoint, a portable ONNX or another project's network, and verify it.
 
     Args:
-        model: a checkpoint (exported with torch), or a portable ONNX (no torch needed).
+        model: a checkpoint (exported with torch), a portable ONNX (no torch needed), or another project's ONNX or
+            OpenVINO IR.
         out: the directory to write; an engine directory that is there is replaced once the new one is whole.
         backend: "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx" or "torch".
         precision: "fp32", "fp16", "bf16", "int8" or "fp8", as the backend has it (SUPPORTED); or "auto": the fastest
@@ -62,6 +65,7 @@ def build(
         calibrate: a folder of real crops: int8 and fp8 are calibrated on some, every engine is verified on others.
             int8 and fp8 want it; other builds are verified on the shipped samples without it.
         batch: batch sizes of one call, "low:best:high"; a TensorRT plan takes several, "1:1:1,2:8:64".
+        foreign: how the input of another project's network is made, and which output is its feature.
         labelled: a labelled data set, to compare mAP on.
         layout: its layout, a name of `dpm_edge.layouts.LAYOUTS`; found by looking where none is named.
         budget: what the engine may lose; `AccuracyBudget()` where none is given.
@@ -77,7 +81,8 @@ def build(
         The manifest that was written.
 
     Raises:
-        SpecError: the arguments contradict each other; nothing was done.
+        SpecError: the arguments contradict each other, or another project's network was not described; nothing was
+            done.
         CheckpointError: the model is damaged or not what it says it is.
         EmbeddingsError: the statistics are another model's, or something else.
         ImageError, DataError: no crops to calibrate or verify on, or a labelled folder of no known layout.
@@ -100,7 +105,7 @@ def build(
     with engine_folder(out) as folder:
         if progress:
             say(f"reading {model}")
-        read = source.read(model, folder / PORTABLE, quiet=not progress)
+        read = source.read(model, folder / PORTABLE, foreign, quiet=not progress)
         if cameras is not None:
             cameras.require_model(read.fingerprint, read.spec.dimension)
         request = BuildRequest(

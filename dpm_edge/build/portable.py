@@ -63,12 +63,14 @@ def write(model: ModelProto, path: Path, spec: ModelSpec, fingerprint: str, *, h
     write_whole(path, stored.SerializeToString(deterministic=True))
 
 
-def read(path: Path) -> Portable:
-    """A portable ONNX, checked: its graph, its metadata, and that neither was edited.
+_AGAIN = "Export it again from its checkpoint, or copy it again"
+
+
+def parse(path: Path) -> tuple[ModelProto, bytes]:
+    """The graph of an ONNX file, without the weights that lie in other files, and the file's bytes.
 
     Raises:
-        CheckpointError: the file is missing, damaged, cut short, edited, from a newer version, not exported by
-            dpm-edge, or keeps its weights in other files.
+        CheckpointError: the file is missing or no ONNX.
     """
     if not path.is_file():
         raise CheckpointError(f"expected a portable ONNX or a checkpoint, got {path}, which does not exist")
@@ -76,16 +78,35 @@ def read(path: Path) -> Portable:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"expected a file that can be read, got {path} ({error.strerror})") from error
-    again = "Export it again from its checkpoint, or copy it again"
     try:
-        model = onnx.load_model_from_string(data)
+        return onnx.load_model_from_string(data), data
     except (DecodeError, ValueError) as error:
         raise CheckpointError(
             f"expected an ONNX file, got {path} ({len(data)} bytes), which is something else or cut short "
-            f"({error}). {again}"
+            f"({error}). {_AGAIN}"
         ) from error
-    facts = {p.key.removeprefix("dpm_edge."): p.value for p in model.metadata_props if p.key.startswith("dpm_edge.")}
-    if not facts and model.graph.node and model.graph.output:
+
+
+def is_foreign(model: ModelProto) -> bool:
+    """Whether a whole graph was exported by another program than dpm-edge."""
+    return not _facts(model) and bool(model.graph.node) and bool(model.graph.output)
+
+
+def _facts(model: ModelProto) -> dict[str, str]:
+    """What dpm-edge wrote into the metadata."""
+    return {p.key.removeprefix("dpm_edge."): p.value for p in model.metadata_props if p.key.startswith("dpm_edge.")}
+
+
+def read(path: Path) -> Portable:
+    """A portable ONNX, checked: its graph, its metadata, and that neither was edited.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, cut short, edited, from a newer version, not exported by
+            dpm-edge, or keeps its weights in other files.
+    """
+    model, data = parse(path)
+    facts, again = _facts(model), _AGAIN
+    if is_foreign(model):
         raise CheckpointError(_foreign(model, path))
     missing = [name for name in ("format", "spec", "fingerprint", "digest") if name not in facts]
     if missing:
@@ -153,8 +174,8 @@ def _foreign(model: ModelProto, path: Path) -> str:
     inputs, outputs = (_shapes(values) for values in (model.graph.input, model.graph.output))
     return (
         f"expected a portable ONNX that dpm-edge exported, got another model in {path} ({made_by}, input {inputs}, "
-        f"output {outputs}). Engines are built of the DPM network only. Build dpm-n, which ships; or train this "
-        "network (dpm-edge train) and build its checkpoint NAME.safetensors"
+        f"output {outputs}). Build it with `dpm-edge build`, and say how its input is made: --family, or --color and "
+        "--mean (docs/integrations.md)"
     )
 
 

@@ -27,11 +27,8 @@ QUANTISED = ("Conv", "MatMul", "Gemm")
 PEAK = 16.0
 """An activation whose largest value is over so many times its root mean square shares one int8 scale badly: of 127
 steps, eight are left for its ordinary values. Its product stays in float."""
-HALF = 63.0
-"""Largest int8 weight of a convolution. x86 CPUs without VNNI add two products of 8 bits in 16 and saturate
-(vpmaddubsw): activations at their limit, as after ReLU6, times weights up to 127 go wrong; half of the range never does."""
 THIN = 32
-"""See `_products_with_weights`."""
+"""See `thin_convolutions`."""
 OUTLIER_CROPS = 16
 """Crops on which `peaked` looks."""
 OPSET = 19
@@ -63,7 +60,11 @@ KINDS = {
 
 
 def quantise(
-    model: ModelProto, crops: Iterable[NDArray[np.float32]], keep_float: Iterable[str] = (), kind: str = "int8"
+    model: ModelProto,
+    crops: Iterable[NDArray[np.float32]],
+    keep_float: Iterable[str] = (),
+    kind: str = "int8",
+    weights: float = 1.0,
 ) -> ModelProto:
     """A float32 graph as Q/DQ.
 
@@ -73,6 +74,8 @@ def quantise(
             a generator will do, and `progress.track` around it shows the remaining time.
         keep_float: names of further nodes to leave in float, beside the products of two activations.
         kind: "int8" or "fp8".
+        weights: share of the type's range that weights take. CPUs without VNNI add two products of a convolution in 16
+            bits, which overflow where both factors take the whole of theirs: 0.5 leaves them room.
 
     Raises:
         SpecError: the kind is unknown, or there are no crops.
@@ -84,8 +87,20 @@ def quantise(
     quantised.CopyFrom(model)
     products = _products_with_weights(model, KINDS[kind].ops, set(keep_float))
     largest = ranges(model, {node.input[0] for node in products}, crops)
-    _Rewriting(quantised, KINDS[kind], largest).run({node.name for node in products})
+    _Rewriting(quantised, KINDS[kind], largest, weights).run({node.name for node in products})
     return quantised
+
+
+def thin_convolutions(model: ModelProto) -> list[str]:
+    """Names of the convolutions that sum fewer than THIN products, or give fewer than THIN channels.
+
+    A mobile network's depthwise and first ones: the channels of what they read differ in range, and one scale serves
+    all; they cost little, and lose most.
+    """
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    found = [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in shapes]
+    sizes = {n.name: (int(np.prod(shapes[n.input[1]][1:])), shapes[n.input[1]][0]) for n in found}
+    return [name for name, size in sizes.items() if min(size) < THIN]
 
 
 def products_of_activations(model: ModelProto) -> list[str]:
@@ -160,26 +175,19 @@ def _statistics(
 def _products_with_weights(model: ModelProto, ops: Iterable[str], keep_float: set[str]) -> list[NodeProto]:
     """Nodes of these types whose second input is a weight, but for those kept in float.
 
-    Kept are also stacks of matrices (the stripes' projections), of which ONNX Runtime has no int8 product, and
-    convolutions that sum fewer than THIN products or give fewer than THIN channels: a mobile network's depthwise and
-    first ones, which cost little and lose most.
+    Kept are also stacks of matrices (the stripes' projections), of which ONNX Runtime has no int8 product.
     """
-    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
-    found = [n for n in model.graph.node if n.op_type in ops and n.input[1] in shapes and n.name not in keep_float]
-    return [n for n in found if _worth_it(n.op_type, shapes[n.input[1]])]
-
-
-def _worth_it(op: str, shape: tuple[int, ...]) -> bool:
-    if op != "Conv":
-        return len(shape) == 2
-    return int(np.prod(shape[1:])) >= THIN and shape[0] >= THIN
+    rank = {t.name: len(t.dims) for t in model.graph.initializer}
+    found = [n for n in model.graph.node if n.op_type in ops and n.input[1] in rank and n.name not in keep_float]
+    return [n for n in found if n.op_type == "Conv" or rank[n.input[1]] == 2]
 
 
 class _Rewriting:
     """One pass over a graph: products read their activation and their weight through Q/DQ."""
 
-    def __init__(self, model: ModelProto, kind: Kind, largest: dict[str, float]) -> None:
+    def __init__(self, model: ModelProto, kind: Kind, largest: dict[str, float], weights: float) -> None:
         self.model, self.kind, self.largest = model, kind, largest
+        self.largest_weight = np.floor(weights * kind.largest)
         self.weights = {t.name: t for t in model.graph.initializer}
         self.added: list[NodeProto] = []
         self.made: set[str] = set()
@@ -193,8 +201,7 @@ class _Rewriting:
             if node.name in products:
                 weight = node.input[1]
                 node.input[0] = self._activation(node.input[0])
-                largest = HALF if node.op_type == "Conv" and self.kind.dtype == np.int8 else self.kind.largest
-                node.input[1] = self._weight(weight, _channel_axis(node, len(self.weights[weight].dims)), largest)
+                node.input[1] = self._weight(weight, _channel_axis(node, len(self.weights[weight].dims)))
             nodes += [*self.added, node]
         del graph.node[:]
         graph.node.extend(nodes)
@@ -228,14 +235,14 @@ class _Rewriting:
             ]
         return out
 
-    def _weight(self, name: str, axis: int, largest: float) -> str:
-        """A weight stored in the type, up to `largest`, with its DQ."""
+    def _weight(self, name: str, axis: int) -> str:
+        """A weight stored in the type, with its DQ."""
         out = f"{name}.dequantised"
         if out not in self.made:
             self.made.add(out)
             values = numpy_helper.to_array(self.weights[name])
             others = tuple(i for i in range(values.ndim) if i != axis)
-            scale = np.maximum(np.abs(values).max(axis=others) / largest, SMALLEST_SCALE).astype(np.float32)
+            scale = np.maximum(np.abs(values).max(axis=others) / self.largest_weight, SMALLEST_SCALE).astype(np.float32)
             arguments = [
                 self._constant(f"{name}.quantised", self.kind.round(values / np.expand_dims(scale, others))),
                 self._constant(f"{name}.scale", scale),

@@ -10,7 +10,9 @@ import numpy as np
 from onnx import ModelProto
 
 from dpm_edge import shipped
+from dpm_edge.build import foreign as foreign_model
 from dpm_edge.build import portable, verify
+from dpm_edge.build.foreign import ForeignOptions
 from dpm_edge.build.verify import Reference
 from dpm_edge.errors import CheckpointError, ImageError, MissingLibrary, SpecError
 from dpm_edge.images import find_images, preprocess, read_image
@@ -33,13 +35,34 @@ class Source:
     reference: Reference
 
 
-def read(model: Path, copy: Path, *, quiet: bool = True) -> Source:
-    """Read a checkpoint (exported with torch), a portable ONNX or the shipped model, and leave the ONNX at `copy`.
+def read(model: Path, copy: Path, foreign: ForeignOptions | None = None, *, quiet: bool = True) -> Source:
+    """Read a model and leave its portable ONNX at `copy`.
+
+    Args:
+        model: a checkpoint (exported with torch), a portable ONNX, the shipped model, or somebody else's ONNX or
+            OpenVINO IR.
+        copy: the file to write.
+        foreign: what was said of somebody else's model.
+        quiet: no progress.
 
     Raises:
         CheckpointError: it is missing, damaged or not what it says it is.
+        SpecError: something about somebody else's model was not said, or was said about one of ours.
         MissingLibrary: it is a checkpoint, and torch or what exports it is not installed.
     """
+    if is_foreign(model):
+        if not quiet:
+            say(f"{model.name} is another project's network: making it portable, and comparing it with the file")
+        theirs = foreign_model.read(model, foreign or ForeignOptions())
+        portable.write(theirs.model, copy, theirs.spec, theirs.fingerprint)
+        read = portable.read(copy)
+        reference = verify.onnx_reference(read.model.SerializeToString())
+        return Source(model, read.model, read.spec, read.fingerprint, reference)
+    if foreign is not None and foreign.given():
+        raise SpecError(
+            f"expected another project's ONNX or OpenVINO IR for {', '.join(foreign.given())}, got {model}, whose "
+            "input and output are known. Leave these options out"
+        )
     if (onnx := shipped.resolve(model, ".onnx")).suffix.lower() == ".onnx":
         read = portable.read(onnx)
         copy.write_bytes(read.data)
@@ -68,6 +91,14 @@ def read(model: Path, copy: Path, *, quiet: bool = True) -> Source:
     export(net, copy)
     read = portable.read(copy)
     return Source(model, read.model, read.spec, read.fingerprint, verify.torch_reference(net))
+
+
+def is_foreign(model: Path) -> bool:
+    """Whether a file is another project's network: an OpenVINO IR, or an ONNX that dpm-edge did not write."""
+    suffix = model.suffix.lower()
+    return model.is_file() and (
+        suffix == ".xml" or (suffix == ".onnx" and portable.is_foreign(portable.parse(model)[0]))
+    )
 
 
 def write_golden(folder: Path, source: Source, path: Path) -> None:

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
+FAMILIES = ("torchreid", "fast-reid", "clip-reid", "openvino", "tao")
+"""Names of dpm_edge.build.families, written here so that --help loads no onnx."""
 
-@click.command("build", short_help="Turn a checkpoint or a portable ONNX into an engine.")
+
+def foreign_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that describe another project's network."""
+    for option in (
+        click.option("--licence", metavar="TEXT", help="Another's network: licence of its weights, for the manifest."),
+        click.option(
+            "--feature", metavar="NAME", help="Another's network: its output, or any tensor, with the feature."
+        ),
+        click.option(
+            "--interpolation",
+            type=click.Choice(["bilinear", "area", "bicubic"]),
+            help="Another's network: how crops are resized; bilinear if neither this nor the family says.",
+        ),
+        click.option("--std", metavar="NAME|R,G,B", help="Another's network: as --mean, whose name brings it."),
+        click.option(
+            "--mean",
+            metavar="NAME|R,G,B",
+            help="Another's network: imagenet, half, clip, unit (values 0..1), pixels (0..255), or three numbers.",
+        ),
+        click.option("--color", type=click.Choice(["rgb", "bgr"]), help="Another's network: order of its channels."),
+        click.option(
+            "--input",
+            metavar="HxW",
+            help="Another's network: size of its input, such as 256x128, if its file is silent.",
+        ),
+        click.option(
+            "--family",
+            type=click.Choice(FAMILIES),
+            help="Another's network: whose it is; says size, color, mean, std and interpolation.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("build", short_help="Turn a checkpoint or an ONNX, yours or another's, into an engine.")
 @click.argument("model", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The engine directory to write.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="openvino", show_default=True)
@@ -28,6 +67,7 @@ from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
     show_default=True,
     help="Crops of one call: low:best:high, or one number; TensorRT takes several, 1:1:1,2:8:64.",
 )
+@foreign_options
 @click.option("--labelled", type=PATH, metavar="DIR", help="Labelled data set: verify the change in mAP too.")
 @layout
 @click.option("--budget", type=float, default=0.5, show_default=True, help="mAP points that the engine may lose.")
@@ -89,19 +129,23 @@ def build(
     force: bool,
     as_json: bool,
     quiet: bool,
+    **described: str | None,
 ) -> None:
     """Turn MODEL into an engine directory, and verify the engine against MODEL.
 
-    MODEL is dpm-n or dpm-t, which ship; a checkpoint (needs torch, the extra `build`); or a portable ONNX, such as the
-    model.onnx of another engine directory. The first and the last need only the engine's library.
+    MODEL is dpm-n or dpm-t, which ship; a checkpoint (needs torch, the extra `build`); a portable ONNX, such as the
+    model.onnx of another engine directory; or another project's network, as ONNX or OpenVINO IR (.xml), with --family
+    or with --color and --mean. All but the checkpoint need only the engine's library.
 
     \b
     Example:
+      dpm-edge build osnet.onnx --family torchreid -o engine
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
     """
     from dpm_edge.build import AccuracyBudget, PlanOptions
     from dpm_edge.build import build as build_engine
+    from dpm_edge.build.foreign import ForeignOptions
     from dpm_edge.build.trt.options import default_timing_cache
     from dpm_edge.cli.engine import print_manifest
 
@@ -112,6 +156,7 @@ def build(
     manifest = build_engine(
         model,
         out,
+        foreign=ForeignOptions(**described),
         backend=backend,
         precision=precision,
         calibrate=calibrate,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="False matches among strangers.",
 )
-@click.option("--bands", type=click.IntRange(1, 10), default=3, show_default=True, help="Bands of visibility.")
+@click.option("--bands", type=click.IntRange(1, 10), help="Bands of visibility: 3, or 1 of a model without one.")
 @click.option("--centre", is_flag=True, help="For centred searches: centre by the gallery pictures' cameras.")
 @click.option("--plot", is_flag=True, help="Draw the similarities of every band (needs matplotlib).")
 @metric
@@ -41,10 +41,10 @@ def command(
     out: Path,
     tracks: Path | None,
     fmr: float,
-    bands: int,
+    bands: int | None,
     centre: bool,
     plot: bool,
-    metric: str,
+    metric: str | None,
     layout: str,
     device: str | None,
     threads: int | None,
@@ -78,45 +78,47 @@ def command(
     with open_embedder(model, device=device, threads=threads) as embedder:
         if tracks is None:
             assert data is not None, "just checked"
-            fingerprint, *pairs = _of_labels(embedder, data, layout, metric, centre, quiet)
+            fingerprint, metric, s, same, seen = _of_labels(embedder, data, layout, metric, centre, quiet)
         else:
-            fingerprint, *pairs = _of_tracks(embedder, tracks, metric, centre, quiet)
+            fingerprint, metric, s, same, seen = _of_tracks(embedder, tracks, metric, centre, quiet)
     found = calibrate(
-        *pairs, fingerprint=fingerprint, metric=metric, false_match_rate=fmr, bands=bands, centred=centre,
+        s, same, seen, fingerprint=fingerprint, metric=metric, false_match_rate=fmr, bands=bands, centred=centre,
         by="labels" if tracks is None else "tracks",
     )  # fmt: skip
     found.save(out)
     if plot:
-        _plot(out.with_suffix(".png"), found, *pairs)
+        _plot(out.with_suffix(".png"), found, s, same, seen)
     if as_json:
         click.echo(json.dumps({"out": str(out), **asdict(found)}, indent=2))
         return
     click.echo(f"{'visibility':>10} {'threshold':>10} {'found':>7} {'false':>9} {'same':>7} {'strangers':>10}")
     for band in found.bands:
         note = "" if band.decides else "  too occluded to decide"
+        low = "any" if seen is None else f"{band.low:.3f}"
         click.echo(
-            f"{band.low:>10.3f} {band.threshold:>10.4f} {band.true_match_rate:>7.3f} {band.false_match_rate:>9.2e} "
+            f"{low:>10} {band.threshold:>10.4f} {band.true_match_rate:>7.3f} {band.false_match_rate:>9.2e} "
             f"{band.same:>7} {band.different:>10}{note}"
         )
 
 
-Pairs = tuple[str, "NDArray[Any]", "NDArray[Any]", "NDArray[Any]"]
-"""The model, then similarity, whether it is one person, and visibility of the query, each (P,)."""
+Pairs = tuple[str, str, "NDArray[Any]", "NDArray[Any]", "NDArray[Any] | None"]
+"""The model, the metric, then similarity, whether it is one person, and visibility of the query, each (P,)."""
 
 
-def _of_labels(embedder: Any, data: Path, layout: str, metric: str, centre: bool, quiet: bool) -> Pairs:
+def _of_labels(embedder: Any, data: Path, layout: str, metric: str | None, centre: bool, quiet: bool) -> Pairs:
     """Every pair of a query and a gallery picture of another camera."""
     import numpy as np
 
     from dpm_edge.centring import CameraStatistics
     from dpm_edge.layouts import read_dataset
-    from dpm_edge.metrics import similarity
+    from dpm_edge.metrics import chosen_metric, similarity
     from dpm_edge.runtime.folder import embed_files
 
     labelled = read_dataset(data, layout)
     query, gallery = labelled.query, labelled.gallery
     q = embed_files(embedder, query.paths, quiet=quiet)
     t = embed_files(embedder, gallery.paths, quiet=quiet)
+    metric = chosen_metric(metric, q.has_masks)
     features = q.features, t.features
     if centre:
         asked, kept = query.cameras[q.rows].astype(str).tolist(), gallery.cameras[t.rows].astype(str).tolist()
@@ -128,31 +130,33 @@ def _of_labels(embedder: Any, data: Path, layout: str, metric: str, centre: bool
     other = query.cameras[q.rows][:, None] != gallery.cameras[t.rows][None]
     counted = other & (one[1] > 0)  # 0 and −1 are Market-1501's distractors and junk
     same = np.broadcast_to(one[0] == one[1], s.shape)
-    visibility = np.broadcast_to(q.visibility[:, None], s.shape)
-    return q.fingerprint, s[counted], same[counted], visibility[counted]
+    seen = None if q.visibility is None else np.broadcast_to(q.visibility[:, None], s.shape)[counted]
+    return q.fingerprint, metric, s[counted], same[counted], seen
 
 
-def _of_tracks(embedder: Any, folder: Path, metric: str, centre: bool, quiet: bool) -> Pairs:
+def _of_tracks(embedder: Any, folder: Path, metric: str | None, centre: bool, quiet: bool) -> Pairs:
     """Pairs within tracks, and between tracks that share a frame."""
     from dataclasses import replace
 
     from dpm_edge.centring import CameraStatistics
     from dpm_edge.gallery.track_pairs import pairs_of_tracks
+    from dpm_edge.metrics import chosen_metric
     from dpm_edge.runtime.folder import embed_files
     from dpm_edge.track_crops import read_track_crops, seen_together
 
     crops = read_track_crops(folder)
     rows = embed_files(embedder, crops.paths, quiet=quiet)
+    metric = chosen_metric(metric, rows.has_masks)
     cameras, tracks = [crops.cameras[row] for row in rows.rows], crops.tracks[rows.rows]
     if centre:
         known = CameraStatistics(fingerprint=rows.fingerprint, dimension=rows.dimension)
         known.add(rows.features, cameras)
         rows = replace(rows, features=known.centre(rows.features, cameras))
     together = seen_together(cameras, tracks, crops.frames[rows.rows])
-    return rows.fingerprint, *pairs_of_tracks(rows, tracks, together, metric=metric)
+    return rows.fingerprint, metric, *pairs_of_tracks(rows, tracks, together, metric=metric)
 
 
-def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], visibility: NDArray[Any]) -> None:
+def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], visibility: NDArray[Any] | None) -> None:
     """Histograms of both kinds of pairs in each band, with its threshold."""
     try:
         from matplotlib.figure import Figure
@@ -162,12 +166,13 @@ def _plot(path: Path, found: Calibration, s: NDArray[Any], same: NDArray[Any], v
         raise MissingLibrary("matplotlib", "--plot", "pip install matplotlib") from error
     figure = Figure(figsize=(7, 2.2 * len(found.bands)), layout="constrained")
     axes = figure.subplots(len(found.bands), 1, sharex=True, squeeze=False)[:, 0]
-    which = found.band_of(visibility)
+    which = found.band_of(s * 0 if visibility is None else visibility)
     for number, (band, ax) in enumerate(zip(found.bands, axes)):
         for kind, name, colour in ((False, "strangers", "#b0413e"), (True, "one person", "#2b6cb0")):
             ax.hist(s[(which == number) & (same == kind)], bins=60, density=True, alpha=0.6, label=name, color=colour)
         ax.axvline(band.threshold, color="black", lw=1)
-        ax.set_title(f"visibility from {band.low:.2f}: threshold {band.threshold:.3f}", fontsize=9)
+        title = "" if visibility is None else f"visibility from {band.low:.2f}: "
+        ax.set_title(f"{title}threshold {band.threshold:.3f}", fontsize=9)
         ax.set_yticks([])
     axes[0].legend(fontsize=8)
     axes[-1].set_xlabel("similarity")

@@ -71,7 +71,9 @@ def command(
         "out": str(out),
         "rows": len(embedded),
         "skipped": [{"row": row, "reason": reason} for row, reason in embedded.skipped],
-        "mean_visibility": round(float(embedded.visibility.mean()), 4) if len(embedded) else None,
+        "mean_visibility": None
+        if embedded.visibility is None or not len(embedded)
+        else round(float(embedded.visibility.mean()), 4),
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))

@@ -47,8 +47,10 @@ def print_manifest(manifest: Manifest, folder: Path, *, as_json: bool, reasons: 
     spec, pre = manifest.spec, manifest.spec.preprocessing
     lines = {
         "engine": f"{folder}  ({manifest.backend}, {manifest.precision}, batch {manifest.batch}, {manifest.device})",
-        "model": f"{spec.name}  D = {spec.dimension}, {spec.layers} blocks, mask generator {spec.hmg!r}",
-        "input": f"{pre.height}×{pre.width} {pre.color}, mean {pre.mean}, std {pre.std}, {pre.interpolation}",
+        "model": f"{spec.name}  D = {spec.dimension}, "
+        + (f"{spec.layers} blocks, mask generator {spec.hmg!r}" if spec.masks else "another's network: no masks"),
+        "input": f"{pre.height}×{pre.width} {pre.color}, mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, "
+        + pre.interpolation,
         "fingerprint": manifest.fingerprint[:16],
         "weights": f"licence: {spec.weights.licence}; data: {spec.weights.data}; recipe: {spec.weights.recipe}",
         "files": ", ".join(f"{name} ({_size(folder / name)})" for name in manifest.files),
@@ -96,6 +98,11 @@ def _candidate(row: dict[str, Any]) -> str:
 def _size(path: Path) -> str:
     """A file's size in words."""
     return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    """Three numbers with few digits."""
+    return f"({', '.join(f'{v:.6g}' for v in values)})"
 
 
 def _short(value: object) -> str:

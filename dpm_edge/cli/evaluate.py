@@ -43,6 +43,7 @@ def command(
 
     from dpm_edge.cli.embedder import open_embedder
     from dpm_edge.layouts import read_dataset
+    from dpm_edge.metrics import chosen_metric
     from dpm_edge.runtime.folder import embed_files
 
     found = read_dataset(data, layout)
@@ -53,7 +54,11 @@ def command(
     for name, side in (("query", q), ("gallery picture", t)):
         for row, reason in side.skipped:
             click.echo(f"skipped {name} {row}: {reason}", err=True)
-    scores = {m: _scores(q, t, query, gallery, m) for m in (METRICS if metric == "all" else (metric,))}
+    if metric == "all":
+        metrics = METRICS if q.has_masks else (chosen_metric(None, False),)
+    else:
+        metrics = (chosen_metric(metric, q.has_masks),)
+    scores = {m: _scores(q, t, query, gallery, m) for m in metrics}
     first = next(iter(scores.values()))
     if as_json:
         click.echo(
@@ -75,6 +80,8 @@ def command(
         f"{len(t)} gallery pictures, {first['dropped_junk']} dropped as junk; {first['dropped_same_camera']} pairs of "
         f"one person and camera dropped; {len(q.skipped) + len(t.skipped)} pictures skipped"
     )
+    if not q.has_masks:
+        click.echo("plain alone: the model has no masks", err=True)
     click.echo(f"{'metric':<8} {'rank-1':>7} {'rank-5':>7} {'rank-10':>7} {'mAP':>7}")
     for name, score in scores.items():
         click.echo(

@@ -92,7 +92,8 @@ def command(
     if mine[0] == 0:
         _wait(plan, quiet)
         if not is_there(place):
-            with Gallery.create(place, manifest.fingerprint, manifest.spec.dimension) as gallery:
+            masks = manifest.spec.masks
+            with Gallery.create(place, manifest.fingerprint, manifest.spec.dimension, masks=masks) as gallery:
                 if (known := read_statistics(manifest, engine)) is not None:
                     gallery.use_statistics(known)
         with Gallery.open(place) as gallery:

@@ -62,11 +62,12 @@ def create(place: str, model: Path, no_masks: bool, as_json: bool) -> None:
     if model.is_dir():
         manifest = Manifest.read(model)
         fingerprint, dimension = manifest.fingerprint, manifest.spec.dimension
-        known = read_statistics(manifest, model)
+        known, has_masks = read_statistics(manifest, model), manifest.spec.masks
     else:
         rows = Embeddings.load(model)
         fingerprint, dimension = rows.fingerprint, rows.dimension
-    with Gallery.create(place, fingerprint, dimension, masks=not no_masks) as gallery:
+        has_masks = rows.has_masks
+    with Gallery.create(place, fingerprint, dimension, masks=has_masks and not no_masks) as gallery:
         if known is not None:
             gallery.use_statistics(known)
     _print({"place": place, "model": fingerprint[:12], "dimension": dimension}, as_json)

@@ -124,7 +124,7 @@ def print_matches(queries: Embeddings, matches: Matches, as_json: bool) -> None:
         click.echo(json.dumps(results, indent=2))
         return
     for one in results:
-        click.echo(f"{one['query']}  visibility {one['visibility']:.2f}")
+        click.echo(one["query"] + (f"  visibility {one['visibility']:.2f}" if "visibility" in one else ""))
         for place, match in enumerate(one["matches"], start=1):
             known = f"  {match['probability']:.3f} {match['decision']}" if "decision" in match else ""
             where = f"{match['camera']}  {match['source']}" if match["camera"] else match["source"]
@@ -162,7 +162,8 @@ def query_json(queries: Embeddings, matches: Matches, i: int) -> dict[str, Any]:
             row |= {"probability": round(match.probability, 4), "decision": match.decision}
         found.append(row)
     name = queries.sources[i] if queries.sources else f"row {queries.rows[i]}"
-    return {"query": name, "visibility": round(float(queries.visibility[i]), 4), "matches": found}
+    seen = {} if queries.visibility is None else {"visibility": round(float(queries.visibility[i]), 4)}
+    return {"query": name, **seen, "matches": found}
 
 
 @click.command("match", short_help="The nearest people of a gallery for each query.")

@@ -40,7 +40,9 @@ layout: Decorator = click.option(
     help="How the labelled folder is laid out; found by looking at it.",
 )
 metric: Decorator = click.option(
-    "--metric", type=click.Choice(METRICS), default="masked", show_default=True, help="How features are compared."
+    "--metric",
+    type=click.Choice(METRICS),
+    help="How features are compared: masked, or plain of a model without masks, if not given.",
 )
 
 

@@ -114,7 +114,9 @@ class Track:
     last: int
     """Last frame so far."""
     crops: list[tuple[NDArray[np.float32], NDArray[np.float32], float]] = field(default_factory=list)
-    """(feature (D,), mask (D,), visibility) of each embedded crop."""
+    """(feature (D,), mask (D,), weight: its visibility, or 1) of each embedded crop."""
+    has_masks: bool = True
+    """Whether the model has masks and a visibility."""
     person: str | None = None
     """Who it is, once that is decided."""
     similarity: float | None = None
@@ -122,8 +124,10 @@ class Track:
     ended: bool = False
 
     @property
-    def visibility(self) -> float:
-        """Mean over the crops."""
+    def visibility(self) -> float | None:
+        """Mean over the crops; None of a model without one."""
+        if not self.has_masks:
+            return None
         return float(np.mean([v for _, _, v in self.crops])) if self.crops else 0.0
 
 
@@ -162,8 +166,9 @@ class Identities:
             track.last = frame
         if embedded is not None:
             for i, row in enumerate(embedded.rows):
-                crop = embedded.features[i], embedded.masks[i], float(embedded.visibility[i])
+                crop = embedded.features[i], embedded.masks[i], float(embedded.weight[i])
                 self.tracks[ids[row]].crops.append(crop)
+                self.tracks[ids[row]].has_masks = embedded.has_masks
         self._end([t for t in self._open() if frame - t.last > self._end_after])
         for track in self._open():
             if track.person is None and len(track.crops) >= LEAST_CROPS and frame - track.first >= self._decide_after:
@@ -222,7 +227,7 @@ class Identities:
         return Embeddings(
             features=feature.reshape(1, -1),
             masks=mask.reshape(1, -1),
-            visibility=np.array([track.visibility]),
+            visibility=np.array([track.visibility]) if track.has_masks else None,
             rows=np.zeros(1, np.int64),
             fingerprint=self._gallery.fingerprint,
         )

@@ -105,7 +105,7 @@ def _ranking(people: Samples, some: Embeddings, matches: dict[str, Matches]) -> 
         {
             "query": people.query.paths[row].name,
             "visible": round(float(people.visible[row]), 3),
-            "visibility": round(float(some.visibility[i]), 3),
+            "visibility": round(float(some.weight[i]), 3),
             **{
                 metric: [
                     {
@@ -135,7 +135,7 @@ def _write_picture(
             picture=read_image(people.query.paths[row]),
             name=f"person {people.query.people[row]}",
             visible=float(people.visible[row]),
-            visibility=float(some.visibility[i]),
+            visibility=float(some.weight[i]),
             matches={
                 metric: [
                     ShownMatch(

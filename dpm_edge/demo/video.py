@@ -220,7 +220,7 @@ def _result(
                         "from_s": round(t.first / frames.fps, 2),
                         "to_s": round(t.last / frames.fps, 2),
                         "similarity": None if t.similarity is None else round(t.similarity, 4),
-                        "visibility": round(t.visibility, 4),
+                        "visibility": None if t.visibility is None else round(t.visibility, 4),
                     }
                     for t in tracks
                     if t.person == person

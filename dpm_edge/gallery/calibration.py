@@ -62,7 +62,7 @@ class Calibration:
     format: int = FORMAT
 
     def band_of(self, visibility: ArrayLike) -> NDArray[np.int64]:
-        """The band of each visibility."""
+        """The band of each visibility; with one band any number will do."""
         lows = [band.low for band in self.bands[1:]]
         return np.searchsorted(lows, np.asarray(visibility), side="right")
 
@@ -157,9 +157,11 @@ def to_keep(calibration: Calibration | None, fingerprint: str) -> dict[str, Any]
 
 
 def with_probability(
-    matches: Matches, calibration: Calibration | None, visibility: NDArray[np.float32], prior: float
+    matches: Matches, calibration: Calibration | None, visibility: NDArray[np.float32] | None, prior: float
 ) -> Matches:
     """Matches with a probability and a decision at each place, by the queries' visibility (Q,); as they are without.
+
+    visibility: None of a model without one, whose calibrations have one band.
 
     Raises:
         DataError: the prior is not between 0 and 1.
@@ -167,7 +169,7 @@ def with_probability(
     if calibration is None:
         return matches
     filled = matches.found
-    seen = np.broadcast_to(visibility[:, None], filled.shape)
+    seen = np.zeros(filled.shape) if visibility is None else np.broadcast_to(visibility[:, None], filled.shape)
     similarity = np.where(filled, matches.similarity, 0)
     return replace(
         matches,
@@ -177,27 +179,35 @@ def with_probability(
 
 
 def calibrate(
-    similarity: NDArray, same: NDArray[np.bool_], visibility: NDArray, *,
-    fingerprint: str, metric: str = "masked", false_match_rate: float = 1e-3, bands: int = 3, least_true: float = 0.05,
-    centred: bool = False, by: str = "labels",
+    similarity: NDArray, same: NDArray[np.bool_], visibility: NDArray | None, *,
+    fingerprint: str, metric: str = "masked", false_match_rate: float = 1e-3, bands: int | None = None,
+    least_true: float = 0.05, centred: bool = False, by: str = "labels",
 ) -> Calibration:  # fmt: skip
     """Thresholds from labelled pairs.
 
     Args:
         similarity: (P,) float.
         same: (P,) bool, whether it is one person.
-        visibility: (P,) float, of the pair's query.
+        visibility: (P,) float, of the pair's query; None of a model without one.
         fingerprint: the model's.
         metric: the one that made the similarities.
         false_match_rate: in 0..1, allowed among strangers.
-        bands: how many, of equally many pairs.
-        least_true: true-match rate below which a band decides nothing.
+        bands: how many, of equally many pairs; without, 3, and 1 of a model without a visibility, which takes no more.
+        least_true: true-match rate below which a band decides nothing; without a visibility nothing is too occluded.
         centred: the similarities are those of features centred per camera.
         by: what told who is who, "labels" or "tracks".
 
     Raises:
         DataError: there are too few pairs in a band: strangers must number 1 / false_match_rate at least.
     """
+    seen = visibility is not None
+    if bands is None:
+        bands = 3 if seen else 1
+    if not seen and bands != 1:
+        raise DataError(
+            f"expected one band for a model without a visibility, got {bands}. Leave the number of bands out"
+        )
+    visibility = np.zeros(len(similarity)) if visibility is None else visibility
     edges = np.quantile(visibility, np.arange(1, bands) / bands)
     which = np.searchsorted(edges, visibility, side="right")
     made = []
@@ -222,7 +232,7 @@ def calibrate(
                 false_match_rate=float((strangers >= threshold).mean()),
                 slope=slope,
                 offset=offset,
-                decides=true >= least_true,
+                decides=true >= least_true or not seen,
                 same=len(matches),
                 different=len(strangers),
             )

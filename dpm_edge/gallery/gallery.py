@@ -30,6 +30,7 @@ from dpm_edge.gallery.search.space import wanted_space
 from dpm_edge.gallery.stores.address import create_store, is_there, open_store
 from dpm_edge.gallery.stores.memory import MemoryStore
 from dpm_edge.gallery.stores.store import SITE, Store, check_model, new_meta
+from dpm_edge.metrics import chosen_metric
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import FrameQueries
 
@@ -74,7 +75,7 @@ class Gallery(GalleryFacts):
         Args:
             place: as `create` and `open` take it; in memory without.
             dtype, device: of a gallery in memory, as for a new one.
-            masks: keep each row's mask, in a new gallery at a place.
+            masks: keep each row's mask, in a new gallery at a place; a model without masks keeps none.
 
         Raises:
             GalleryError: what is there is another model's, and as `create` and `open` raise it.
@@ -84,7 +85,7 @@ class Gallery(GalleryFacts):
         elif is_there(place):
             gallery = cls.open(place)
         else:
-            gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks)
+            gallery = cls.create(place, engine.fingerprint, engine.dimension, masks=masks and engine.spec.masks)
         gallery._guarded.require_model(engine.fingerprint, engine.dimension)
         gallery._engine = engine
         known = engine.camera_statistics
@@ -191,8 +192,8 @@ class Gallery(GalleryFacts):
         return self._guarded.add(columns, ids)
 
     def search(
-        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str = "masked", camera: Any = None,
-        since: Any = None, until: Any = None, min_visibility: float | None = None,
+        self, queries: Embeddings | Pictures | FrameQueries, k: int = 10, *, metric: str | None = None,
+        camera: Any = None, since: Any = None, until: Any = None, min_visibility: float | None = None,
         exclude_same_camera: bool = False, query_cameras: Iterable[Any] | None = None, candidates: int | None = None,
         calibration: Calibration | None = None, prior: float = 0.5, expand: int = 0, neighbours: int = 0,
         by: str = "row", cap: int = 8, centre: bool | None = None,
@@ -202,10 +203,10 @@ class Gallery(GalleryFacts):
         Args:
             queries: Q rows of this gallery's model, Q pictures as `add` takes them, or those of `Engine.search`.
             k: places; more than there are rows leaves places empty.
-            metric: "plain", "masked" (the query's mask acts) or "mutual" (both masks act).
+            metric: "plain", "masked" (the query's mask acts; the default) or "mutual" (both act); no masks: "plain".
             camera: find only rows of this camera, or of these when it is a collection.
             since, until: find only rows from then on; before. Unix seconds, aware datetimes, datetime64, ISO 8601.
-            min_visibility: find only rows at least this visible.
+            min_visibility: find only rows at least this visible; refused for a model without a visibility.
             exclude_same_camera: never find a row of the query's own camera; wants `query_cameras`.
             query_cameras: Q names or numbers; a query of an unknown camera ("", None, NaN) leaves out nothing.
             centre: True takes off rows and queries what their camera's rows have in common (docs/gallery.md); every
@@ -227,13 +228,14 @@ class Gallery(GalleryFacts):
         """
         given = as_queries(queries, self._engine, self.store.meta)
         meta = self.store.meta
-        centre = wanted_space(centre, calibration, meta, metric, cameras=query_cameras is not None)
+        used = metric or chosen_metric(None, given.has_masks)
+        centre = wanted_space(centre, calibration, meta, used, cameras=query_cameras is not None)
         query = make_query(
             given, meta, k=k, metric=metric, camera=camera, since=since, until=until,
             min_visibility=min_visibility, exclude_same_camera=exclude_same_camera, query_cameras=query_cameras,
             candidates=candidates, expand=expand, neighbours=neighbours, by=by, cap=cap, centre=centre,
         )  # fmt: skip
-        known = None if centre is None else choose(calibration, meta, metric, centre)
+        known = None if centre is None else choose(calibration, meta, query.metric, centre)
         embedded, matches = rerank.answer(self._guarded, given, query)
         return with_probability(matches, known, embedded.visibility, prior)
 
@@ -305,7 +307,7 @@ class Gallery(GalleryFacts):
         if other is self or other.store is self.store:
             raise GalleryError("expected another gallery to merge, got this one, whose rows are here already")
         check_model(self.store.meta, other.fingerprint, other.dimension)
-        return self._guarded.add_copies(other._guarded.parts())
+        return self._guarded.add_copies(other._guarded.parts(), other._guarded.has_visibility)
 
     def export(self, path: str | Path) -> int:
         """Write every row to one parquet file, whole; how many.
@@ -326,7 +328,7 @@ class Gallery(GalleryFacts):
         """
         meta, parts = parquet.read(Path(path))
         check_model(self.store.meta, meta["fingerprint"], meta["dimension"])
-        return self._guarded.add_copies(parts)
+        return self._guarded.add_copies(parts, meta.get("visibility", True))
 
     def snapshot(self, folder: str | Path) -> None:
         """A copy of now in a new folder, that opens as a gallery; others may add meanwhile, and wait.

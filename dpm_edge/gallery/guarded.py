@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,26 @@ class GuardedStore:
                 raise GalleryError(f"expected a gallery open for changes, got a read-only one: {self.store.read_only}")
             yield
 
+    @property
+    def has_visibility(self) -> bool:
+        """Whether the rows have a visibility: False once rows of a model without masks were added."""
+        return bool(self.store.meta.get("visibility", True))
+
     def add(self, columns: dict[str, Any], ids: Iterable[int] | None) -> NDArray[np.int64]:
         """Add rows of these columns, all or none; their ids, new ones where none are given."""
         with self.changing():
-            n = len(columns["features"])
+            n, seen = len(columns["features"]), columns["visibility"] is not None
+            columns = columns if seen else {**columns, "visibility": np.ones(n, np.float32)}
             rows = Rows(ids=self._ids.new(n) if ids is None else self._ids.given(ids), **columns)
             if n:
+                self._note_visibility(seen)
                 with self.statistics.adding(rows):
                     self.store.add(rows)
                 self._changed()
             return rows.ids
 
-    def add_copies(self, parts: Iterable[Rows]) -> int:
-        """Add rows of another gallery under new ids, all or none; how many.
+    def add_copies(self, parts: Iterable[Rows], has_visibility: bool) -> int:
+        """Add rows of another gallery under new ids, all or none; how many. has_visibility: of that gallery.
 
         Raises:
             GalleryError: they have no masks, and this store keeps masks.
@@ -77,6 +85,7 @@ class GuardedStore:
                     masks = rows.masks if self.store.meta["masks"] else None
                     changed = {**vars(rows), "ids": self._ids.new(len(rows)), "masks": masks}
                     copies = Rows(**changed)
+                    self._note_visibility(has_visibility)
                     with self.statistics.adding(copies):
                         self.store.add(copies)
                     added.append(copies.ids)
@@ -102,12 +111,12 @@ class GuardedStore:
             return self.store.count(where)
 
     def read(self, ids: NDArray[np.int64] | None, *, vectors: bool) -> Rows:
-        """Rows by id, in any order; every row, by rising id, without."""
+        """Rows by id, in any order; every row, by rising id, without. Visibility is None where the model has none."""
         with self.lock:
-            if ids is not None:
-                return self.store.get(ids, vectors=vectors)
-            parts = list(self.store.scan(Where(), vectors=vectors))
-            return Rows.join(parts) if parts else self.store.get(np.zeros(0, np.int64), vectors=vectors)
+            parts = list(self.store.scan(Where(), vectors=vectors)) if ids is None else []
+            some = np.zeros(0, np.int64) if ids is None else ids
+            found = Rows.join(parts) if parts else self.store.get(some, vectors=vectors)
+            return found if self.has_visibility else replace(found, visibility=None)
 
     def describe(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What the store says of itself, after adding `facts` to it."""
@@ -178,6 +187,11 @@ class GuardedStore:
             finally:
                 self.lock.closed = True
                 self.store.close()
+
+    def _note_visibility(self, seen: bool) -> None:
+        """Keep that the model has no visibility: it is so for every row, as they are all of one model."""
+        if not seen and self.has_visibility:
+            self.store.write_meta({**self.store.meta, "visibility": False})
 
     def _changed(self) -> None:
         if self._flusher is not None:

@@ -28,7 +28,7 @@ class Match:
     decision: str
     source: str
     timestamp: float
-    visibility: float
+    visibility: float | None
     payload: dict[str, Any]
 
 
@@ -56,8 +56,8 @@ class Matches:
     """(Q, k) of str: where each row's picture is."""
     timestamps: NDArray[np.float64]
     """(Q, k) Unix seconds; NaN where unknown."""
-    visibility: NDArray[np.float32]
-    """(Q, k) of the rows; NaN where there is none."""
+    visibility: NDArray[np.float32] | None
+    """(Q, k) of the rows; NaN where there is no row. None of a model without a visibility."""
     payloads: NDArray[np.object_]
     """(Q, k) of dict: what was stored beside each row."""
     probability: NDArray[np.float64]
@@ -73,7 +73,10 @@ class Matches:
         for field in fields(self):
             if field.name == "centred":
                 continue
-            shape = getattr(self, field.name).shape
+            value = getattr(self, field.name)
+            if value is None and field.name == "visibility":
+                continue
+            shape = value.shape
             if len(shape) != 2 or shape != self.rows.shape:
                 raise GalleryError(f"expected {field.name} of shape {self.rows.shape}, (Q, k), got {shape}")
 
@@ -111,7 +114,7 @@ class Matches:
                 decision=str(self.decision[query, place]),
                 source=str(self.sources[query, place]),
                 timestamp=float(self.timestamps[query, place]),
-                visibility=float(self.visibility[query, place]),
+                visibility=None if self.visibility is None else float(self.visibility[query, place]),
                 payload=self.payloads[query, place],
             )
             for place in np.flatnonzero(self.found[query])

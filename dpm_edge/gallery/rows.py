@@ -44,8 +44,8 @@ class Rows:
     """(N,) "" without."""
     timestamps: NDArray[np.float64]
     """(N,) Unix seconds; NaN where unknown."""
-    visibility: NDArray[np.float32]
-    """(N,) as in Embeddings."""
+    visibility: NDArray[np.float32] | None
+    """(N,) as in Embeddings; None of a model without it. A store keeps a number all the same: 1 for each row."""
     boxes: NDArray[np.float32]
     """(N, 4) x0, y0, x1, y1 in pixels; NaN where unknown."""
     sources: list[str]

@@ -28,8 +28,8 @@ MOST_TOGETHER = 1000
 
 def pairs_of_tracks(
     embeddings: Embeddings, tracks: NDArray[np.int64], together: NDArray[np.int64], *, metric: str, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float32]]:
-    """Similarity, whether it is one person, and the query's visibility of P pairs of crops, each both ways.
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float32] | None]:
+    """Similarity, whether it is one person, and the query's visibility (None without) of P pairs, each both ways.
 
     Of one track the first third is compared with the last, so that two neighbouring frames are no pair.
 
@@ -64,11 +64,11 @@ def pairs_of_tracks(
                 embeddings.features[q].astype(np.float64), embeddings.features[t].astype(np.float64),
                 metric=metric, query_masks=embeddings.masks[q], target_masks=embeddings.masks[t],
             )  # fmt: skip
-            parts.append((s.ravel(), same, np.repeat(embeddings.visibility[q], len(t))))
+            parts.append((s.ravel(), same, np.repeat(embeddings.weight[q], len(t))))
     return (
         np.concatenate([s for s, _, _ in parts]),
         np.concatenate([np.full(len(s), same) for s, same, _ in parts]),
-        np.concatenate([visibility for _, _, visibility in parts]),
+        None if embeddings.visibility is None else np.concatenate([visibility for _, _, visibility in parts]),
     )
 
 

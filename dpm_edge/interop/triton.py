@@ -125,7 +125,11 @@ def python_config(manifest: Manifest, *, max_wait: float, threads: int) -> dict[
         "backend": "python",
         "max_batch_size": manifest.batch.high,
         "input": [{"name": "crop", "data_type": Name("TYPE_STRING"), "dims": [1]}],
-        "output": [_output("feature", d), _output("mask", d), _output("visibility", 1)],
+        "output": [
+            _output("feature", d),
+            _output("mask", d),
+            *([_output("visibility", 1)] if manifest.spec.masks else []),
+        ],
         "instance_group": [{"count": 1, "kind": Name("KIND_CPU")}],
         "dynamic_batching": {"max_queue_delay_microseconds": round(max_wait * 1e6)},
         "parameters": [*_facts(manifest), _parameter("threads", str(threads))],

@@ -64,12 +64,17 @@ class TritonPythonModel:
 
 
 def arrays(found: Embeddings, rows: slice) -> dict[str, NDArray[np.float32]]:
-    """The outputs of one request: feature (B, D), mask (B, D) and visibility (B, 1), float32."""
-    return {
+    """The outputs of one request: feature (B, D), mask (B, D) and visibility (B, 1), float32.
+
+    A model without masks has no visibility.
+    """
+    made = {
         "feature": np.ascontiguousarray(found.features[rows]),
         "mask": np.ascontiguousarray(found.masks[rows]),
-        "visibility": np.ascontiguousarray(found.visibility[rows, None]),
     }
+    if found.visibility is not None:
+        made["visibility"] = np.ascontiguousarray(found.visibility[rows, None])
+    return made
 
 
 def _read(encoded: NDArray[np.object_]) -> list[NDArray[np.uint8]] | ImageError:

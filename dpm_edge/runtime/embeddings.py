@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ class Embeddings:
     """(N, D) float32, L2-normalised."""
     masks: NDArray[np.float32]
     """(N, D) float32 in 0..1: one gate per feature dimension."""
-    visibility: NDArray[np.float32]
+    visibility: NDArray[np.float32] | None
     """(N,) float32: the share of the person inside the crop that is in sight, 0..1, of a model that has a map of what
-    is seen; of another, the mean of a crop's mask over the model's mean mask: 1 is an average crop."""
+    is seen; of another, the mean of a crop's mask over the model's mean mask: 1 is an average crop. None of a model
+    without masks (another project's network), which says nothing about it; its masks are all ones."""
     rows: NDArray[np.int64]
     """(N,) int64: which input each row came from."""
     fingerprint: str
@@ -47,17 +49,19 @@ class Embeddings:
         features = np.asarray(self.features, np.float32)
         object.__setattr__(self, "features", features)
         object.__setattr__(self, "masks", np.asarray(self.masks, np.float32))
-        object.__setattr__(self, "visibility", np.asarray(self.visibility, np.float32))
+        if self.visibility is not None:
+            object.__setattr__(self, "visibility", np.asarray(self.visibility, np.float32))
         object.__setattr__(self, "rows", np.asarray(self.rows, np.int64))
         if features.ndim != 2:
             raise EmbeddingsError(f"expected features (N, D), got {features.shape}")
         shapes = {"masks": features.shape, "visibility": features.shape[:1], "rows": features.shape[:1]}
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise EmbeddingsError(f"expected {name} {shape}, as the features are, got {getattr(self, name).shape}")
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise EmbeddingsError(f"expected {name} {shape}, as the features are, got {value.shape}")
         if self.sources and len(self.sources) != len(features):
             raise EmbeddingsError(f"expected a source for each of {len(features)} rows, got {len(self.sources)}")
-        bad = ~(np.isfinite(features).all(1) & np.isfinite(self.masks).all(1) & np.isfinite(self.visibility))
+        bad = ~(np.isfinite(features).all(1) & np.isfinite(self.masks).all(1) & np.isfinite(self.weight))
         if bad.any():
             raise EmbeddingsError(
                 f"expected finite numbers, got NaN or infinity in rows {np.flatnonzero(bad)[:8].tolist()}"
@@ -75,13 +79,23 @@ class Embeddings:
         """D, the length of a feature and of a mask."""
         return self.features.shape[1]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has masks and a visibility; another project's network has neither."""
+        return self.visibility is not None
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """(N,) float32: how much each row counts in a mean: its visibility, or 1 where the model has none."""
+        return np.ones(len(self.features), np.float32) if self.visibility is None else self.visibility
+
     def take(self, which: NDArray | Sequence[int] | slice) -> Embeddings:
         """Some of the rows, by index, slice or boolean mask; `rows` still point at the inputs."""
         chosen = np.arange(len(self))[which]
         return Embeddings(
             features=self.features[chosen],
             masks=self.masks[chosen],
-            visibility=self.visibility[chosen],
+            visibility=None if self.visibility is None else self.visibility[chosen],
             rows=self.rows[chosen],
             fingerprint=self.fingerprint,
             sources=[self.sources[i] for i in chosen] if self.sources else [],
@@ -96,7 +110,7 @@ class Embeddings:
             one.__dict__.update(
                 features=self.features[row],
                 masks=self.masks[row],
-                visibility=self.visibility[row],
+                visibility=None if self.visibility is None else self.visibility[row],
                 rows=self.rows[row],
                 fingerprint=self.fingerprint,
                 skipped=[],
@@ -122,12 +136,12 @@ class Embeddings:
         return cls(
             features=np.concatenate([p.features for p in parts]),
             masks=np.concatenate([p.masks for p in parts]),
-            visibility=np.concatenate([p.visibility for p in parts]),
+            visibility=_joined([p.visibility for p in parts]),
             rows=np.concatenate([p.rows for p in parts]),
             fingerprint=parts[0].fingerprint,
             skipped=[s for p in parts for s in p.skipped],
             sources=[s for p in parts for s in p.sources],
-            visibility_map=_joined_maps([p.visibility_map for p in parts]),
+            visibility_map=_joined([p.visibility_map for p in parts]),
         )
 
     def save(self, path: str | Path) -> None:
@@ -140,10 +154,11 @@ class Embeddings:
         path = Path(path)
         if path.suffix == ".parquet":
             return self._save_parquet(path)
+        visibility = {} if self.visibility is None else {"visibility": self.visibility}
         tensorfile.save(
             path,
             "embeddings",
-            {"features": self.features, "masks": self.masks, "visibility": self.visibility, "rows": self.rows},
+            {"features": self.features, "masks": self.masks, **visibility, "rows": self.rows},
             {"sources": self.sources, "skipped": self.skipped},
             {"fingerprint": self.fingerprint},
         )
@@ -161,9 +176,10 @@ class Embeddings:
                 f"expected a .safetensors file, got {path}: parquet is for other programs. Embed to .safetensors"
             )
         arrays, labels, facts = tensorfile.load(Path(path), "embeddings", EmbeddingsError)
+        columns: dict[str, Any] = {"visibility": None, **arrays}  # a model without masks has none
         try:
             return cls(
-                **arrays,
+                **columns,
                 fingerprint=facts["fingerprint"],
                 skipped=[(int(row), str(reason)) for row, reason in labels["skipped"]],
                 sources=labels["sources"],
@@ -187,7 +203,9 @@ class Embeddings:
             {
                 "source": pyarrow.array(self.sources or [""] * len(self), pyarrow.string()),
                 "row": self.rows,
-                "visibility": self.visibility,
+                "visibility": pyarrow.nulls(len(self), pyarrow.float32())
+                if self.visibility is None
+                else self.visibility,
                 "feature": lists(self.features),
                 "mask": lists(self.masks),
             }
@@ -220,7 +238,7 @@ class Identified:
         return [self.people[i] for i in self.logits.argmax(axis=1)]
 
 
-def _joined_maps(maps: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
-    """All maps, one after the other; None where a part has none."""
-    known = [one for one in maps if one is not None]
-    return np.concatenate(known) if len(known) == len(maps) else None
+def _joined(arrays: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """All arrays, one after the other; None where a part has none."""
+    known = [one for one in arrays if one is not None]
+    return np.concatenate(known) if len(known) == len(arrays) else None

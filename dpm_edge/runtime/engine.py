@@ -234,7 +234,7 @@ class Engine:
             one, after = boxed(frame, boxes, color), self._mark(backend, stream)
             place = backend.place if isinstance(backend, GpuBackend) and not backend.refuses_frames(one.color) else ""
             queries = FrameQueries(
-                self.fingerprint, self.dimension, place, len(one.boxes),
+                self.fingerprint, self.dimension, self.spec.masks, place, len(one.boxes),
                 lambda search: self._compute_boxes(backend, one, after, search)[0],
             )  # fmt: skip
             if exclude_camera is not None:
@@ -323,9 +323,11 @@ class Engine:
         )
         return found, logits
 
-    def _visibility(self, mask: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _visibility(self, mask: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """(n,): the share of the person in sight, by the map (n, 2, h, w); without one, the mask's mean over its usual
-        value."""
+        value; None of a model without masks."""
+        if not self.spec.masks:
+            return None
         if not self._sees:
             return mask.mean(axis=1) / np.float32(max(self.spec.mask_mean, 1e-6))
         return visibility_of_maps(seen)

@@ -179,11 +179,14 @@ class FrameQueries:
     """The people in some boxes of one frame. `Gallery.search` takes it in place of Embeddings."""
 
     def __init__(
-        self, fingerprint: str, dimension: int, place: str, count: int, run: Callable[[SearchBehind | None], Embeddings]
-    ) -> None:
+        self, fingerprint: str, dimension: int, has_masks: bool, place: str, count: int,
+        run: Callable[[SearchBehind | None], Embeddings],
+    ) -> None:  # fmt: skip
         """For `Engine.search`; `run` embeds the boxes."""
         self.fingerprint = fingerprint
         self.dimension = dimension
+        self.has_masks = has_masks
+        """As `Embeddings.has_masks`."""
         self.place = place
         """Where the engine can search behind its network: "cuda:0"; "" for nowhere."""
         self.embeddings: Embeddings | None = None

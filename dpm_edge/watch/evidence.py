@@ -75,7 +75,7 @@ class Crops:
         weighted = Embeddings(
             features=crops.features,
             masks=crops.masks,
-            visibility=crops.visibility * np.array(self.quality, np.float32),
+            visibility=crops.weight * np.array(self.quality, np.float32),
             rows=crops.rows,
             fingerprint=fingerprint,
         )
@@ -109,7 +109,8 @@ class Strangers:
         first_mean, first_spread = FIRST_STRANGERS[statistics is not None]
         if not self._pairs:
             return first_mean, first_spread
-        q, t = (np.concatenate([pair[i].features for pair in self._pairs]) for i in (0, 2))
+        q = np.concatenate([one.features for one, _, _, _ in self._pairs])
+        t = np.concatenate([other.features for _, _, other, _ in self._pairs])
         masks = np.concatenate([pair[0].masks for pair in self._pairs])
         if statistics is not None:
             q = statistics.centre(q, [pair[1] for pair in self._pairs])

@@ -161,8 +161,9 @@ class Identities:
         live.stay.last = max(live.stay.last, float(seconds))
         live.seen += len(crops)
         for i in range(len(crops)):
-            if crops.visibility[i] >= self._least_visibility and weight[i] > 0:
-                live.crops.add(crops.features[i], crops.masks[i], float(crops.visibility[i]), float(weight[i]), seconds)
+            seen = float(crops.weight[i])
+            if seen >= self._least_visibility and weight[i] > 0:
+                live.crops.add(crops.features[i], crops.masks[i], seen, float(weight[i]), seconds)
         if self._due(live):
             self._look(live)
         return self._decision(live, seconds)
@@ -262,13 +263,13 @@ class Identities:
         self, features: Any, masks: Any, visibility: Any, quality: Any
     ) -> tuple[Embeddings, NDArray[np.float32]]:
         if isinstance(features, Embeddings):
-            features, masks, visibility = features.features, features.masks, features.visibility
+            features, masks, visibility = features.features, features.masks, features.weight
         found = np.asarray(features, np.float32)
         n = len(found) if found.ndim == 2 else 0
         crops = Embeddings(
             features=found,
             masks=np.ones_like(found) if masks is None else np.asarray(masks, np.float32),
-            visibility=np.ones(n) if visibility is None else np.asarray(visibility, np.float32),
+            visibility=np.ones(n, np.float32) if visibility is None else np.asarray(visibility, np.float32),
             rows=np.arange(n),
             fingerprint=self.gallery.fingerprint,
         )

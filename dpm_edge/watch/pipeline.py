@@ -282,7 +282,7 @@ class CameraPipeline:
                     frame.seconds,
                     embedded.features[row : row + 1],
                     embedded.masks[row : row + 1],
-                    embedded.visibility[row : row + 1],
+                    embedded.weight[row : row + 1],
                     np.array([quality], np.float32),
                 )
                 followed = self._followed.get(self._name(track))
@@ -291,7 +291,7 @@ class CameraPipeline:
                 followed.crops += 1
                 followed.embedded = frame.seconds
                 followed.take(decision)
-                seen = float(embedded.visibility[row])
+                seen = float(embedded.weight[row])
                 followed.visibility = max(followed.visibility or 0.0, seen)
                 if self._thumbnails and quality * seen > 1.2 * followed.best:
                     followed.best, followed.thumbnail = quality * seen, _thumbnail(frame.image, track.box)

@@ -130,7 +130,7 @@ class Seeing:
             raise DpmError("expected a person on the picture, got none that can be embedded. Choose another picture")
         found: dict[str, Any] = {
             "box": box and [round(value, 1) for value in box],
-            "visibility": round(float(embedded.visibility[0]), 3),
+            "visibility": round(float(embedded.weight[0]), 3),
             "visibility_map": None if embedded.visibility_map is None else embedded.visibility_map[0].round(2).tolist(),
         }
         for metric in ("masked", "plain"):

@@ -89,7 +89,8 @@ def _parts(pa: ModuleType, path: Path, file: Any, dimension: int) -> Iterator[Ro
             raise _damaged(path, error) from error
         if rows is None:
             return
-        if rows.features is None or not np.isfinite(rows.features).all() or not np.isfinite(rows.visibility).all():
+        columns = rows.features, rows.visibility
+        if any(one is None or not np.isfinite(one).all() for one in columns):
             raise _damaged(path, ValueError("features or visibility hold NaN or infinity"))
         yield rows
 
@@ -103,7 +104,7 @@ def _damaged(path: Path, error: Exception) -> GalleryError:
 
 
 def _table(pa: ModuleType, rows: Rows, schema: Any) -> Any:
-    assert rows.features is not None, "an export scans whole rows"
+    assert rows.features is not None and rows.visibility is not None, "an export scans whole rows"
 
     def lists(values: Any) -> Any:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])

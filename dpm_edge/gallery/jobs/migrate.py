@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,7 +181,7 @@ def _opened(to: str | Path, old: Gallery, engine: Engine) -> Gallery:
     """The new gallery, created like the old one where there is none."""
     about = old.describe()
     if not is_there(to):
-        new = Gallery.create(to, engine.fingerprint, engine.dimension, masks=about["masks"])
+        new = Gallery.create(to, engine.fingerprint, engine.dimension, masks=_masks(about, engine))
         if about.get("retention"):
             new.describe(retention=about["retention"])
         if engine.camera_statistics is not None:
@@ -194,6 +195,11 @@ def _opened(to: str | Path, old: Gallery, engine: Engine) -> Gallery:
             f"{new.fingerprint[:12]}. Give another place"
         )
     return new
+
+
+def _masks(about: dict[str, Any], engine: Engine) -> bool:
+    """Whether the new gallery keeps masks: as the old one, unless that had none for want of a model with masks."""
+    return engine.spec.masks and (about["masks"] or not about.get("visibility", True))
 
 
 def _folder(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep_lost: bool, quiet: bool) -> Migrated:
@@ -219,7 +225,7 @@ def _folder(place: Path, old: Gallery, engine: Engine, pictures: Path | None, ke
 def _file(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep_lost: bool, quiet: bool) -> Migrated:
     """A saved file: all of it in memory, then replaced."""
     assert isinstance(old.store, MemoryStore), "the caller checks"
-    meta = new_meta(engine.fingerprint, engine.dimension, old.describe()["masks"])
+    meta = new_meta(engine.fingerprint, engine.dimension, _masks(old.describe(), engine))
     new = Gallery("", 0, store=MemoryStore(meta, str(old.store.dtype)))
     if engine.camera_statistics is not None:
         new.use_statistics(engine.camera_statistics)
@@ -228,7 +234,7 @@ def _file(place: Path, old: Gallery, engine: Engine, pictures: Path | None, keep
     if lost and keep_lost:
         kept_back = place.with_name(f"{place.stem}-{old.fingerprint[:12]}{place.suffix}")
         kept = Gallery("", 0, store=MemoryStore(old.describe(), str(old.store.dtype)))
-        kept.store.add(old.rows([one.id for one in lost]))
+        kept.store.add(old.store.get(np.array([one.id for one in lost], np.int64), vectors=True))
         kept.save(kept_back)
     new.save(place)
     return Migrated(rows=len(new), embedded=embedded, lost=lost, kept_back=kept_back)
@@ -246,5 +252,7 @@ def _keep_back(place: Path, old: Gallery, lost: list[Lost]) -> Path | None:
     with kept:
         todo = np.setdiff1d([one.id for one in lost], kept.ids())
         for part in chunks(len(todo), 1000):
-            kept.store.add(old.rows(todo[part]))
+            kept.store.add(old.store.get(todo[part], vectors=True))
+        if not about.get("visibility", True):
+            kept.describe(visibility=False)
     return place

@@ -38,23 +38,23 @@ def prototypes(
     n = len(embeddings)
     names = label_column(column(people, n, "people"), n, "people")
     places = label_column(cameras, n, "cameras")
-    chosen = np.array([i for i in clearest(names, places, embeddings.visibility, cap) if names[i]], np.int64)
+    chosen = np.array([i for i in clearest(names, places, embeddings.weight, cap) if names[i]], np.int64)
     owner = np.array([names[i] for i in chosen], object)
     features, masks, visibility, counts = [], [], [], []
     persons = sorted(set(names) - {""})
     for person in persons:
         here = chosen[owner == person]
-        weight = np.maximum(embeddings.visibility[here], 1e-3)[:, None]
+        weight = np.maximum(embeddings.weight[here], 1e-3)[:, None]
         gate = weight * np.maximum(embeddings.masks[here], 1e-6)
         features.append((gate * embeddings.features[here]).sum(0) / gate.sum(0))
         masks.append((weight * embeddings.masks[here]).sum(0) / weight.sum())
-        visibility.append(float(embeddings.visibility[here].max()))
+        visibility.append(float(embeddings.weight[here].max()))
         counts.append(len(here))
     shape = (len(persons), embeddings.dimension)
     made = Embeddings(
         features=normalise(np.array(features, np.float32).reshape(shape)),
         masks=np.array(masks, np.float32).reshape(shape),
-        visibility=np.array(visibility),
+        visibility=np.array(visibility) if embeddings.has_masks else None,
         rows=np.array(counts, np.int64),
         fingerprint=embeddings.fingerprint,
     )
@@ -110,4 +110,5 @@ def prototypes_of(
 def _weights(rows: Rows) -> NDArray[np.float32]:
     """Visibility times what the owner's payload says as "quality", a number above 0; 1 where it says nothing."""
     said = [one.get("quality", 1.0) for one in rows.payloads]
+    assert rows.visibility is not None, "a store keeps a number for each row"
     return rows.visibility * np.array([q if isinstance(q, int | float) and q > 0 else 1.0 for q in said], np.float32)

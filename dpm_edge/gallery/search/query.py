@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.centring import CameraStatistics
-from dpm_edge.errors import GalleryError, nearest
+from dpm_edge.errors import GalleryError, SpecError
 from dpm_edge.gallery.labels import label_column, make_filter
 from dpm_edge.gallery.rows import Where
-from dpm_edge.metrics import METRICS, normalise
+from dpm_edge.metrics import chosen_metric, normalise
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.runtime.frames import FrameQueries, Nearest, SearchBehind
 
@@ -66,7 +66,7 @@ def make_query(
     meta: Mapping[str, Any],
     *,
     k: int,
-    metric: str,
+    metric: str | None,
     camera: Any,
     since: Any,
     until: Any,
@@ -87,8 +87,15 @@ def make_query(
     Raises:
         GalleryError: one of them cannot be.
     """
-    if metric not in METRICS:
-        raise GalleryError(f"expected a metric, got {metric!r}.{nearest(metric, METRICS)}")
+    try:
+        metric = chosen_metric(metric, queries.has_masks)
+    except SpecError as error:
+        raise GalleryError(str(error)) from error
+    if min_visibility is not None and not queries.has_masks:
+        raise GalleryError(
+            "expected a model with a visibility for min_visibility, got another project's network, which says nothing "
+            "about it. Leave min_visibility out"
+        )
     if metric == "mutual" and not meta["masks"]:
         raise GalleryError(
             "expected a gallery with masks for metric 'mutual', got one that was created without (masks=False). "

@@ -43,7 +43,8 @@ def answer(guarded: GuardedStore, queries: Embeddings | FrameQueries, query: Que
         if query.centre is not None and (not query.automatic or enough(guarded.statistics.counts())):
             statistics = guarded.statistics.for_search()
             query = in_centred_space(query, queries, statistics, guarded.statistics.now().counts)
-        return queries, search(store, query)
+        found = search(store, query)
+        return queries, found if queries.has_masks else replace(found, visibility=None)
 
 
 def search(store: Store, query: Query) -> Matches:

@@ -300,8 +300,9 @@ class EdgeStore(CandidateStore):
             name = next_shard(self.folder)
             os.replace(other / theirs["shard"], self.folder / name)
             fresh = load_shard(self.folder, self.folder, name)
-            kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "masks", "retention")}
-            new = {key: theirs[key] for key in ("fingerprint", "dimension", SITE) if key in theirs}
+            kept = {key: value for key, value in self.meta.items() if key in ("kind", "format", "retention")}
+            about_model = ("fingerprint", "dimension", "masks", "visibility", SITE)
+            new = {key: theirs[key] for key in about_model if key in theirs}
             self.remove_statistics()
             self.write_meta({**kept, **new, "shard": name})
             self._shard.close()

@@ -214,6 +214,7 @@ def new_meta(fingerprint: str, dimension: int, masks: bool) -> dict[str, Any]:
 
 def payloads_of(rows: Rows) -> list[dict[str, Any]]:
     """Labels as JSON. What is unknown is left out; the owner's payload is one text, so that it is never parsed."""
+    assert rows.visibility is not None, "rows on their way to a store have a number each"
     made: list[dict[str, Any]] = [
         {"person": person, "camera": camera, "visibility": visibility}
         for person, camera, visibility in zip(rows.people, rows.cameras, rows.visibility.tolist())
