@@ -190,20 +190,26 @@ def test_precisions_and_a_rebuild_from_the_engine_work(crops: Path, tmp_path: Pa
         np.testing.assert_allclose(engine.embed(people).features, tiny_engine.expected(people)[0], atol=2e-5)
 
 
-def test_int8_on_a_cpu_leaves_depthwise_convolutions_in_float_and_room_in_16_bits(crops: Path, tmp_path: Path) -> None:
+def test_int8_on_a_cpu_leaves_thin_convolutions_in_float_and_room_in_16_bits(crops: Path, tmp_path: Path) -> None:
     model = network()
     rng = np.random.default_rng(0)
-    for name, shape in (("wide", (6, 3, 3, 3)), ("deep", (6, 1, 3, 3)), ("out", (3, 6, 1, 1))):
+    for name, shape in (
+        ("few", (64, 3, 3, 3)),
+        ("deep", (64, 1, 3, 3)),
+        ("wide", (64, 64, 1, 1)),
+        ("out", (3, 64, 1, 1)),
+    ):
         model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
     body = [
-        helper.make_node("Conv", ["data", "wide"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("Conv", ["a", "deep"], ["b"], pads=[1, 1, 1, 1], group=6),
+        helper.make_node("Conv", ["data", "few"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "deep"], ["b"], pads=[1, 1, 1, 1], group=64),
         helper.make_node("Relu", ["b"], ["c"]),
-        helper.make_node("Conv", ["c", "out"], ["d"]),
+        helper.make_node("Conv", ["c", "wide"], ["e"]),
+        helper.make_node("Conv", ["e", "out"], ["d"]),
     ]
     for place, node in enumerate(body):
         model.graph.node.insert(place, node)
-    model.graph.node[4].input[0] = "d"
+    model.graph.node[5].input[0] = "d"
     onnx.save(model, tmp_path / "theirs.onnx")
     with built(tmp_path / "theirs.onnx", tmp_path / "engine", crops, precision="int8", force=True):
         made = onnx.load(tmp_path / "engine" / "engine.onnx").graph
@@ -212,7 +218,7 @@ def test_int8_on_a_cpu_leaves_depthwise_convolutions_in_float_and_room_in_16_bit
     convolutions = [node for node in made.node if node.op_type == "Conv"]
     groups = [next((a.i for a in node.attribute if a.name == "group"), 1) for node in convolutions]
     quantised = [by[n.input[1]].op_type == "DequantizeLinear" if n.input[1] in by else False for n in convolutions]
-    assert groups == [1, 6, 1] and quantised == [True, False, True]
+    assert groups == [1, 64, 1, 1] and quantised == [False, False, True, False]
     assert all(np.abs(v.astype(int)).max() == 63 for v in stored.values() if v.dtype == np.int8 and v.ndim > 1)
 
 
