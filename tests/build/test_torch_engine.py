@@ -26,6 +26,6 @@ def test_a_checkpoint_becomes_an_engine(checkpoint_path: Path, crops: Path, tmp_
 
 
 def test_an_onnx_is_no_checkpoint(portable_path: Path, crops: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="expected a checkpoint for the torch backend, got .*tiny.onnx"):
+    with pytest.raises(SpecError, match=r"expected a checkpoint for the torch backend, got .*tiny\.onnx"):
         build(portable_path, tmp_path / "engine", backend="torch", calibrate=crops, progress=False)
     assert not any(tmp_path.iterdir())
