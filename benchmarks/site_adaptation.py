@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True, help="what the data is, for the results file")
-    parser.add_argument("--checkpoint", type=Path, default=Path("dpm-t"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("dpm-n"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("-o", "--out", type=Path, help="the results file that ships also goes into docs/site.md")

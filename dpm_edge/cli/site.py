@@ -25,7 +25,7 @@ def command() -> None:
 
     \b
     Example:
-      dpm-edge site init shop dpm-t --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv --gallery seen
+      dpm-edge site init shop dpm-n --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv --gallery seen
       dpm-edge site update shop --video may/door.mp4 --boxes may/door.csv --video may/yard.mp4 --boxes may/yard.csv
       dpm-edge site back shop
     """
@@ -67,14 +67,14 @@ DEFAULTS: dict[str, Any] = {
 def init(
     folder: Path, model: Path, gallery: str | None, pictures: Path | None, as_json: bool, quiet: bool, **said: Any
 ) -> None:
-    """Begin a site in FOLDER from MODEL, dpm-t or a checkpoint, and make its first version.
+    """Begin a site in FOLDER from MODEL, dpm-n or a checkpoint, and make its first version.
 
     Stopped, even by kill -9, the same command goes on. A model that is worse on held-out crops is refused, and nothing
     is in use then but what you had.
 
     \b
     Example:
-      dpm-edge site init shop dpm-t --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv
+      dpm-edge site init shop dpm-n --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv
     """
     from dpm_edge.errors import DataError
     from dpm_edge.site_versions import SiteFolder

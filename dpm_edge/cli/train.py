@@ -103,8 +103,8 @@ def adapt(
 
     \b
     Example:
-      dpm-edge adapt dpm-t --crops site -o runs/site
-      dpm-edge adapt dpm-t --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv -o runs/site
+      dpm-edge adapt dpm-n --crops site -o runs/site
+      dpm-edge adapt dpm-n --video door.mp4 --boxes door.csv --video yard.mp4 --boxes yard.csv -o runs/site
     """
     import json
 
