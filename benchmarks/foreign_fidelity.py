@@ -30,6 +30,7 @@ from dpm_edge.evaluation import market_scores
 from dpm_edge.files import sha256
 from dpm_edge.layouts import read_dataset
 from dpm_edge.runtime import Engine
+from dpm_edge.telemetry import import_onnxruntime, import_openvino
 
 RESULTS = Path(__file__).parent / "results" / "foreign-fidelity.json"
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -53,12 +54,11 @@ def _by_hand(picture: NDArray[np.uint8], family: str) -> NDArray[np.float32]:
 def plain(model: Path) -> tuple[str, Run]:
     """The file in its own library: its name and version, and what runs it, one picture at a time where it must be."""
     if model.suffix == ".xml":
-        import openvino
-
+        openvino = import_openvino("a rival")
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return f"openvino {openvino.__version__}", lambda x: np.concatenate([compiled(one[None])[0] for one in x])
-    import onnxruntime
+    onnxruntime = import_onnxruntime("a rival")
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,8 +62,10 @@ def resolve(jetpack: int, extras: list[str], tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("jetpack", JETPACK)
 def test_every_runtime_requirement_has_an_aarch64_wheel(jetpack: int, tmp_path: Path) -> None:
     found = resolve(jetpack, RUNTIME, tmp_path)
-    wanted = [*PROJECT["dependencies"], *(one for extra in RUNTIME for one in PROJECT["optional-dependencies"][extra])]
-    names = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-") for one in wanted}  # type: ignore[index]
+    stated = [*PROJECT["dependencies"], *(one for extra in RUNTIME for one in PROJECT["optional-dependencies"][extra])]
+    there = {"python_version": JETPACK[jetpack][0]}
+    wanted = [one for one in map(Requirement, stated) if one.marker is None or one.marker.evaluate(there)]
+    names = {canonicalize_name(one.name) for one in wanted}
     assert names <= set(found), f"not resolved: {sorted(names - set(found))}"
     print({name: found[name] for name in sorted(names)})
 
