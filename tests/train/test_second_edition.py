@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from test_synthetic import stand_ins  # noqa: F401 (a fixture)
 
-from dpm_edge.errors import DataError
 from dpm_edge.train.synthetic import dataset, layout, materials, second
 from dpm_edge.train.synthetic.camera import View, draw_camera
 from dpm_edge.train.synthetic.dataset import Settings, plan, render
@@ -89,7 +88,7 @@ def test_sending_keeps_the_size_and_takes_detail_away() -> None:
 
 @pytest.mark.usefixtures("stand_ins")
 def test_masks_tell_what_is_hidden_and_agree_with_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_draws", lambda edition: (lambda seed, n: (seed, n), second.draw_camera_2))
+    monkeypatch.setattr(second, "draw_person_2", lambda seed, n: (seed, n))
     render(TINY, tmp_path, workers=1, quiet=True)
     hidden = 0
     for row in dataset._read(tmp_path / "labels.csv"):
@@ -104,8 +103,3 @@ def test_masks_tell_what_is_hidden_and_agree_with_the_labels(tmp_path: Path, mon
 def test_a_person_is_seen_by_other_cameras_in_every_view() -> None:
     cameras = [number for _, _, number, _ in plan(TINY, 1)]
     assert len(set(cameras)) == TINY.views and max(cameras) < 20
-
-
-def test_refuses_an_edition_that_is_not_there() -> None:
-    with pytest.raises(DataError, match="expected 2 cameras or more and edition 1 or 2, got 6 and 3"):
-        Settings(edition=3)

@@ -11,18 +11,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tiny_wardrobe import write_wardrobe
 
 from dpm_edge.errors import DataError, MissingLibrary
 from dpm_edge.train.saliency.labels import label_saliency
-from dpm_edge.train.synthetic import camera, dataset, figure, layout, materials, person, picture, raster, scene
+from dpm_edge.train.synthetic import camera, dataset, figure, layout, materials, person, picture, raster, scene, third
 from dpm_edge.train.synthetic.__main__ import SAMPLES, main
 from dpm_edge.train.synthetic.body import load_body
 from dpm_edge.train.synthetic.dataset import Settings, plan, render
 from dpm_edge.train.synthetic.solids import box, ellipsoid
+from dpm_edge.train.synthetic.wardrobe import NOTHING, load_wardrobe
 
 SHIPPED = Path(dataset.__file__).resolve().parents[2] / "dpm_edge" / "assets" / "samples"
 TINY = Settings(people=3, views=4, test=1, occluded=0.5, query_occluded=1.0, height=64, width=32, seed=7)
@@ -42,6 +45,8 @@ def someone(seed: int, number: int) -> tuple[SimpleNamespace, SimpleNamespace]:
         chart=points.copy(),
         owner=owner,
         table=table,
+        uv=np.zeros((len(points), 2), np.float32),
+        cut_out=np.full(len(triangles), -1, np.int32),
         pose=lambda body, rotations: points.copy(),
     )
     return SimpleNamespace(stride=0.4, slouch=0.0), stand_in
@@ -50,7 +55,7 @@ def someone(seed: int, number: int) -> tuple[SimpleNamespace, SimpleNamespace]:
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "_body", lambda: None)
-    monkeypatch.setattr(dataset, "_someone", lambda seed, number, edition: someone(seed, number))
+    monkeypatch.setattr(dataset, "_someone", lambda seed, number, edition, wardrobe: someone(seed, number))
     monkeypatch.setattr(person, "draw_person", lambda seed, number: (seed, number))
     monkeypatch.setattr(figure, "dress", lambda body, who: someone(*who)[1])
     drawn = picture.draw_pose
@@ -75,14 +80,22 @@ def canvas(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return (
         np.full((rows, columns), np.inf, np.float32),
         np.full((rows, columns), raster.EMPTY, np.int32),
-        np.zeros((rows, columns, 1), np.float32),
+        np.zeros((rows, columns, 3), np.float32),
     )
 
 
-def draw(points: np.ndarray, number: int, cut: list[float], target: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def draw(
+    points: np.ndarray,
+    number: int,
+    cut: list[float],
+    target: tuple[np.ndarray, np.ndarray, np.ndarray],
+    alpha: np.ndarray | None = None,
+) -> None:
     triangle = np.array([[0, 1, 2]], np.int32)
-    values = np.array([[0.0], [0.0], [1.0]], np.float32)
-    raster.draw(points, triangle, np.array(cut, np.float32), values, np.array([number], np.int32), *target)
+    values = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1]], np.float32)  # something, and texture coordinates
+    owner, textured = np.array([number], np.int32), np.array([-1 if alpha is None else 0], np.int32)
+    alpha = NOTHING[1] if alpha is None else alpha[None]
+    raster.draw(points, triangle, np.array(cut, np.float32), values, owner, *target, textured, alpha)
 
 
 def test_a_triangle_covers_the_pixels_whose_centres_it_holds() -> None:
@@ -123,6 +136,36 @@ def test_attributes_are_interpolated_with_perspective() -> None:
     y = 6
     w = (y + 0.5) / 80  # on the screen; in space, nearer points take more of it
     assert target[2][y, 0, 0] == pytest.approx((w / 4) / ((1 - w) + w / 4), rel=1e-4)
+
+
+def test_a_texture_cuts_out_where_its_alpha_is_low() -> None:
+    target = canvas(8, 8)
+    alpha = np.full((2, 2), 255, np.uint8)
+    alpha[0, 1] = 0  # u of a half and more, v below a half: the right half of the triangle's upper rows
+    draw(screen([(0, 0, 1), (16, 0, 1), (0, 16, 1)]), 0, [1, 1, 1], target, alpha)
+    assert (target[1] == 0).all()  # u reaches a half at column 8
+    target = canvas(4, 16)
+    draw(screen([(0, 0, 1), (16, 0, 1), (0, 16, 1)]), 0, [1, 1, 1], target, alpha)
+    assert (target[1][:, :8] == 0).all() and (target[1][:, 8:12] == raster.EMPTY).all()
+
+
+def test_a_dyed_cloth_keeps_its_texture_and_an_undyed_one_its_colour() -> None:
+    """Against the formula by hand: colour × luminance ÷ mean, and the texel itself, each times the sky."""
+    textures = np.array([[[[200, 100, 50]]]], np.uint8)
+    owner, surface = np.array([[0, 1]], np.int32), np.zeros((1, 2, 8), np.float32)
+    surface[:, :, 1] = -1.0  # normals toward the camera
+    linear = (np.array([200, 100, 50]) / 255) ** 2.2
+    light = float(linear @ [0.2126, 0.7152, 0.0722])
+    colour = np.array([0.3, 0.2, 0.1])
+    table = np.stack([
+        materials.material(colour, gloss=0.0, texture=0, dye=1.0, light=2 * light),
+        materials.material(colour, gloss=0.0, texture=0, dye=0.0, light=2 * light),
+    ])  # fmt: skip
+    image = np.zeros((1, 2, 3), np.float32)
+    dark = np.zeros(3)
+    materials.shade(image, owner, surface, table, np.array([0.0, -1.0, 0.0]), dark, np.ones(3), textures)
+    np.testing.assert_allclose(image[0, 0], colour * 0.5 * 0.62, rtol=1e-4)
+    np.testing.assert_allclose(image[0, 1], linear * 0.62, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", scene.KINDS)
@@ -289,9 +332,12 @@ def test_a_backdrop_follows_from_seed_camera_and_number() -> None:
         ({"quality": 0}, "quality 0"),
         ({"seed": -1}, "seed -1"),
         ({"occluded": 1.5}, "1.5"),
+        ({"edition": 4}, "edition 1, 2 or 3, got 6 and 4"),
+        ({"edition": 3}, "got edition 3 and wardrobe none"),
+        ({"edition": 2, "wardrobe": "clothes"}, "got edition 2 and wardrobe clothes"),
     ],
 )
-def test_wrong_settings_are_refused_with_what_came(wrong: dict[str, float], said: str) -> None:
+def test_wrong_settings_are_refused_with_what_came(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         Settings(**wrong)
 
@@ -320,7 +366,7 @@ def test_sample_people_are_in_no_training_set() -> None:
 
 @pytest.mark.slow
 def test_with_anny_workers_change_nothing_and_a_shipped_sample_is_drawn_again(tmp_path: Path) -> None:
-    """The only test that needs anny; its first build on a machine takes a minute or two."""
+    """anny's first build on a machine takes a minute or two, so both tests that need it are in this file."""
     pytest.importorskip("anny", reason="the body model is not installed")
     small = Settings(people=2, views=2, test=0, height=64, width=32, seed=5)
     render(small, tmp_path / "one", workers=1, quiet=True)
@@ -336,3 +382,26 @@ def test_with_anny_workers_change_nothing_and_a_shipped_sample_is_drawn_again(tm
         again = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(np.float32)
         # Another CPU may round a pixel differently; another person, pose or place differs by tens of levels.
         assert np.abs(shipped - again).mean() < 1.0, name
+
+
+@pytest.mark.slow
+def test_people_of_the_third_edition_are_rendered_in_what_the_folder_holds(tmp_path: Path) -> None:
+    pytest.importorskip("anny", reason="anny (0.6.2) is not installed")
+    assets = write_wardrobe(tmp_path / "assets")
+    settings = Settings(
+        people=2, views=3, test=0, occluded=0.0, height=96, width=48, seed=7, edition=3, wardrobe=str(assets)
+    )
+    for name in ("one", "two"):
+        render(settings, tmp_path / name, workers=1, quiet=True)
+    shots = sorted((tmp_path / "one/bounding_box_train").iterdir())
+    assert len(shots) == 6
+    assert all(shot.read_bytes() == (tmp_path / "two/bounding_box_train" / shot.name).read_bytes() for shot in shots)
+    person = third.draw_person_3(load_wardrobe(assets), 7, 1)
+    body = load_body()
+    figure = third.dress_3(body, person)
+    top = next(worn for worn in person.worn if worn.garment.kind == "top")
+    rest, _ = body.rest(person.phenotype)
+    for point in top.garment.points(rest):  # the garment's vertices are among the figure's
+        assert np.linalg.norm(figure.rest - point, axis=1).min() < 1e-6
+    hair = next(worn for worn in person.worn if worn.garment.kind == "hair")
+    assert set(figure.cut_out.tolist()) == {-1, hair.garment.texture}

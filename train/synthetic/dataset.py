@@ -66,6 +66,7 @@ class Settings:
     first: int = 1
     cameras: int = c.CAMERAS
     edition: int = 1
+    wardrobe: str = ""
 
     def __post_init__(self) -> None:
         if self.people < 1 or self.views < 2 or not 0 <= self.test <= self.people:
@@ -74,8 +75,12 @@ class Settings:
         if min(self.height, self.width) < 32 or not 1 <= self.quality <= 100 or self.first < 1 or self.seed < 0:
             raise DataError(f"size {self.height}×{self.width}, quality {self.quality}, first person {self.first}, seed "
                             f"{self.seed}: 32 pixels or more, 1–100, 1 or more and 0 or more are wanted")  # fmt: skip
-        if self.cameras < 2 or self.edition not in (1, 2):
-            raise DataError(f"expected 2 cameras or more and edition 1 or 2, got {self.cameras} and {self.edition}.")
+        if self.cameras < 2 or self.edition not in (1, 2, 3):
+            raise DataError(f"expected 2 cameras or more and edition 1, 2 or 3, got {self.cameras} and {self.edition}.")
+        if (self.edition == 3) != bool(self.wardrobe):
+            raise DataError(f"expected a wardrobe with edition 3 alone, got edition {self.edition} and wardrobe "
+                            f"{self.wardrobe or 'none'}. Pass a checkout of "
+                            "https://github.com/makehumancommunity/makehuman-assets with --edition 3.")  # fmt: skip
         if not (0 <= self.occluded <= 1 and 0 <= self.query_occluded <= 1):
             raise DataError(f"occluded shares {self.occluded} and {self.query_occluded} must lie in 0–1")
 
@@ -98,22 +103,42 @@ def _body() -> Any:
 
 
 @lru_cache(maxsize=PASSERS_BY)
-def _someone(seed: int, number: int, edition: int) -> tuple[Any, Any]:
+def _someone(seed: int, number: int, edition: int, wardrobe: str) -> tuple[Any, Any]:
+    return _dressed(seed, number, edition, wardrobe)
+
+
+def _dressed(seed: int, number: int, edition: int, wardrobe: str) -> tuple[Any, Any]:
+    """A person of an edition, and their figure."""
+    if edition == 3:
+        from dpm_edge.train.synthetic.third import draw_person_3, dress_3
+        from dpm_edge.train.synthetic.wardrobe import load_wardrobe
+
+        person = draw_person_3(load_wardrobe(Path(wardrobe)), seed, number)
+        return person, dress_3(_body(), person)
     from dpm_edge.train.synthetic.figure import dress
-
-    person = _draws(edition)[0](seed, number)
-    return person, dress(_body(), person)
-
-
-def _draws(edition: int) -> tuple[Any, Any]:
-    """(draw_person, draw_camera) of an edition."""
-    if edition == 2:
-        from dpm_edge.train.synthetic.second import draw_camera_2, draw_person_2
-
-        return draw_person_2, draw_camera_2
     from dpm_edge.train.synthetic.person import draw_person
+    from dpm_edge.train.synthetic.second import draw_person_2
 
-    return draw_person, c.draw_camera
+    plain = draw_person_2(seed, number) if edition == 2 else draw_person(seed, number)
+    return plain, dress(_body(), plain)
+
+
+def _camera(settings: Settings, number: int) -> Any:
+    if settings.edition == 1:
+        return c.draw_camera(settings.seed, number)
+    from dpm_edge.train.synthetic.second import draw_camera_2
+    from dpm_edge.train.synthetic.third import draw_camera_3
+
+    return (draw_camera_2 if settings.edition == 2 else draw_camera_3)(settings.seed, number)
+
+
+def _textures(settings: Settings) -> Any:
+    from dpm_edge.train.synthetic.wardrobe import NOTHING, load_wardrobe
+
+    if settings.edition != 3:
+        return NOTHING
+    wardrobe = load_wardrobe(Path(settings.wardrobe))
+    return wardrobe.textures, wardrobe.alpha
 
 
 def render_person(settings: Settings, person: int, out: Path) -> int:
@@ -129,28 +154,27 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
     done = all(_whole(out / f / name) and mask_of(out, f"{f}/{name}").is_file() for name, f, *_ in planned)
     if labels.is_file() and done:
         return 0
-    from dpm_edge.train.synthetic.figure import dress
     from dpm_edge.train.synthetic.picture import take
 
     cv2.setNumThreads(1)
-    draw_person, draw_camera = _draws(settings.edition)
-    who = draw_person(settings.seed, person)
-    figure = dress(_body(), who)
+    who = _dressed(settings.seed, person, settings.edition, settings.wardrobe)
     rows = []
     known = {row[0]: row for row in _read(labels)} if labels.is_file() else {}
     for name, folder, view, number, query in planned:
-        camera = draw_camera(settings.seed, number)
+        camera = _camera(settings, number)
         for attempt in range(20):
             rng = np.random.default_rng([settings.seed, 5, person, view, attempt])
             covered = rng.random() < (settings.query_occluded if query else settings.occluded)
             kind = str(rng.choice(scene.KINDS)) if covered else ""
             other = None
             if kind == "passer-by":
-                other = _someone(settings.seed + 1_000_003, int(rng.integers(PASSERS_BY)), settings.edition)
+                other = _someone(
+                    settings.seed + 1_000_003, int(rng.integers(PASSERS_BY)), settings.edition, settings.wardrobe
+                )
             size = (settings.height, settings.width)
             shot = take(
                 _body(),
-                (who, figure),
+                who,
                 camera,
                 rng,
                 size=size,
@@ -158,6 +182,7 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
                 occluder=kind,
                 other=other,
                 edition=settings.edition,
+                textures=_textures(settings),
             )
             if shot.visible >= LEAST_VISIBLE and (not kind or shot.visible < 0.97):
                 break
@@ -171,7 +196,7 @@ def render_person(settings: Settings, person: int, out: Path) -> int:
         else:
             write_whole(out / folder / name, data.tobytes())
         mask_of(out, row[0]).parent.mkdir(parents=True, exist_ok=True)
-        if settings.edition == 2:
+        if settings.edition >= 2:
             grey = np.where(shot.mask, SEEN, np.where(shot.whole, HIDDEN, 0)).astype(np.uint8)
             _, bits = cv2.imencode(".png", grey)
         else:

@@ -21,6 +21,7 @@ _HAIR_END = {"long": 0.34, "shoulder": 0.58, "bob": 0.66}
 class Figure:
     """rest: (M,3) f4 metres. triangles: (T,3) i4. cut: (M,) f4. chart: (M,3) f4. bones, weights: (M,K).
     owner: (T,) i4 rows of table. table: (rows, fields) f4 materials. rest_bones: anny's, for body.transforms.
+    uv: (M,2) f4 texture coordinates. cut_out: (T,) i4, texture whose alpha cuts the triangle out, or -1.
     """
 
     rest: np.ndarray
@@ -32,6 +33,8 @@ class Figure:
     owner: np.ndarray
     table: np.ndarray
     rest_bones: object
+    uv: np.ndarray
+    cut_out: np.ndarray
 
     def pose(self, body: b.Body, rotations: dict[str, np.ndarray]) -> np.ndarray:
         """Posed vertices (M,3) f4, the lowest at z = 0 and the hips above the origin."""
@@ -42,7 +45,9 @@ class Figure:
         return points
 
 
-class _Builder:
+class Builder:
+    """Collects a person's meshes, unposed."""
+
     def __init__(self, body: b.Body, rest: np.ndarray) -> None:
         self.body, self.rest = body, rest
         self.normals = {name: raster.vertex_normals(rest, faces) for name, faces in body.faces.items()}
@@ -50,9 +55,11 @@ class _Builder:
         self.table: list[np.ndarray] = []
         self.count = 0
 
-    def add(self, points, triangles, cut, chart, bones, weights, look) -> None:
+    def add(self, points, triangles, cut, chart, bones, weights, look, uv=None, cut_out=-1) -> None:
         owner = np.full(len(triangles), len(self.table), np.int32)
-        self.parts.append((points, triangles + self.count, cut, chart, bones, weights, owner))
+        uv = np.zeros((len(points), 2), np.float32) if uv is None else uv
+        cuts = np.full(len(triangles), cut_out, np.int32)
+        self.parts.append((points, triangles + self.count, cut, chart, bones, weights, owner, uv, cuts))
         self.table.append(np.asarray(look, np.float32))
         self.count += len(points)
 
@@ -73,31 +80,35 @@ class _Builder:
         bones[:, 0], weights[:, 0] = self.body.bone(bone), 1.0
         self.add(points, triangles, np.ones(len(points), np.float32), chart.astype(np.float32), bones, weights, look)
 
+    def figure(self, rest_bones: object) -> Figure:
+        """All that was added, as one mesh."""
+        columns = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
+        points, triangles, cut, chart, bones, weights, owner, uv, cuts = columns
+        return Figure(points, triangles, cut, chart, bones, weights, owner, np.stack(self.table), rest_bones, uv, cuts)
+
 
 def dress(body: b.Body, person: Person) -> Figure:
     """Build the figure of a person."""
     rest, rest_bones = body.rest(person.phenotype)
-    build = _Builder(body, rest)
+    build = Builder(body, rest)
     covered = np.full(len(rest), -1.0, np.float32)
     for layer in person.layers:
-        cut = _hems(body, layer)
-        gap = layer.gap + _sag(body, layer)
+        cut = hems(body, layer)
+        gap = layer.gap + sag(body, layer)
         build.shell(layer.surface, gap, cut, layer.look)
         if layer.surface == "tights" and layer.opening == 0.0:
             covered = np.maximum(covered, cut - 0.02)
     head = body.region == b.HEAD
     skin = materials.material(person.skin, gloss=0.06, radius=0.1)
     build.shell("skin", np.zeros(len(rest)), np.where(head, 1.0, -covered), skin)
-    _face(build, person)
-    _hair(build, person)
-    _hat(build, person)
-    _bag(build, person)
-    columns = [np.concatenate(column) for column in zip(*build.parts, strict=True)]
-    points, triangles, cut, chart, bones, weights, owner = columns
-    return Figure(points, triangles, cut, chart, bones, weights, owner, np.stack(build.table), rest_bones)
+    add_face(build, person)
+    add_hair(build, person)
+    add_hat(build, person)
+    add_bag(build, person)
+    return build.figure(rest_bones)
 
 
-def _hems(body: b.Body, layer: Layer) -> np.ndarray:
+def hems(body: b.Body, layer: Layer) -> np.ndarray:
     """Signed distance (V,) to the garment's edges, positive inside."""
     z = body.canonical[:, 2]
     inside = np.minimum(z - layer.low, layer.high - z)
@@ -110,7 +121,7 @@ def _hems(body: b.Body, layer: Layer) -> np.ndarray:
     return inside
 
 
-def _sag(body: b.Body, layer: Layer) -> np.ndarray:
+def sag(body: b.Body, layer: Layer) -> np.ndarray:
     """Extra gap (V,): the flare towards the lower hem, and the cloth's own unevenness."""
     chart = body.chart
     reach = np.clip((layer.high - chart[:, 2]) / max(layer.high - layer.low, 0.1), 0, 1)
@@ -120,7 +131,7 @@ def _sag(body: b.Body, layer: Layer) -> np.ndarray:
     return layer.flare * reach + 0.25 * layer.gap * uneven
 
 
-def _face(build: _Builder, person: Person) -> None:
+def add_face(build: Builder, person: Person) -> None:
     """Brows, eyes and lips as thin shells, so that the front of a head differs from its back."""
     body = build.body
     at = body.canonical
@@ -137,7 +148,7 @@ def _face(build: _Builder, person: Person) -> None:
     build.shell("skin", np.full(len(at), 0.002), lips, materials.material(lip))
 
 
-def _hair(build: _Builder, person: Person) -> None:
+def add_hair(build: Builder, person: Person) -> None:
     body, style = build.body, person.hair
     if style == "bald":
         return
@@ -164,14 +175,14 @@ def _hair(build: _Builder, person: Person) -> None:
         build.solid((points, triangles), points - at_rest, "head", look)
 
 
-def _follow(build: _Builder, canonical: np.ndarray) -> np.ndarray:
+def _follow(build: Builder, canonical: np.ndarray) -> np.ndarray:
     """Where a point of the canonical body lies on this person: moved with the nearest skin vertex."""
     rows = np.unique(build.body.faces["skin"])
     nearest = rows[np.linalg.norm(build.body.canonical[rows] - canonical, axis=1).argmin()]
     return build.rest[nearest] + canonical - build.body.canonical[nearest]
 
 
-def _hat(build: _Builder, person: Person) -> None:
+def add_hat(build: Builder, person: Person) -> None:
     if person.hat == "none":
         return
     body = build.body
@@ -191,7 +202,7 @@ def _hat(build: _Builder, person: Person) -> None:
         build.solid(brim, brim[0] * 0, "head", person.hat_look)
 
 
-def _bag(build: _Builder, person: Person) -> None:
+def add_bag(build: Builder, person: Person) -> None:
     if person.bag == "none":
         return
     body = build.body

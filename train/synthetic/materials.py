@@ -16,6 +16,7 @@ FIELDS = (
     "pattern", "scale", "duty", "phase",  # what the pattern does with them is written at each pattern in `_mix`
     "radius",  # metres of u for a radian; 0: u = p and v = v, for flat things
     "gloss", "folds", "seed",  # specular share 0–1, strength of folds in the normal 0–1, phase of the folds
+    "texture", "dye", "light",  # row of the textures (-1: none), how far dyed 0–1, the texture's mean luminance
 )  # fmt: skip
 PLAIN, STRIPES, UPRIGHT, CHECKS, LOGO, TWO_TONE, OPENING, DOTS, BAND, BLOTCHES, SIDE_STRIPE, BACK_PRINT = range(12)
 BRICKS, LEAVES = 12, 13
@@ -23,11 +24,13 @@ CAMOUFLAGE, PLAID, PRINT, MELANGE = 14, 15, 16, 17
 
 
 def material(
-    color, second=None, pattern=PLAIN, scale=1.0, duty=0.5, phase=0.0, radius=0.0, gloss=0.05, folds=0.0, seed=0.0
-):
+    color, second=None, pattern=PLAIN, scale=1.0, duty=0.5, phase=0.0, radius=0.0, gloss=0.05, folds=0.0, seed=0.0,
+    texture=-1, dye=1.0, light=1.0,
+):  # fmt: skip
     """One material row, (len(FIELDS),) f4. color and second: linear RGB; second is the first colour when left out."""
     second = color if second is None else second
-    return np.array([*color, *second, pattern, scale, duty, phase, radius, gloss, folds, seed], np.float32)
+    row = [*color, *second, pattern, scale, duty, phase, radius, gloss, folds, seed, texture, dye, light]
+    return np.array(row, np.float32)
 
 
 @njit(cache=True)
@@ -114,12 +117,16 @@ def shade(
     light: np.ndarray,
     sun: np.ndarray,
     sky: np.ndarray,
+    textures: np.ndarray,
 ) -> None:
     """Write the shaded colours of the drawn pixels into image, in place; pixels without a material stay.
 
-    image: (H,W,3) f4 linear RGB. owner: (H,W) i4 rows of table or -1. surface: (H,W,6) f4, normal then chart (p, q, v).
-    light: (3,) unit vector to the sun in world axes (camera looks along +y). sun, sky: (3,) RGB strengths.
+    image: (H,W,3) f4 linear RGB. owner: (H,W) i4 rows of table or -1. surface: (H,W,8) f4, normal, chart (p, q, v),
+    texture coordinates. textures: (n,S,S,3) uint8 sRGB. light: (3,) unit vector to the sun in world axes (camera looks
+    along +y). sun, sky: (3,) RGB strengths.
     """
+    side = textures.shape[1]
+    linear = (np.arange(256) / 255.0) ** 2.2
     for y in range(owner.shape[0]):
         for x in range(owner.shape[1]):
             if owner[y, x] < 0:
@@ -142,6 +149,16 @@ def shade(
             half = max(0.0, nx * light[0] + ny * (light[1] - 1.0) * 0.6 + nz * light[2])
             shine = m[11] * half * half * half * half
             ambient = 0.62 + 0.38 * nz
+            cloth, dye, detail = int(m[14]), m[15], 1.0
+            row = min(max(int(surface[y, x, 7] * side), 0), side - 1)
+            column = min(max(int(surface[y, x, 6] * side), 0), side - 1)
+            if cloth >= 0:
+                texel = textures[cloth, row, column]
+                detail = 0.2126 * linear[texel[0]] + 0.7152 * linear[texel[1]] + 0.0722 * linear[texel[2]]
+                detail = min(detail / m[16], 3.0)
             for c in range(3):
                 albedo = m[c] * (1 - share) + m[3 + c] * share
+                if cloth >= 0:
+                    own = linear[textures[cloth, row, column, c]]
+                    albedo = min(dye * albedo * detail + (1 - dye) * own, 1.0)
                 image[y, x, c] = albedo * (sky[c] * ambient + sun[c] * direct) + shine * sun[c]

@@ -16,6 +16,7 @@ from dpm_edge.train.synthetic import materials, raster, scene, second
 from dpm_edge.train.synthetic.figure import Figure
 from dpm_edge.train.synthetic.person import Person
 from dpm_edge.train.synthetic.poses import draw_pose, turn
+from dpm_edge.train.synthetic.wardrobe import NOTHING
 
 SUPERSAMPLE = 2
 
@@ -34,7 +35,8 @@ class Shot:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """World points, triangles, cut, (N,6) normals and charts, (T,) material rows, and the rows' table."""
+    """World points, triangles, cut, (N,8) normals, charts and texture coordinates, (T,) material rows, the rows' table,
+    (T,) textures that cut out."""
 
     points: np.ndarray
     triangles: np.ndarray
@@ -42,13 +44,14 @@ class _Drawn:
     attributes: np.ndarray
     owner: np.ndarray
     table: np.ndarray
+    cut_out: np.ndarray
 
 
 def _figure(body: b.Body, figure: Figure, pose: dict[str, np.ndarray], yaw: float, at: tuple[float, float]) -> _Drawn:
     points = figure.pose(body, pose) @ turn("z", yaw).T.astype(np.float32)
     points[:, :2] += np.asarray(at, np.float32)
-    attributes = np.concatenate([raster.vertex_normals(points, figure.triangles), figure.chart], 1)
-    return _Drawn(points, figure.triangles, figure.cut, attributes, figure.owner, figure.table)
+    attributes = np.concatenate([raster.vertex_normals(points, figure.triangles), figure.chart, figure.uv], 1)
+    return _Drawn(points, figure.triangles, figure.cut, attributes, figure.owner, figure.table, figure.cut_out)
 
 
 def _solids(parts: scene.Parts) -> list[_Drawn]:
@@ -56,9 +59,10 @@ def _solids(parts: scene.Parts) -> list[_Drawn]:
     for (points, triangles), look in parts:
         points = np.ascontiguousarray(points, np.float32)
         chart = np.stack([points[:, 0], points[:, 1], points[:, 2]], 1)
-        attributes = np.concatenate([raster.vertex_normals(points, triangles), chart], 1)
+        attributes = np.concatenate([raster.vertex_normals(points, triangles), chart, chart[:, :2] * 0], 1)
         owner = np.zeros(len(triangles), np.int32)
-        drawn.append(_Drawn(points, triangles, np.ones(len(points), np.float32), attributes, owner, look[None]))
+        uncut = np.full(len(triangles), -1, np.int32)
+        drawn.append(_Drawn(points, triangles, np.ones(len(points), np.float32), attributes, owner, look[None], uncut))
     return drawn
 
 
@@ -73,6 +77,7 @@ def take(
     occluder: str = "",
     other: tuple[Person, Figure] | None = None,
     edition: int = 1,
+    textures: tuple[np.ndarray, np.ndarray] = NOTHING,
 ) -> Shot:
     """Render one crop.
 
@@ -82,14 +87,15 @@ def take(
         size: (H, W) of the crop.
         site: seed of the cameras' backdrops.
         occluder: a kind of scene.KINDS, or "" for none; "passer-by" needs `other`.
-        edition: 2 boxes and sends the picture as dpm_edge.train.synthetic.second does.
+        edition: 2 and 3 box and send the picture as dpm_edge.train.synthetic.second does.
+        textures: those of the figures' materials, and their alpha (wardrobe.Wardrobe).
     """
     height, width = size
     yaw = float(rng.uniform(-np.pi, np.pi))
     main = _figure(body, who[1], draw_pose(rng, who[0]), yaw, (0.0, 0.0))
     shown = np.unique(main.triangles[(main.cut[main.triangles] >= 0).all(1)])
     view = c.frame(rng, camera, main.points[shown], height * SUPERSAMPLE, width * SUPERSAMPLE)
-    if edition == 2:
+    if edition >= 2:
         view = second.detector_box(rng, view, height * SUPERSAMPLE, width * SUPERSAMPLE)
     things: list[_Drawn] = []
     if occluder == "passer-by":
@@ -102,7 +108,7 @@ def take(
     rows, columns = height * SUPERSAMPLE, width * SUPERSAMPLE
     depth = np.full((rows, columns), np.inf, np.float32)
     owner = np.full((rows, columns), raster.EMPTY, np.int32)
-    surface = np.zeros((rows, columns, 6), np.float32)
+    surface = np.zeros((rows, columns, 8), np.float32)
     tables, first = [], 0
     whole = np.zeros((rows, columns), bool)
     for number, thing in enumerate([main, *things]):
@@ -116,6 +122,8 @@ def take(
             depth,
             owner,
             surface,
+            thing.cut_out,
+            textures[1],
         )
         tables.append(thing.table)
         first += len(thing.table)
@@ -127,14 +135,14 @@ def take(
     image *= (camera.sky + 0.5 * camera.sun).astype(np.float32)
     _shadow(image, view, rng)
     table = np.concatenate(tables).astype(np.float32)
-    materials.shade(image, owner, surface, table, camera.light, camera.sun, camera.sky)
+    materials.shade(image, owner, surface, table, camera.light, camera.sun, camera.sky, textures[0])
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     seen, all_of_it = (
         cv2.resize(part.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
         for part in (mine, whole)
     )
     taken = c.develop(rng, camera, image)
-    if edition == 2:
+    if edition >= 2:
         taken = second.transmit(rng, taken)
     return Shot(taken, float(mine.sum() / max(int(whole.sum()), 1)), seen, all_of_it)
 

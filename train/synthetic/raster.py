@@ -58,13 +58,18 @@ def draw(
     depth: np.ndarray,
     material: np.ndarray,
     surface: np.ndarray,
+    cut_out: np.ndarray,
+    alpha: np.ndarray,
 ) -> None:
     """Draw triangles into depth, material and surface, in place; nearer pixels win, both sides of a triangle show.
 
     screen: (N,3) f4, pixel x, pixel y, depth. triangles: (T,3) i4. cut: (N,) f4, interpolated; a pixel is left out
     where it is negative (hems, sleeves, hair lines). attributes: (N,A) f4. materials: (T,) i4.
-    depth: (H,W) f4; material: (H,W) i4; surface: (H,W,A) f4. Attributes are interpolated with perspective.
+    depth: (H,W) f4; material: (H,W) i4; surface: (H,W,A) f4. Attributes are interpolated with perspective; the last two
+    are texture coordinates, 0–1. cut_out: (T,) i4, row of alpha (n,S,S) uint8 that cuts the triangle out where it is
+    below a half; -1: none.
     """
+    side = alpha.shape[1]
     height, width = depth.shape
     count = attributes.shape[1]
     for t in range(triangles.shape[0]):
@@ -100,6 +105,12 @@ def draw(
                 ia, ib, ic = ia * z, ib * z, ic * z
                 if ia * cut[a] + ib * cut[b] + ic * cut[c] < 0.0:
                     continue
+                if cut_out[t] >= 0:
+                    u = ia * attributes[a, count - 2] + ib * attributes[b, count - 2] + ic * attributes[c, count - 2]
+                    v = ia * attributes[a, count - 1] + ib * attributes[b, count - 1] + ic * attributes[c, count - 1]
+                    row, column = min(max(int(v * side), 0), side - 1), min(max(int(u * side), 0), side - 1)
+                    if alpha[cut_out[t], row, column] < 128:
+                        continue
                 depth[y, x] = z
                 material[y, x] = materials[t]
                 for k in range(count):

@@ -32,7 +32,7 @@ def _muted(rng: np.random.Generator) -> np.ndarray:
     return (rng.uniform(0.05, 0.6) * rng.uniform(0.82, 1.18, 3)).astype(np.float32)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def backdrop(seed: int, camera: int, number: int) -> np.ndarray:
     """One of a camera's backdrops, (384, 768, 3) f4 linear RGB: façade or hedge or street above, ground below."""
     rng = np.random.default_rng([seed, 2, camera, number])
