@@ -2,14 +2,15 @@
 
     python benchmarks/watch_identities.py --video vtest.avi --boxes vtest_tracks.xml --engine ENGINE_DIR [-o FILE]
 
-writes benchmarks/results/watch-identities.json. The video is PETS 2009 S2.L1, as OpenCV ships it in its examples (Debian
-package opencv-doc): 795 frames, 7 a second; its 19 tracks are ten people, merged by eye (video_identities.py). The
-frames go through `CameraPipeline` and `Rules` as `dpm-edge watch` sends them, with its detector, tracker and identities,
-at its own settings.
+writes benchmarks/results/watch-identities.json. The video is PETS 2009 S2.L1, as OpenCV ships it in its examples
+(Debian package opencv-doc): 795 frames, 7 a second; its 19 tracks are ten people, merged by eye (video_identities.py).
+Frames go through `CameraPipeline` and `Rules` as `dpm-edge watch` sends them, with its detector, tracker and
+identities, at its own settings.
 
 one camera: the whole picture; people leave and come back. IDF1 (trackeval, at IoU 0.5) is over the ten people, with the
 identity that each track has at the end. A track is a person's whose true boxes most of its boxes cover; a wrong merge
-is a track whose identity began with another person's track.
+is a track that joins an identity which only other people's tracks had before. Some tracks show two people, because the
+tracker went from one to the other: those of them that join the identity of either are counted beside.
 
 two cameras: the left and the right 260 columns, a third of the picture each, and nothing between them. A stay is an
 unbroken true track in one of them. A crossing is a stay of somebody who had one before, in either. Looks alone: each
@@ -50,6 +51,7 @@ from dpm_edge.video import Video
 from dpm_edge.watch.detector import Detector
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.evidence import Crops
+from dpm_edge.watch.given_tracks import GivenTracks
 from dpm_edge.watch.identities import Identities
 from dpm_edge.watch.overlap import iou
 from dpm_edge.watch.pipeline import CameraPipeline
@@ -64,6 +66,8 @@ WHOLE = {"whole": (0, 768)}
 THIRDS = {"left": (0, 260), "right": (508, 768)}
 RATE = 7.0
 FALSE_PAIRS = 0.01
+SHOWN = 0.1
+"""Share of a track's boxes from which on it shows somebody."""
 SLACK = 2.0
 """Seconds that a track may begin before or after the stay that it shows."""
 
@@ -106,31 +110,6 @@ def stays_of(truth: dict[int, FrameBoxes], cameras: Columns) -> list[Stay]:
     return made
 
 
-class TrueTracks:
-    """Stands for detector and tracker: gives the true boxes of the frame that is being looked at."""
-
-    def __init__(self, stays: list[Stay]) -> None:
-        self._at: dict[tuple[str, int], list[Stay]] = {}
-        for stay in stays:
-            for number in stay.boxes:
-                self._at.setdefault((stay.camera, number), []).append(stay)
-        self.camera, self.number = "", 0
-        self._before: dict[str, list[Stay]] = {}
-        self.ended: list[SimpleNamespace] = []
-
-    def detect(self, image: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
-        """Nothing: `update` knows the boxes."""
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-
-    def update(self, boxes: NDArray, scores: NDArray, seconds: float) -> list[SimpleNamespace]:
-        """The stays of this frame."""
-        here = self._at.get((self.camera, self.number), [])
-        gone = [one for one in self._before.get(self.camera, []) if one.last < self.number]
-        self._before[self.camera] = here
-        self.ended = [SimpleNamespace(id=one.track) for one in gone]
-        return [SimpleNamespace(id=one.track, box=one.boxes[self.number].astype(np.float32), score=1.0) for one in here]
-
-
 class Recorded(Identities):
     """Identities that also keep every track's crops, for looks alone."""
 
@@ -157,21 +136,30 @@ class Run:
     """(camera, track) → who it was at the end."""
     events: list[Event]
     crops: dict[tuple[str, str], Crops]
+    """(camera, track, or "stay n" where stays are given) → its crops."""
     fingerprint: str
 
 
 def watch(
-    frames: Iterator[NDArray[np.uint8]], cameras: Columns, engine: Any, find: Find, true: TrueTracks | None,
+    frames: Iterator[NDArray[np.uint8]], cameras: Columns, engine: Any, find: Find, stays: list[Stay] | None,
     **options: Any,
 ) -> Run:  # fmt: skip
-    """Send every frame through the pipeline of each camera and the rules."""
+    """Send every frame through the pipeline of each camera and the rules; with true tracks where stays are given."""
+    at: dict[tuple[str, int], list[Stay]] = {}
+    for stay in stays or ():
+        for number in stay.boxes:
+            at.setdefault((stay.camera, number), []).append(stay)
     gallery = Gallery(engine.fingerprint, engine.dimension)
     identities = Recorded(gallery, **{"cameras": list(cameras), "absent": ABSENT_SECONDS, **options})
-    seeing = Seeing(
-        detector=find if true is None else true.detect,
-        make_tracker=lambda rate: Tracker(frame_rate=RATE) if true is None else true,  # type: ignore[arg-type, return-value]
-        engine=engine, gallery=gallery, identities=identities,
-    )  # fmt: skip
+    seeings = {}
+    given = {camera: GivenTracks() for camera in cameras} if stays is not None else {}
+    for camera in cameras:
+        true = given.get(camera)
+        seeings[camera] = Seeing(
+            detector=find if true is None else true.detect,
+            make_tracker=lambda rate, true=true: true or Tracker(frame_rate=RATE),
+            engine=engine, gallery=gallery, identities=identities,
+        )  # fmt: skip
     configs = tuple(CameraConfig(name=name, source="") for name in cameras)
     rules = Rules(Site(cameras=configs))
     still: Any = SimpleNamespace(live=False, peek=lambda: None)
@@ -187,53 +175,67 @@ def watch(
 
     for number, frame in enumerate(frames):
         for camera, (low, high) in cameras.items():
-            if true is not None:
-                true.camera, true.number = camera, number
+            if camera in given:
+                here = at.get((camera, number), [])
+                given[camera].place([str(one.track) for one in here], [one.boxes[number] for one in here])
             image, seconds = np.ascontiguousarray(frame[:, low:high]), 1e9 + number / RATE
-            given = CameraFrame(
+            shot = CameraFrame(
                 camera=camera, image=image, number=number, seconds=seconds, wall=seconds, uncertainty=0.0
             )
-            looked = pipelines[camera].look_at(seeing, given)
+            looked = pipelines[camera].look_at(seeings[camera], shot)
             decided(camera, looked.final)
             run.sightings += [(camera, number, one) for one in looked.sightings]
             run.events += rules.see(camera, looked.moment, looked.sightings, looked.size)
     for camera, pipeline in pipelines.items():
-        decided(camera, pipeline.end_tracks(seeing))
+        decided(camera, pipeline.end_tracks(seeings[camera]))
     run.events += rules.finish()
+    for camera, true in given.items():
+        for name in [name for name in run.crops if name[0] == camera]:
+            run.crops[camera, f"stay {true.names[int(name[1])]}"] = run.crops.pop(name)
     return run
 
 
-def persons_of(run: Run, stays: list[Stay]) -> dict[tuple[str, str], int]:
-    """(camera, track) → the person whom it shows mostly; 0 for nobody."""
-    there: dict[tuple[str, int], list[Stay]] = {}
-    for stay in stays:
-        for number in stay.boxes:
-            there.setdefault((stay.camera, number), []).append(stay)
+def persons_of(run: Run, truth: dict[int, FrameBoxes], cameras: Columns) -> dict[tuple[str, str], Counter[int]]:
+    """(camera, track) → person → boxes of the track that show that person most, in the order of first frames."""
     votes: dict[tuple[str, str], Counter[int]] = {}
     for camera, number, one in run.sightings:
-        here = there.get((camera, number), [])
-        shared = iou(np.array([one.box]), np.array([stay.boxes[number] for stay in here]).reshape(-1, 4))[0]
-        best = here[int(shared.argmax())].person if len(here) and shared.max() >= 0.5 else 0
-        votes.setdefault((camera, one.track), Counter())[best] += 1
-    return {key: max(found, key=lambda person: (found[person], person)) for key, found in votes.items()}
+        counts = votes.setdefault((camera, one.track), Counter())
+        if number not in truth:
+            continue
+        low, high = cameras[camera]
+        there = np.clip(truth[number].boxes - [low, 0, low, 0], 0, [high - low, 1e4] * 2)
+        shared = iou(np.array([one.box]), there)[0]
+        if shared.max() >= 0.5:
+            counts[PEOPLE[truth[number].ids[int(shared.argmax())]]] += 1
+    return votes
 
 
-def merges(run: Run, persons: dict[tuple[str, str], int]) -> dict[str, int]:
-    """Returns of tracks' people, how many were recognised, and how many tracks got another person's identity."""
-    begun: dict[str, int] = {}
-    met: set[int] = set()
-    counts = {"tracks": len(persons), "identities": len(set(run.identity.values()))}
-    returns = recognised = wrong = 0
-    owners: dict[int, set[str]] = {}
-    for key, person in persons.items():  # in the order of their first frames
-        name = run.identity[key]
-        first = begun.setdefault(name, person)
-        wrong += person != first
-        returns += person in met
-        recognised += person in met and name in owners[person] and first == person
-        met.add(person)
-        owners.setdefault(person, set()).add(name)
-    return {**counts, "returns": returns, "recognised": recognised, "wrong merges": wrong}
+def main_person(counts: Counter[int]) -> int:
+    """Whom a track shows most; 0 for nobody."""
+    return max(counts, key=lambda person: (counts[person], person), default=0)
+
+
+def merges(run: Run, votes: dict[tuple[str, str], Counter[int]]) -> dict[str, int]:
+    """Tracks whose person had one before, how many got that identity again, and how many joined strangers alone."""
+    owners: dict[str, set[int]] = {}
+    returns = recognised = wrong = changed = 0
+    for key, counts in votes.items():
+        person = main_person(counts)
+        here = owners.setdefault(run.identity[key], set())
+        returns += any(person in some for some in owners.values())
+        recognised += person in here
+        if here and person not in here:
+            wrong += 1
+            changed += any(counts[one] >= SHOWN * counts.total() for one in here)
+        here.add(person)
+    return {
+        "tracks": len(votes),
+        "identities": len(owners),
+        "returns": returns,
+        "recognised": recognised,
+        "wrong merges": wrong,
+        "of them, tracks that show the identity's person, too": changed,
+    }
 
 
 def over_people(run: Run, truth: dict[int, FrameBoxes], count: int) -> dict[str, Any]:
@@ -256,8 +258,8 @@ def over_people(run: Run, truth: dict[int, FrameBoxes], count: int) -> dict[str,
 
 def looks_alone(run: Run, stays: list[Stay]) -> dict[str, Any]:
     """Rank-1 of the crossings and recall of pairs, by pooled crops."""
-    seen = [stay for stay in stays if (stay.camera, str(stay.track)) in run.crops]
-    pooled = [run.crops[stay.camera, str(stay.track)].query(run.fingerprint) for stay in seen]
+    seen = [stay for stay in stays if (stay.camera, f"stay {stay.track}") in run.crops]
+    pooled = [run.crops[stay.camera, f"stay {stay.track}"].query(run.fingerprint) for stay in seen]
     features = np.concatenate([one.features for one in pooled])
     masks = np.concatenate([one.masks for one in pooled])
     weight = np.concatenate([one.weight for one in pooled])
@@ -293,7 +295,7 @@ def looks_alone(run: Run, stays: list[Stay]) -> dict[str, Any]:
     return made
 
 
-def moves(run: Run, stays: list[Stay], persons: dict[tuple[str, str], int]) -> dict[str, Any]:
+def moves(run: Run, stays: list[Stay], votes: dict[tuple[str, str], Counter[int]]) -> dict[str, Any]:
     """Precision and recall of the events `moved`."""
     true: list[tuple[Stay, str]] = []
     for stay in stays:
@@ -307,7 +309,7 @@ def moves(run: Run, stays: list[Stay], persons: dict[tuple[str, str], int]) -> d
         for k, (stay, origin) in enumerate(true):
             fits = (stay.camera, origin) == (event.camera, event.details["from"]) and k not in found
             there = stay.first - SLACK * RATE <= at <= stay.last + SLACK * RATE
-            if fits and there and persons.get((event.camera, event.track)) == stay.person:
+            if fits and there and main_person(votes[event.camera, event.track]) == stay.person:
                 found.add(k)
                 break
     return {
@@ -325,14 +327,14 @@ def measure(frames: Callable[[], Iterator[NDArray[np.uint8]]], count: int, truth
     for name, columns in (("one camera", WHOLE), ("two cameras", THIRDS)):
         stays = stays_of(truth, columns)
         for how in ("true tracks", "own detector and tracker"):
-            true = TrueTracks(stays) if how == "true tracks" else None
+            true = stays if how == "true tracks" else None
             run = watch(frames(), columns, engine, find, true)
-            persons = persons_of(run, stays)
-            made: dict[str, Any] = merges(run, persons)
+            votes = persons_of(run, truth, columns)
+            made: dict[str, Any] = merges(run, votes)
             if name == "one camera":
                 made |= over_people(run, truth, count)
             else:
-                made["events moved"] = moves(run, stays, persons)
+                made["events moved"] = moves(run, stays, votes)
                 if true is not None:
                     made["looks alone"] = looks_alone(run, stays)
             report[name][how] = made

@@ -17,7 +17,7 @@ from dpm_edge.cli.options import PATH, as_json, boxes_options, quiet
 @click.option(
     "--threshold",
     type=float,
-    help="Least probability of somebody who was seen before in a video.  [default: 0.6]",
+    help="Least probability of somebody who was seen before in a video.  [default: 0.75]",
 )
 @as_json
 @quiet

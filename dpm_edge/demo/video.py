@@ -32,7 +32,7 @@ from dpm_edge.watch.sources import CameraFrame, Source
 from dpm_edge.watch.tracker import Tracker
 
 CAMERA = "video"
-PROBABILITY = 0.6
+PROBABILITY = 0.75
 """Least probability of a known person, where no other is asked for."""
 PALETTE = (
     (70, 110, 235), (80, 175, 60), (225, 135, 45), (190, 80, 190), (40, 190, 220),

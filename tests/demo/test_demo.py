@@ -178,9 +178,7 @@ def test_a_person_who_left_too_soon_to_be_recognised_is_nobody(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, boxes = video(tmp_path / "walk.avi")
-    lines = [
-        line for line in boxes.read_text().splitlines() if not line.split(",")[1] == "3" or line[:2] in ("3,", "4,")
-    ]
+    lines = [line for line in boxes.read_text().splitlines() if line.split(",")[1] != "3" or line[:2] in ("3,", "4,")]
     boxes.write_text("\n".join(lines))
     run_video(path, tmp_path / "out", boxes=boxes, engine=engine, threshold=None, as_json=True, quiet=True)
     answer = json.loads(capsys.readouterr().out)
@@ -197,7 +195,7 @@ def test_an_id_that_is_used_again_is_compared_anew(
     answer = json.loads(capsys.readouterr().out)
     assert [[t["track"] for t in p["tracks"]] for p in answer["people"]] == [["1"], ["2", "2"], ["3"]]
     again = answer["people"][1]["tracks"][1]
-    assert again["state"] == "known" and again["probability"] >= 0.6 and again["from_s"] == 4.0
+    assert again["state"] == "known" and again["probability"] >= 0.75 and again["from_s"] == 4.0
 
 
 def test_without_boxes_the_detector_that_ships_finds_people(
