@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SIZE = {"width": 1180, "height": 800}
+SIZE = {"width": 1180, "height": 1130}
 SITE = """
 [site]
 name = "warehouse"
@@ -60,7 +60,7 @@ def photograph(address: str, out: Path) -> None:
         page.goto(address)
         page.wait_for_selector("#people-list button")
         page.wait_for_timeout(SHOWN_MS)
-        page.screenshot(path=str(out), type="jpeg", quality=82)
+        page.screenshot(path=str(out), type="jpeg", quality=80)
         browser.close()
 
 

@@ -97,7 +97,7 @@ def run_video(
             drawn.release()
         pipeline.end_tracks(seeing)
         short = frames.shortfall()
-        result = {
+        result: dict[str, Any] = {
             "video": str(video),
             "annotated": str(path),
             "frames": frames.read,

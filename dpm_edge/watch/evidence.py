@@ -77,8 +77,14 @@ class Crops:
         """The few best of them, in order of time."""
         order = np.argsort(-np.array(self.visibility) * np.array(self.quality), kind="stable")
         chosen = sorted(order[:BEST_CROPS].tolist())
-        columns = self.features, self.masks, self.visibility, self.quality, self.seconds
-        return Crops(*([column[i] for i in chosen] for column in columns), count=self.count)  # type: ignore[arg-type]
+        return Crops(
+            features=[self.features[i] for i in chosen],
+            masks=[self.masks[i] for i in chosen],
+            visibility=[self.visibility[i] for i in chosen],
+            quality=[self.quality[i] for i in chosen],
+            seconds=[self.seconds[i] for i in chosen],
+            count=self.count,
+        )
 
     def query(self, fingerprint: str) -> Embeddings:
         """One row: each dimension averaged over the crops that show it, weighted by visibility and quality."""

@@ -50,8 +50,8 @@ class GivenTracks:
     def place(self, ids: Sequence[str], boxes: ArrayLike) -> None:
         """Say who is in the next frame: n ids and boxes (n, 4). Boxes that are empty or not finite are left out."""
         found = np.asarray(boxes, np.float32).reshape(-1, 4)
-        real = np.isfinite(found).all(1) & (found[:, 2:] > found[:, :2]).all(1)
-        self._placed = [(str(name), box) for name, box, kept in zip(ids, found, real) if kept]
+        real = np.flatnonzero(np.isfinite(found).all(1) & (found[:, 2:] > found[:, :2]).all(1))
+        self._placed = [(str(ids[i]), found[i]) for i in real.tolist()]
 
     def detect(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The boxes of the next frame and scores of 1, as a detector gives them."""

@@ -53,14 +53,14 @@ WALKS = (
     Walk(1, "door", 0.5, 6.5, 420, True),
     Walk(3, "door", 3.5, 7.0, 330, False),
     Walk(5, "yard", 0.0, 7.0, 360, True),
+    Walk(10, "door", 8.5, 6.5, 380, True),
     Walk(1, "yard", 10.0, 6.5, 400, True),
-    Walk(10, "door", 9.5, 6.5, 380, True),
-    Walk(3, "yard", 13.5, 7.0, 320, False),
-    Walk(5, "door", 14.5, 7.0, 440, True),
-    Walk(8, "yard", 18.5, 11.0, 440, True),
-    Walk(10, "yard", 20.0, 11.0, 350, True),
-    Walk(1, "door", 20.5, 10.0, 400, False),
-    Walk(3, "door", 21.0, 11.0, 330, True),
+    Walk(3, "yard", 12.0, 7.0, 320, False),
+    Walk(5, "door", 13.0, 6.0, 440, True),
+    Walk(3, "door", 18.5, 11.0, 330, True),
+    Walk(1, "door", 19.5, 10.0, 400, False),
+    Walk(8, "yard", 19.5, 9.5, 440, True),
+    Walk(10, "yard", 20.5, 11.0, 350, True),
 )
 
 
