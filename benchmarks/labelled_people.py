@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpm_edge import Embeddings
 from dpm_edge.cli.embedder import open_embedder
-from dpm_edge.demo.people import open_engine
+from dpm_edge.demo.default_engine import open_engine
 from dpm_edge.demo.samples import FOLDER, read_samples
 from dpm_edge.market import LabelledFolder, query_and_gallery
 from dpm_edge.runtime.folder import embed_files

@@ -17,7 +17,7 @@ from dpm_edge.cli.options import PATH, as_json, boxes_options, quiet
 @click.option(
     "--threshold",
     type=float,
-    help="Least score to recognise a person in a video (1: the same feature); found from the video if not given.",
+    help="Least probability of somebody who was seen before in a video.  [default: 0.75]",
 )
 @as_json
 @quiet
@@ -35,8 +35,8 @@ def command(
     """Build an engine, match people with it, and write a picture of the matches. No network, no files of yours.
 
     With --video, follow the people of a video, recognise them when they come back from behind something, and write the
-    annotated video and the identities. Boxes come from --boxes. Without them people are guessed: whatever moves before
-    a camera that stands still is taken for a person, and one person may be counted as several.
+    annotated video and the identities. People are found by the detector that ships, or stand in --boxes. It is the
+    camera application on one file: dpm-edge watch takes several cameras, and shows them on a page.
 
     \b
     Example:

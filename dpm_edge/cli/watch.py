@@ -73,7 +73,7 @@ def _watch(site: Site, *, threads: int | None, once: bool, page: bool, as_json: 
     import contextlib
     import json
 
-    from dpm_edge.demo.people import open_engine
+    from dpm_edge.demo.default_engine import open_engine
     from dpm_edge.errors import DpmError
     from dpm_edge.progress import say
     from dpm_edge.watch import seeing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.demo.people import open_engine
+from dpm_edge.demo.default_engine import open_engine
 from dpm_edge.demo.picture import ShownMatch, ShownQuery, compose
 from dpm_edge.errors import DataError, DpmError
 from dpm_edge.evaluation import market_scores

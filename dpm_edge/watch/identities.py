@@ -85,7 +85,7 @@ class Identities:
         metric: str = "masked",
         least_views: int = 3,
         least_visibility: float = 0.3,
-        probability: float = 0.6,
+        probability: float = 0.75,
         margin: float = 0.2,
         absent: float = 1.5,
         hidden: float = 5.0,
@@ -445,14 +445,15 @@ class Identities:
         if live.crops.count >= self._least_views:
             if made.state == "known" and (made.probability is None or made.probability >= 0.9):
                 self._where.learn(made.identity, live.stay)
-            crops = live.crops.embeddings(self.gallery.fingerprint)
+            best = live.crops.best()
+            crops = best.embeddings(self.gallery.fingerprint)
             self.gallery.add(
                 crops,
                 people=[made.identity] * len(crops),
                 cameras=[live.stay.camera] * len(crops),
-                timestamps=live.crops.seconds,
+                timestamps=best.seconds,
                 tracks=[live.stay.track] * len(crops),
-                payloads=[{"quality": max(q, 1e-3)} for q in live.crops.quality],
+                payloads=[{"quality": max(q, 1e-3)} for q in best.quality],
             )
         return made
 

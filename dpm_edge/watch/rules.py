@@ -120,7 +120,7 @@ class Rules:
         """
         events: list[Event] = []
         here = self._present.setdefault(camera, [])
-        for sighting in sightings:
+        for sighting in self._in_order(here, sightings):
             presence = self._presence(here, camera, moment, sighting)
             events += self._identity(presence)
             events += self._entry(presence, moment)
@@ -182,6 +182,20 @@ class Rules:
             events += self._leave(presence)
         self._present.clear()
         return events
+
+    def _in_order(self, here: list[_Presence], sightings: Sequence[Sighting]) -> list[Sighting]:
+        """Sightings, last those whose identity another track's stay has, which that track may be about to give up.
+
+        Tracks of one stay that are two people after all are parted: the stay remains its identity's.
+        """
+        for presence in here:
+            mine = [one for one in sightings if one.track in presence.tracks and one.identity is not None]
+            names = [one.identity for one in mine]
+            if len(set(names)) > 1:
+                kept = presence.identity if presence.identity in names else names[0]
+                presence.tracks -= {one.track for one in mine if one.identity != kept}
+        held = {one.identity: one.tracks for one in here if one.identity is not None}
+        return sorted(sightings, key=lambda one: one.identity in held and one.track not in held[one.identity])
 
     def _presence(self, here: list[_Presence], camera: str, moment: Moment, sighting: Sighting) -> _Presence:
         """The presence that a sighting belongs to: of its track, else of its identity, else a new one."""

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from dpm_edge import Embeddings, Gallery
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.cli import main
-from dpm_edge.demo.people import open_engine
+from dpm_edge.demo.default_engine import open_engine
 from dpm_edge.errors import DataError
 from dpm_edge.gallery.calibration import Calibration, calibrate
 from dpm_edge.gallery.track_pairs import CROPS, pairs_of_tracks

@@ -68,6 +68,19 @@ def test_a_broken_track_of_one_identity_is_no_departure() -> None:
     assert kinds(walk(engine, "door", steps)) == ["entered"]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_identity_that_goes_from_one_track_to_another_beside_it_is_reported_once(turned: bool) -> None:
+    engine = rules(rule("moved"), rule("split"))
+    engine.see("yard", at(1), [person("9", "anna")], SIZE)
+    before = [person("1", "anna"), person("2", "ben", x=150)]
+    after = [person("1", "cleo", change="split"), person("2", "anna", x=150)]
+    steps = [(float(s), before if s < 13 else after[::-1] if turned else after) for s in range(10, 30)]
+    events = walk(engine, "door", steps)
+    assert [(e.kind, e.identity, e.track) for e in events] == [
+        ("moved", "anna", "1"), ("split", "cleo", "1"), ("moved", "anna", "2"),
+    ]  # fmt: skip
+
+
 def test_return_after_the_given_time() -> None:
     engine = rules(rule("returned", after=240))
     events = walk(engine, "door", [(10, [person("1", "anna")]), (200, []), (250, [person("2", "anna")])])

@@ -35,3 +35,20 @@ def draw_pose(rng: np.random.Generator, person: Person) -> dict[str, np.ndarray]
         elbow = rng.uniform(1.3, 2.1) if bent else rng.uniform(0.0, 0.35)
         pose[f"lowerarm01.{side}"] = turn("x", elbow)
     return pose
+
+
+def walking(person: Person, phase: float) -> dict[str, np.ndarray]:
+    """The pose of a person at one moment of the walking cycle, `phase` in radians."""
+    swing = person.stride
+    pose = {
+        "spine03": turn("x", person.slouch) @ turn("z", 0.1 * swing * np.sin(phase)),
+        "neck01": turn("x", 0.03),
+    }
+    for side, sign, offset in (("L", 1.0, 0.0), ("R", -1.0, np.pi)):
+        wave = np.sin(phase + offset)
+        pose[f"upperleg01.{side}"] = turn("y", 0.09 * sign) @ turn("x", swing * wave)
+        pose[f"lowerleg01.{side}"] = turn("x", -0.06 - 0.9 * swing * max(0.0, np.cos(phase + offset)) ** 1.5)
+        pose[f"foot.{side}"] = turn("x", 0.25 * swing * wave)
+        pose[f"upperarm01.{side}"] = turn("x", -0.75 * swing * wave) @ turn("y", sign * 0.6)
+        pose[f"lowerarm01.{side}"] = turn("x", 0.2)
+    return pose
