@@ -80,7 +80,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_imported_network_finds_people_of_other_cameras_better_once_adapted(
     site: Path, source: Path, tmp_path: Path
 ) -> None:
-    result = command.run(source, site, tmp_path / "out", PLAN, quiet=True)
+    result = command.run(source, site, tmp_path / "out", PLAN, force=True, quiet=True)
     before, after = checkpoint.load_any(source), checkpoint.load_any(tmp_path / "out" / "adapted")
     assert isinstance(after, ForeignNetwork) and after.network == before.network and not after.spec.masks
     crops = read_crops(site, before.spec.preprocessing, quiet=True)
