@@ -9,7 +9,7 @@ import click
 
 from dpm_edge.cli.options import PATH, as_json, quiet
 
-IMPORTS = ("torchreid", "fast-reid", "clip-reid", "dpm", "transreid")
+IMPORTS = ("torchreid", "fast-reid", "clip-reid", "dpm", "transreid", "solider")
 """Names of dpm_edge.model.imported.read_checkpoint.IMPORTS, written here so that --help loads no torch."""
 
 
@@ -32,6 +32,7 @@ def command(
     clip-reid   ViT-B/16: becomes a dpm-b
     dpm         DPM's ViT-B/16 with its mask generator: becomes a dpm-b with masks
     transreid   ViT-B/16 or DeiT: a dpm-b, or with the jigsaw patch module as it is
+    solider     Swin tiny, small or base, semantic weight 0.2
 
     Code in FILE is never run. Every tensor must fit; what does not is named, and nothing is written. CHECKPOINT goes
     wherever a checkpoint of ours goes: `build`, `adapt`, `eval`.

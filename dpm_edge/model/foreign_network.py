@@ -25,6 +25,7 @@ NETWORKS = {
     "osnet": "osnet:OSNet",
     "resnet50": "resnet50:ResNet50",
     "transreid": "transreid:TransReID",
+    "swin": "swin:Swin",
 }
 """Kind of network → file in dpm_edge.model.imported and its class there."""
 

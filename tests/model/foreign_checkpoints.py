@@ -176,3 +176,53 @@ def fast_reid(*, ibn: bool, sbs: bool) -> tuple[dict[str, Tensor], nn.Module]:
             return neck(x.mean((2, 3)))
 
     return state, Whole()
+
+
+def solider(side: int = 256) -> tuple[dict[str, Tensor], nn.Module]:
+    """SOLIDER's state dictionary of a narrow Swin, and torchvision's Swin with what the semantic weight 0.2 does.
+
+    A square input: torchvision does not shift where one window covers the whole map.
+    """
+    torchvision = import_user("torchvision")
+    net = torchvision.models.swin_transformer.SwinTransformer(
+        patch_size=[4, 4], embed_dim=32, depths=[2] * 4, num_heads=[1, 2, 4, 8], window_size=[7, 7],
+        stochastic_depth_prob=0.0,
+    )  # fmt: skip
+    randomise(net)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias_table"):
+            nn.init.normal_(parameter)
+    state, semantic = {}, torch.tensor([0.2, 0.8])
+    names = {"attn.": "attn.w_msa.", "mlp.0.": "ffn.layers.0.0.", "mlp.3.": "ffn.layers.1."}
+    for name, value in net.state_dict().items():
+        part, _, rest = name.removeprefix("features.").partition(".")
+        if name.startswith("norm."):
+            state[f"base.norm3.{rest}"] = value
+        elif part == "0":
+            state["base.patch_embed." + rest.replace("0.", "projection.").replace("2.", "norm.")] = value
+        elif part.isdigit() and int(part) % 2:
+            for old, new in names.items():
+                rest = rest.replace(old, new)
+            state[f"base.stages.{(int(part) - 1) // 2}.blocks.{rest}"] = value
+        elif part.isdigit():  # theirs: channel, then row, then column; torchvision's: column, then row, then channel
+            shape = (*value.shape[:-1], 2, 2, value.shape[-1] // 4)
+            value = value.reshape(shape).transpose(-1, -3).flatten(-3)
+            state[f"base.stages.{int(part) // 2 - 1}.downsample.{rest}"] = value
+    factors, additions = [], []
+    for stage in range(4):
+        channels = 32 * 2 ** min(stage + 1, 3)
+        for kind, kept in (("w", factors), ("b", additions)):
+            line = nn.Linear(2, channels)
+            state |= {f"base.semantic_embed_{kind}.{stage}.{key}": value for key, value in line.state_dict().items()}
+            kept.append(line(semantic).detach())
+    state |= {"base.norm0.weight": torch.ones(32), "classifier.weight": torch.zeros(CLASSES, 256)}
+
+    class Whole(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for place, part in enumerate(net.features):
+                x = part(x)
+                if place in (2, 4, 6):
+                    x = x * F.softplus(factors[place // 2 - 1]) + additions[place // 2 - 1]
+            return net.norm(x).mean((1, 2))
+
+    return state, Whole()

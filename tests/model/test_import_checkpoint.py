@@ -240,3 +240,27 @@ def test_safetensors_are_read_alike(tmp_path: Path) -> None:
     first, second = (read_checkpoint("torchreid", tmp_path / name).net for name in ("theirs.safetensors", "theirs.pth"))
     with torch.no_grad():
         assert torch.equal(first(IMAGES)[0], second(IMAGES)[0])
+
+
+def test_solider_gives_the_feature_of_torchvisions_swin(tmp_path: Path) -> None:
+    """256×256 pixels: every stage's map is filled up to whole windows."""
+    state, reference = theirs.solider()
+    net = imported("solider", state, tmp_path, size=(256, 256))
+    assert isinstance(net, ForeignNetwork) and net.network["depths"] == [2, 2, 2, 2]
+    images = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        same_feature(net, reference(images), images)
+
+
+def test_an_input_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:
+    torch.save(theirs.solider()[0], tmp_path / "theirs.pth")
+    with pytest.raises(CheckpointError, match="input 250x128, which does not divide by 32"):
+        read_checkpoint("solider", tmp_path / "theirs.pth", size=(250, 128))
+
+
+def test_a_position_table_of_another_input_asks_for_the_size(tmp_path: Path) -> None:
+    state = theirs.transreid_state(theirs.imagenet_vit(height=288))
+    torch.save(state, tmp_path / "theirs.pth")
+    with pytest.raises(CheckpointError, match=r"got one of 144 places .* Say the input's size with --input"):
+        read_checkpoint("transreid", tmp_path / "theirs.pth")
+    assert read_checkpoint("transreid", tmp_path / "theirs.pth", size=(288, 128)).net.spec.grid == (18, 8)

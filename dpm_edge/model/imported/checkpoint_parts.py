@@ -93,3 +93,9 @@ def sized(pre: Preprocessing, size: tuple[int, int]) -> Preprocessing:
     return Preprocessing(
         height=size[0], width=size[1], color=pre.color, mean=pre.mean, std=pre.std, interpolation=pre.interpolation
     )
+
+
+def count_blocks(tensors: dict[str, Tensor], prefix: str) -> int:
+    """How many blocks there are below a prefix."""
+    numbers = [name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)

@@ -18,7 +18,7 @@ from dpm_edge.images import find_images, preprocess, read_image
 from dpm_edge.model.checkpoint import load_strictly
 from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 from dpm_edge.model.imported import osnet, vision_transformers
-from dpm_edge.model.imported.checkpoint_parts import Parts, sized
+from dpm_edge.model.imported.checkpoint_parts import Parts, count_blocks, sized
 from dpm_edge.model.imported.resnet50 import BLOCKS, NON_LOCAL
 from dpm_edge.model.network import DPM
 from dpm_edge.model.weights_file import read_tensors
@@ -26,6 +26,8 @@ from dpm_edge.shipped import ASSETS
 from dpm_edge.spec import Preprocessing, WeightsCard, foreign_spec
 
 Size = tuple[int, int]
+SEMANTIC_WEIGHT = 0.2
+"""Of SOLIDER's published scores (its README)."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,67 @@ def fast_reid(parts: Parts, card: WeightsCard, size: Size | None) -> AnyNetwork:
     return net
 
 
+def solider(parts: Parts, card: WeightsCard, size: Size | None) -> AnyNetwork:
+    """SOLIDER's Swin of any size, with the semantic weight that its published scores are of.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    projection = parts.tensors.get("base.patch_embed.projection.weight")
+    if projection is None:
+        raise CheckpointError(
+            f"expected SOLIDER's Swin with base.patch_embed.projection, got {parts.source} without. Give the "
+            "checkpoint of its person re-identification, not of its pretraining"
+        )
+    parts.leave(("classifier.", "bottleneck.", "base.norm0.", "base.norm1.", "base.norm2.", "base.semantic_embed_w.3."))
+    parts.leave(("base.semantic_embed_b.3.",))
+    parts.leave([name for name in parts.tensors if name.endswith("relative_position_index")])  # made again, not learned
+    width = len(projection)
+    depths = [count_blocks(parts.tensors, f"base.stages.{stage}.blocks.") for stage in range(4)]
+    state = {
+        "patch.weight": parts.take("base.patch_embed.projection.weight"),
+        "patch.bias": parts.take("base.patch_embed.projection.bias"),
+    }
+    for theirs, ours in (("base.patch_embed.norm.", "patch_norm."), ("base.norm3.", "norm.")):
+        state |= {f"{ours}{key}": value for key, value in parts.take_below(theirs).items()}
+    for stage in range(3):
+        below = parts.take_below(f"base.stages.{stage}.downsample.")
+        scale, shift = _semantics(parts, stage)
+        reduction = below.pop("reduction.weight", torch.zeros(0, 1)).float()
+        if len(reduction) == len(scale):
+            reduction = reduction * scale.unsqueeze(1)
+        state |= {f"merges.{stage}.reduction.weight": reduction, f"merges.{stage}.reduction.bias": shift}
+        state |= {f"merges.{stage}.{key}": value for key, value in below.items()}
+    for name, value in parts.take_below("base.stages.").items():
+        name = name.replace(".blocks.", ".").replace("attn.w_msa.", "attn.")
+        name = name.replace("ffn.layers.0.0.", "mlp.fc1.").replace("ffn.layers.1.", "mlp.fc2.")
+        state[f"stages.{name}"] = value
+    parts.nothing_else()
+    pre = sized(vision_transformers.HALF, size or (384, 128))
+    spec = foreign_spec("solider", 8 * width, pre, card)
+    net = ForeignNetwork(spec, {"kind": "swin", "width": width, "depths": depths})
+    _load(net, state, parts.source)
+    return net
+
+
+def _semantics(parts: Parts, stage: int) -> tuple[Tensor, Tensor]:
+    """What SOLIDER multiplies and adds to each channel behind a stage, at SEMANTIC_WEIGHT."""
+    weight = torch.tensor([SEMANTIC_WEIGHT, 1 - SEMANTIC_WEIGHT])
+    factor, addition = (
+        parts.take(f"base.semantic_embed_{kind}.{stage}.weight").float() @ weight
+        + parts.take(f"base.semantic_embed_{kind}.{stage}.bias").float()
+        for kind in "wb"
+    )
+    return torch.nn.functional.softplus(factor), addition
+
+
 IMPORTS: dict[str, Callable[[Parts, WeightsCard, Size | None], AnyNetwork]] = {
     "torchreid": torchreid,
     "fast-reid": fast_reid,
     "clip-reid": vision_transformers.clip_reid,
     "dpm": vision_transformers.dpm,
     "transreid": vision_transformers.transreid,
+    "solider": solider,
 }
 """Family → what makes a network of its checkpoints."""
 

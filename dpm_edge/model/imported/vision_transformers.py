@@ -14,7 +14,7 @@ from torch import Tensor
 from dpm_edge.errors import CheckpointError
 from dpm_edge.model.checkpoint import load_strictly
 from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
-from dpm_edge.model.imported.checkpoint_parts import Parts, grid_of, sized
+from dpm_edge.model.imported.checkpoint_parts import Parts, count_blocks, grid_of, sized
 from dpm_edge.model.imported.transreid import PARTS
 from dpm_edge.model.network import DPM
 from dpm_edge.spec import ModelSpec, Preprocessing, WeightsCard, foreign_spec
@@ -55,7 +55,7 @@ def clip_reid(parts: Parts, card: WeightsCard, size: tuple[int, int] | None) -> 
         name="clip-reid",
         width=table.shape[1],
         heads=_heads(table.shape[1]),
-        layers=_layers(visual, "transformer.resblocks."),
+        layers=count_blocks(visual, "transformer.resblocks."),
         stride=stride,
         quick_gelu=True,
         joint_dim=_shape(visual, "proj")[-1],
@@ -63,7 +63,7 @@ def clip_reid(parts: Parts, card: WeightsCard, size: tuple[int, int] | None) -> 
         neck="before",
         preprocessing=sized(HALF, (height, width)),
         weights=card,
-        mask_blocks=_mask_blocks(_layers(visual, "transformer.resblocks.")),
+        mask_blocks=_mask_blocks(count_blocks(visual, "transformer.resblocks.")),
     )
     if parts.has("cv_embed"):
         mean = CAMERA_SCALE["clip-reid"] * parts.take("cv_embed").float().mean(0)
@@ -103,7 +103,7 @@ def transreid(parts: Parts, card: WeightsCard, size: tuple[int, int] | None) -> 
     if not any(name.startswith("b1.") for name in parts.tensors):
         visual, spec = _imagenet_vit(parts, card, size, "transreid")
         return _ours(spec, visual, {}, parts)
-    depth = _layers(parts.tensors, "base.blocks.") - 1
+    depth = count_blocks(parts.tensors, "base.blocks.") - 1
     # the feature never passes the last block and its norm: b1 and b2 are their trained copies
     parts.leave((f"base.blocks.{depth}.", "base.norm.", "bottleneck", "classifier"))
     visual, spec = _imagenet_vit(parts, card, size, "transreid", patch_bias=True)
@@ -146,7 +146,7 @@ def _imagenet_vit(
     else:
         table = torch.cat([table[:1], table[1:] + bias])
     visual["positional_embedding"] = table
-    layers = _layers(parts.tensors, "base.blocks.")
+    layers = count_blocks(parts.tensors, "base.blocks.")
     visual |= {
         f"transformer.resblocks.{_ours_of(name)}": value for name, value in parts.take_below("base.blocks.").items()
     }
@@ -197,12 +197,6 @@ def _ours_of(name: str) -> str:
 
 def _heads(width: int) -> int:
     return max(1, width // _HEAD)
-
-
-def _layers(tensors: dict[str, Tensor], prefix: str) -> int:
-    """How many blocks there are below a prefix."""
-    numbers = [name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def _mask_blocks(layers: int) -> tuple[int, ...]:
