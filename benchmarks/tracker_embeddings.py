@@ -3,7 +3,8 @@
     python benchmarks/tracker_embeddings.py --video vtest.avi --boxes vtest_tracks.xml --engine ENGINE
 
 writes benchmarks/results/tracker-embeddings.json. Video, truth and boxes are those of benchmarks/watch_tracking.py,
-`--detections` is its file of boxes; every tracker gets the boxes with a score of LEAST or more, and runs with its own defaults. roboflow's trackers take no
+`--detections` is its file of boxes; every tracker gets those with a score of LEAST or more, and runs with its own
+defaults. roboflow's trackers take no
 embeddings: `JoinedTracks` joins their tracks. deep-sort-realtime takes them: alone, all features are one constant, so
 that motion alone decides. The thresholds are the best of GRID by IDF1 on the first half of the video; the second half
 is what tells. Figures are trackeval's at IoU 0.5.

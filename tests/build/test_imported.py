@@ -36,8 +36,10 @@ def network(kind: str) -> ForeignNetwork:
     net = ForeignNetwork(spec, {"kind": kind, **arguments}).eval()
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
-            if name.endswith(("running_var", "bias", "running_mean", "positional_embedding", "class_embedding")):
-                tensor.uniform_(0.5, 1.0)
+            if name.endswith("running_var"):
+                tensor.uniform_(0.05, 0.1)
+            elif name.endswith(("bias", "running_mean", "positional_embedding", "class_embedding")):
+                tensor.uniform_(-0.2, 0.2)
             elif "non_local" in name:
                 tensor.mul_(0.01)
     return net
