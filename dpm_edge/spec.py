@@ -17,8 +17,9 @@ INTERPOLATIONS = ("bilinear", "area", "bicubic")
 NECKS = ("before", "after")
 """Sides of the BN neck."""
 STEMS = ("patch", "lite0")
+ENCODERS = ("clip", "imagenet")
 VISIBILITIES = ("mask", "map")
-_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes", "masks")
+_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes", "masks", "encoder")
 """Fields that came later: written only where they differ from their defaults, so that the JSON and the fingerprint of a
 model without them stay what they were, and an older dpm-edge refuses, by name, what it cannot run."""
 
@@ -138,6 +139,9 @@ class ModelSpec:
     visibility: str = "mask"
     """What visibility is: "mask" (`mask_mean`) or "map", the share of the person in sight, from an output of its own
     that says of each patch how much of it shows the person (ours)."""
+    encoder: str = "clip"
+    """Whose blocks: "clip" (a LayerNorm before the first block, eps 1e-5) or "imagenet" (none there, eps 1e-6), as the
+    ImageNet ViTs of TransReID and of DPM's own code have it."""
     masks: bool = True
     """False: somebody else's network (`foreign_spec`). Its mask is all ones, it has no visibility, and of the fields
     above only name, width, preprocessing and weights say something about it."""
@@ -163,6 +167,9 @@ class ModelSpec:
             raise SpecError(f"expected neck 'before' or 'after', got {self.neck!r}")
         if not self.mask_blocks or not all(1 <= b <= self.layers for b in self.mask_blocks):
             raise SpecError(f"expected mask_blocks in 1..{self.layers}, got {self.mask_blocks}")
+        if self.encoder not in ENCODERS:
+            offer = nearest(self.encoder, ENCODERS)
+            raise SpecError(f"expected encoder {' or '.join(ENCODERS)}, got {self.encoder!r}.{offer}")
         if self.stem not in STEMS:
             raise SpecError(f"expected stem {' or '.join(STEMS)}, got {self.stem!r}.{nearest(self.stem, STEMS)}")
         if self.stem == "lite0" and (self.stride not in (8, 16) or self.patch != self.stride):

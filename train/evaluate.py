@@ -24,6 +24,7 @@ from dpm_edge.env import cores
 from dpm_edge.errors import DataError
 from dpm_edge.evaluation import market_scores
 from dpm_edge.files import write_whole
+from dpm_edge.model.foreign_network import AnyNetwork
 from dpm_edge.model.network import DPM
 from dpm_edge.spec import NECKS
 from dpm_edge.train import occluders
@@ -40,7 +41,7 @@ OCCLUDER_SEED = 0
 """The same occluders for every run, whatever its own seed."""
 
 
-def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
+def embed(net: AnyNetwork, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
     """Embed (n, 3, H, W) uint8 pixels: features and masks, each (n, D) float32 on the network's device.
 
     The network is used in evaluation mode, in float32, and left in the mode it was in.
@@ -51,7 +52,7 @@ def embed(net: DPM, pixels: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def embed_sides(
-    net: DPM, pixels: Tensor, necks: tuple[str, ...] = NECKS, batch: int = 256
+    net: AnyNetwork, pixels: Tensor, necks: tuple[str, ...] = NECKS, batch: int = 256
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Embed as `embed` does, on each of these sides of the BN neck at once: {side: (n, D)} and masks (n, D)."""
     device = next(net.parameters()).device

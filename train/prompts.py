@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dpm_edge.errors import DataError, DpmError, MissingLibrary, SpecError
 from dpm_edge.files import write_whole
 from dpm_edge.model.network import DPM
+from dpm_edge.model.torchvision_users import import_user
 from dpm_edge.train.data import Pictures, to_input
 from dpm_edge.train.status import counted
 
@@ -36,20 +37,11 @@ ARCHITECTURE = "ViT-B-16-quickgelu"
 
 
 def open_clip() -> ModuleType:
-    """The library, imported. Beside a CPU build of torch, PyPI's torchvision wants two operators declared first.
-
-    Raises MissingLibrary.
-    """
-    if torch.version.cuda is None:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    """The library, imported. Raises MissingLibrary."""
     try:
-        import open_clip as library_itself
+        return import_user("open_clip")
     except ImportError as error:
         raise MissingLibrary("open_clip", "learning texts", "pip install 'dpm-edge[train]'") from error
-    return library_itself
 
 
 class Prompts(nn.Module):

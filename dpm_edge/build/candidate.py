@@ -140,7 +140,7 @@ def _write_checkpoint(folder: Path, source: Source) -> str:
         )
     from dpm_edge.model import checkpoint
 
-    net = checkpoint.load(source.path)
+    net = checkpoint.load_any(source.path)
     net.prototypes = None
     return checkpoint.save(net, folder / "model").name
 

@@ -23,13 +23,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dpm_edge.build import portable
 from dpm_edge.model import checkpoint
-from dpm_edge.model.network import DPM
+from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 
 OPSET = 18
 """Old enough for TensorRT 10.3's parser, new enough for LayerNormalization."""
 
 
-def to_onnx(net: DPM) -> ModelProto:
+def to_onnx(net: AnyNetwork) -> ModelProto:
     """The network's `forward` as a float32 ONNX graph: dynamic batch, BN folded into its convolutions, standard
     operators, no traces of the machine that exported it.
 
@@ -37,9 +37,12 @@ def to_onnx(net: DPM) -> ModelProto:
         CheckpointError: the exporter left an operator that is not standard.
     """
     net = copy.deepcopy(net).float().cpu().eval()
-    _fold_batch_norm(net.mask_generator)
-    _fold_batch_norm(net.backbone.conv1)
-    net.add_module("neck", _Scale(net.neck))
+    if isinstance(net, ForeignNetwork):
+        _fold_batch_norm(net.body)
+    else:
+        _fold_batch_norm(net.mask_generator)
+        _fold_batch_norm(net.backbone.conv1)
+        net.add_module("neck", _Scale(net.neck))
     pre = net.spec.preprocessing
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -59,7 +62,7 @@ def to_onnx(net: DPM) -> ModelProto:
     return model
 
 
-def export(net: DPM, path: str | Path, *, half: bool = False) -> None:
+def export(net: AnyNetwork, path: str | Path, *, half: bool = False) -> None:
     """Write `net` as a portable ONNX; `half` stores large weights as float16.
 
     Raises:
@@ -128,7 +131,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="file to write, .onnx")
     parser.add_argument("--half", action="store_true", help="store large weights as float16: half the size")
     arguments = parser.parse_args()
-    export(checkpoint.load(arguments.checkpoint), arguments.out, half=arguments.half)
+    export(checkpoint.load_any(arguments.checkpoint), arguments.out, half=arguments.half)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
 from dpm_edge.build import openvino_ir, portable
 from dpm_edge.build.adopt import Run, adopt, check_same, prepare, session
-from dpm_edge.build.families import family, normalisation
 from dpm_edge.errors import CheckpointError, SpecError
+from dpm_edge.families import family, normalisation
 from dpm_edge.spec import ModelSpec, Preprocessing, WeightsCard, foreign_spec
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)

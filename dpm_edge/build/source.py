@@ -85,7 +85,7 @@ def read(model: Path, copy: Path, foreign: ForeignOptions | None = None, *, quie
             f"exporting the checkpoint {model}",
             "pip install 'dpm-edge[build]', or build from a portable .onnx",
         ) from error
-    net = checkpoint.load(model)
+    net = checkpoint.load_any(model)
     if not quiet:
         say("exporting the checkpoint to ONNX, some ten seconds")
     export(net, copy)

@@ -12,7 +12,7 @@ from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
 FAMILIES = ("torchreid", "fast-reid", "clip-reid", "openvino", "tao")
-"""Names of dpm_edge.build.families, written here so that --help loads no onnx."""
+"""Names of dpm_edge.families, written here so that --help loads no onnx."""
 
 
 def foreign_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "demo:command",
     "models": "models:command",
     "watch": "watch:command",
+    "import": "import_checkpoint:command",
     "build": "build:build",
     "refit": "build:refit",
     "inspect": "engine:inspect",

@@ -16,6 +16,7 @@ from dpm_edge.images import chunks, preprocess
 from dpm_edge.manifest import NAME, BatchRange
 from dpm_edge.runtime import Embeddings, Engine
 from dpm_edge.sight import visibility_of_maps
+from dpm_edge.spec import ModelSpec
 
 
 def open_embedder(path: Path, *, device: str | None, threads: int | None) -> AbstractContextManager[Any]:
@@ -47,7 +48,7 @@ class TorchEmbedder:
 
         if threads:
             torch.set_num_threads(threads)
-        self._net = checkpoint.load(path)
+        self._net = checkpoint.load_any(path)
         self._fingerprint = checkpoint.fingerprint(self._net)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
@@ -66,8 +67,17 @@ class TorchEmbedder:
         return Embeddings(
             features=feature,
             masks=mask,
-            visibility=visibility_of_maps(np.concatenate(maps)) if maps else mask.mean(axis=1) / spec.mask_mean,
+            visibility=_visibility(spec, mask, maps),
             visibility_map=np.concatenate(maps)[:, 0] if maps else None,
             rows=np.arange(len(images)),
             fingerprint=self._fingerprint,
         )
+
+
+def _visibility(
+    spec: ModelSpec, mask: NDArray[np.float32], maps: list[NDArray[np.float32]]
+) -> NDArray[np.float32] | None:
+    """What `Embeddings.visibility` is of this model; None of one without masks."""
+    if not spec.masks:
+        return None
+    return visibility_of_maps(np.concatenate(maps)) if maps else mask.mean(axis=1) / spec.mask_mean

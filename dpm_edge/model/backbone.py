@@ -22,6 +22,8 @@ from dpm_edge.errors import SpecError
 from dpm_edge.model.stem import ConvStem
 from dpm_edge.model.visibility import SEEN, StripePooling, VisibilityHead
 
+EPS = {"clip": 1e-5, "imagenet": 1e-6}
+"""Encoder → eps of its LayerNorms."""
 _LEAST_SEEN = 1e-3
 """Patches: a floor under the divisor of the mean over what is seen."""
 
@@ -90,11 +92,11 @@ class MLP(nn.Module):
 class ResidualAttentionBlock(nn.Module):
     """One pre-LayerNorm transformer block."""
 
-    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool, eps: float = 1e-5) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, hidden, quick_gelu)
 
     def forward(
@@ -113,9 +115,11 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     """The stack of blocks; its own module so that parameter names match open_clip's."""
 
-    def __init__(self, width: int, layers: int, heads: int, hidden: int, quick_gelu: bool) -> None:
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, quick_gelu: bool, eps: float = 1e-5) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, hidden, quick_gelu) for _ in range(layers))
+        self.resblocks = nn.ModuleList(
+            ResidualAttentionBlock(width, heads, hidden, quick_gelu, eps) for _ in range(layers)
+        )
 
 
 class Backbone(nn.Module):
@@ -127,7 +131,8 @@ class Backbone(nn.Module):
     the last, in training mode only. `stem` "lite0" takes the patch tokens from a convolutional stem
     (dpm_edge.model.stem). `sees` adds a visibility head: each patch embedding is then scaled by the share of it that
     shows the person, a learned vector takes the rest, and the cls token starts at their mean, weighted so. `stripes`
-    adds to the feature what is pooled over horizontal stripes (dpm_edge.model.visibility).
+    adds to the feature what is pooled over horizontal stripes (dpm_edge.model.visibility). `encoder` "imagenet" has no
+    LayerNorm before the first block.
     """
 
     drop_rates: Tensor
@@ -151,11 +156,13 @@ class Backbone(nn.Module):
         instance_norm: bool = False,
         sees: bool = False,
         stripes: int = 0,
+        encoder: str = "clip",
     ) -> None:
         super().__init__()
         self.grid = grid
         self.camera_scale = camera_scale
         std = width**-0.5
+        eps = EPS[encoder]
         self.conv1: nn.Conv2d | ConvStem
         if stem == "lite0":
             self.conv1 = ConvStem(width, stride, instance_norm)
@@ -168,12 +175,12 @@ class Backbone(nn.Module):
         self.class_embedding = nn.Parameter(std * torch.randn(width))
         self.positional_embedding = nn.Parameter(std * torch.randn(grid[0] * grid[1] + 1, width))
         self.camera_embedding = nn.Parameter(0.02 * torch.randn(cameras, width)) if cameras else None
-        self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads, int(width * mlp_ratio), quick_gelu)
+        self.ln_pre = nn.LayerNorm(width) if encoder == "clip" else nn.Identity()
+        self.transformer = Transformer(width, layers, heads, int(width * mlp_ratio), quick_gelu, eps)
         self.drop_path_rate = drop_path_rate
         rates = drop_path_rate * torch.arange(1, layers) / max(layers - 1, 1)
         self.register_buffer("drop_rates", rates.repeat_interleave(2).view(layers - 1, 2, 1), persistent=False)
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_post = nn.LayerNorm(width, eps=eps)
         self.proj = nn.Parameter(std * torch.randn(width, joint_dim)) if joint_dim else None
 
     def kept_branches(self, batch: int) -> Sequence[Tensor | None]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dpm_edge import shipped
 from dpm_edge.errors import CheckpointError, SpecError
 from dpm_edge.files import write_whole
+from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 from dpm_edge.model.network import DPM
 from dpm_edge.spec import ModelSpec
 
@@ -26,7 +27,7 @@ _NOT_IN_FINGERPRINT = ("name", "weights", "mask_mean")
 """Fields of the spec that do not change a single feature or mask."""
 
 
-def save(net: DPM, path: str | Path, *, half: bool = False) -> Path:
+def save(net: AnyNetwork, path: str | Path, *, half: bool = False) -> Path:
     """Write `path`.safetensors and `path`.json (a suffix .safetensors or .json in `path` is ignored), each whole.
 
     Everything in the network is kept, classifier prototypes included. `half` rounds the network's own
@@ -46,13 +47,30 @@ def save(net: DPM, path: str | Path, *, half: bool = False) -> Path:
         "classes": 0 if net.prototypes is None else len(net.prototypes),
         "fingerprint": fingerprint(net),
     }
+    if isinstance(net, ForeignNetwork):
+        card["network"] = net.network
     write_whole(weights, to_safetensors(state))
     write_whole(weights.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return weights
 
 
 def load(path: str | Path) -> DPM:
-    """The network of a checkpoint, float32, on the CPU, in evaluation mode.
+    """The network of a checkpoint of ours, as `load_any` loads it.
+
+    Raises:
+        CheckpointError: as `load_any`; or it is an imported network, which has no masks.
+    """
+    net = load_any(path)
+    if isinstance(net, ForeignNetwork):
+        raise CheckpointError(
+            f"expected a network of ours, with masks, got {path}, an imported {net.network['kind']}. It can be built, "
+            "adapted (`dpm-edge adapt`) and evaluated"
+        )
+    return net
+
+
+def load_any(path: str | Path) -> AnyNetwork:
+    """The network of a checkpoint, ours or imported, float32, on the CPU, in evaluation mode.
 
     `path`: NAME.safetensors, NAME.json, NAME, a folder that holds one such pair, or the shipped model's name.
 
@@ -66,7 +84,11 @@ def load(path: str | Path) -> DPM:
         spec = ModelSpec.from_dict(card["model"])
     except SpecError as error:
         raise CheckpointError(f"{weights.with_suffix('.json')}: {error}") from error
-    net = DPM(spec, classes=card["classes"])
+    net: AnyNetwork
+    if spec.masks:
+        net = DPM(spec, classes=card["classes"])
+    else:
+        net = ForeignNetwork(spec, card.get("network"))
     load_strictly(net, read_safetensors(weights), source=f"{weights} (model {spec.name!r})")
     if fingerprint(net) != card["fingerprint"]:
         raise CheckpointError(
@@ -108,7 +130,7 @@ def refuse_pickle(path: Path) -> None:
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         raise CheckpointError(
             f"{path} is a pickle (torch.save), which may run code when it is opened; it was not opened. "
-            "A checkpoint is NAME.safetensors beside NAME.json, as dpm_edge.model.checkpoint.save writes it"
+            "A checkpoint is NAME.safetensors beside NAME.json; `dpm-edge import` makes one of another project's file"
         )
 
 
@@ -149,16 +171,18 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], *, source
     module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})
 
 
-def fingerprint(net: DPM) -> str:
+def fingerprint(net: AnyNetwork) -> str:
     """sha256 (hex) over the weights and the spec fields that decide what an engine computes.
 
     Prototypes, a neck that retrieval does not use, camera embedding, an unused joint projection, the model's name, its
     weights card and `mask_mean` are left out: they change neither a feature nor a mask.
     """
     spec = {key: value for key, value in net.spec.to_dict().items() if key not in _NOT_IN_FINGERPRINT}
+    if isinstance(net, ForeignNetwork):
+        spec["network"] = net.network
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     unused = {"backbone.camera_embedding"} | ({"backbone.proj"} if net.spec.feature == "cls" else set())
-    parts = ("backbone.", "mask_generator.") + (("neck.",) if net.spec.neck == "after" else ())
+    parts = ("backbone.", "mask_generator.", "body.") + (("neck.",) if net.spec.neck == "after" else ())
     for name, tensor in sorted(net.state_dict().items()):
         served = name.startswith(parts) and not name.endswith("num_batches_tracked")
         if served and name not in unused:

@@ -8,8 +8,6 @@ quick_gelu=True, open_clip's own mostly do not.
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -18,7 +16,8 @@ from torch import Tensor
 
 from dpm_edge.errors import CheckpointError
 from dpm_edge.model.backbone import Backbone
-from dpm_edge.model.checkpoint import load_strictly, read_safetensors
+from dpm_edge.model.checkpoint import load_strictly
+from dpm_edge.model.weights_file import read_tensors
 
 _PREFIX = "visual."
 
@@ -31,7 +30,7 @@ def load_clip(backbone: Backbone, path: str | Path) -> None:
             visual tensors, or is of another size (the tensor is named).
     """
     path = Path(path)
-    tensors = _read(path)
+    tensors = read_tensors(path)
     visual = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
     if not visual:
         raise CheckpointError(
@@ -60,32 +59,3 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     square = patches.T.reshape(1, -1, side, side)
     resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
     return torch.cat([cls, resized.flatten(2).squeeze(0).T])
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from safetensors or a tensors-only torch archive."""
-    if not path.is_file():
-        raise CheckpointError(f"expected a file with CLIP weights, but {path} does not exist")
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path} is a TorchScript archive, which holds code; it was not opened. Where you trust it, keep "
-                    "its tensors alone: from safetensors.torch import save_file; save_file({k: v.contiguous() for k, v "
-                    f"in torch.jit.load({str(path)!r}, 'cpu').state_dict().items()}}, 'clip.safetensors')"
-                )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors ({reason}). Save it as safetensors"
-        ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(k, str) for k in loaded):
-        raise CheckpointError(f"expected a dictionary of named tensors in {path}, got a {type(loaded).__name__}")
-    tensors = {name.removeprefix("module."): value for name, value in loaded.items()}
-    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}

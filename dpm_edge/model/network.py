@@ -68,6 +68,7 @@ class DPM(nn.Module):
             instance_norm=spec.instance_norm,
             sees=spec.visibility == "map",
             stripes=spec.stripes,
+            encoder=spec.encoder,
         )
         self.mask_generator = MASK_GENERATORS[spec.hmg](spec.width, spec.grid, len(spec.mask_blocks))
         self.neck = nn.BatchNorm1d(spec.width)

@@ -10,20 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 from dpm_edge.model.mask_generator import LiteMaskGenerator, MaskGenerator
-from dpm_edge.model.network import DPM
 
 BLOCKS, LEAST_GRID = 4, 4
 """Blocks and grid side that the fused mask head takes."""
 
 
-def for_serving(net: DPM, dtype: torch.dtype, device: torch.device, *, fused: bool) -> DPM:
+def for_serving(net: AnyNetwork, dtype: torch.dtype, device: torch.device, *, fused: bool) -> AnyNetwork:
     """Prepare a network for inference, in place: `forward` then wants images of `dtype` on `device`.
 
     The BN neck stays float32. `fused` puts our kernels (Triton) in place of the mask generator's convolutions where
     they take its shape.
     """
     net = net.eval().requires_grad_(False).to(device)
+    if isinstance(net, ForeignNetwork):
+        return net.to(dtype)
     fits = len(net.spec.mask_blocks) == BLOCKS and min(net.spec.grid) >= LEAST_GRID
     if fused and fits:
         net.mask_generator = FusedMaskGenerator(net.mask_generator, dtype)  # type: ignore[assignment]

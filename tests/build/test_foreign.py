@@ -16,7 +16,8 @@ import tiny_engine
 from foreign_network import DIMENSION, PREPROCESSING, network, save, single
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from dpm_edge.build import build, families, foreign, portable
+from dpm_edge import families
+from dpm_edge.build import build, foreign, portable
 from dpm_edge.build.foreign import ForeignOptions
 from dpm_edge.errors import CheckpointError, DpmError, SpecError
 from dpm_edge.images import preprocess

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from dpm_edge.model.torchvision_users import import_user
 from dpm_edge.spec import ModelSpec, Preprocessing
 
 
@@ -32,11 +33,7 @@ def tiny() -> ModelSpec:
 @pytest.fixture(scope="session")
 def open_clip_transformer() -> ModuleType:
     """open_clip.transformer; beside a CPU build of torch its torchvision needs two operators declared first."""
-    if torch.version.cuda is None:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import_user("open_clip")
     import open_clip.transformer
 
     return open_clip.transformer

@@ -12,7 +12,7 @@ from torch import Tensor
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.labels import AUTO
 from dpm_edge.layouts import read_dataset
-from dpm_edge.model.network import DPM
+from dpm_edge.model.foreign_network import AnyNetwork
 from dpm_edge.spec import Preprocessing
 from dpm_edge.train.data import Pictures, decode
 from dpm_edge.train.evaluate import BOTH, embed, scores
@@ -31,7 +31,7 @@ def read_check(folder: Path, preprocessing: Preprocessing, *, quiet: bool = Fals
 
 
 def score(
-    net: DPM, query: Pictures, gallery: Pictures, covered: dict[tuple[str, float], Pictures] | None = None
+    net: AnyNetwork, query: Pictures, gallery: Pictures, covered: dict[tuple[str, float], Pictures] | None = None
 ) -> dict[str, Any]:
     """Rank-1 and mAP in percent: {"not centred" or "centred": {"whole" or "covered": {metric: {"rank1", "mAP"}}}}.
 

@@ -16,7 +16,7 @@ from dpm_edge.errors import CheckpointError, DataError
 from dpm_edge.files import write_whole
 from dpm_edge.metrics import normalise
 from dpm_edge.model import checkpoint
-from dpm_edge.model.network import DPM
+from dpm_edge.model.foreign_network import AnyNetwork
 from dpm_edge.progress import say
 from dpm_edge.track_answers import read_answers
 from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, read_check, score
@@ -53,7 +53,7 @@ def two_glimpses(held: Crops, seed: int) -> tuple[Pictures, Pictures, list[tuple
     return held.pictures, replace(held.pictures, pixels=hidden), rows, held.cameras
 
 
-def judge(before: DPM, after: DPM, held: Crops, seed: int, *, quiet: bool = True) -> Evidence | None:
+def judge(before: AnyNetwork, after: AnyNetwork, held: Crops, seed: int, *, quiet: bool = True) -> Evidence | None:
     """Evidence of both models on held-out crops; None where they are too few."""
     first, second, pairs, cameras = two_glimpses(held, seed)
     if len(pairs) < LEAST_TRACKS:
@@ -91,7 +91,7 @@ def run(
         DpmError: the checkpoint or the crops cannot be used, or the adapted model is worse on held-out crops and was
             not written (`force` writes it).
     """
-    net = checkpoint.load(source)
+    net = checkpoint.load_any(source)
     if net.spec.cameras:
         raise CheckpointError(
             f"expected a model without a camera embedding, got {source} with {net.spec.cameras} cameras"

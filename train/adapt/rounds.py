@@ -24,7 +24,7 @@ from dpm_edge.centring import CameraStatistics
 from dpm_edge.errors import CheckpointError, DataError
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
-from dpm_edge.model.network import DPM
+from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 from dpm_edge.model.stem import STAGES, ConvStem
 from dpm_edge.progress import say, track
 from dpm_edge.train import losses
@@ -84,16 +84,18 @@ class Plan:
 class State:
     """What lives from round to round."""
 
-    net: DPM
+    net: AnyNetwork
     optimiser: torch.optim.AdamW
-    first: DPM
+    first: AnyNetwork
     """The checkpoint as it came; its map of what is seen is kept."""
     round: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def adapt(net: DPM, crops: Crops, plan: Plan, out: Path, *, quiet: bool = False) -> tuple[DPM, list[dict[str, Any]]]:
+def adapt(
+    net: AnyNetwork, crops: Crops, plan: Plan, out: Path, *, quiet: bool = False
+) -> tuple[AnyNetwork, list[dict[str, Any]]]:
     """A copy of `net` adapted to the crops, and a row of numbers for each round. Resumes from `out` if it can.
 
     Raises:
@@ -121,19 +123,21 @@ def adapt(net: DPM, crops: Crops, plan: Plan, out: Path, *, quiet: bool = False)
                 f"{max(0, plan.minutes - state.seconds / 60):.0f} min left"
             )
     adapted = state.net.eval()
+    if isinstance(adapted, ForeignNetwork):
+        return adapted, state.history
     sample = crops.pictures.pixels[:: max(1, len(crops) // 1000)]
     adapted.spec = adapted.spec.replace(mask_mean=float(embed(adapted, sample)[1].mean()))
     return adapted, state.history
 
 
-def statistics(net: DPM, features: NDArray, cameras: list[str]) -> CameraStatistics:
+def statistics(net: AnyNetwork, features: NDArray, cameras: list[str]) -> CameraStatistics:
     """The cameras' means of features (n, D) under this model."""
     made = CameraStatistics(fingerprint=checkpoint.fingerprint(net), dimension=features.shape[1])
     made.add(features, cameras)
     return made
 
 
-def features_of(net: DPM, pixels: Tensor, *, what: str, quiet: bool) -> NDArray[np.float32]:
+def features_of(net: AnyNetwork, pixels: Tensor, *, what: str, quiet: bool) -> NDArray[np.float32]:
     """Features (n, D), L2-normalised, of pixels (n, 3, H, W) uint8, with progress."""
     parts = pixels.split(64)
     found = [embed(net, part)[0].cpu().numpy() for part in track(parts, what=what, total=len(parts), quiet=quiet)]
@@ -141,7 +145,7 @@ def features_of(net: DPM, pixels: Tensor, *, what: str, quiet: bool) -> NDArray[
 
 
 def pseudo_labels(
-    net: DPM, crops: Crops, plan: Plan, *, quiet: bool = True
+    net: AnyNetwork, crops: Crops, plan: Plan, *, quiet: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], Tensor]:
     """Clusters (n,), centred features (n, D), and the camera means (cameras, D) that were taken off.
 
@@ -217,7 +221,7 @@ def _step(
     raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
     feature = F.normalize(raw - means[crops.pictures.cameras[rows]], dim=1)
     loss = memory.loss(feature, labels)
-    if plan.agreement:
+    if plan.agreement and net.spec.masks:
         loss = loss + plan.agreement * losses.agreement(out.mask, feature.detach(), memory.vectors[labels])
     if plan.map_kept and out.visibility is not None:
         loss = loss + plan.map_kept * F.binary_cross_entropy_with_logits(out.visibility, _map_of(state.first, images))
@@ -230,9 +234,9 @@ def _step(
 
 
 @torch.no_grad()
-def _map_of(net: DPM, images: Tensor) -> Tensor:
+def _map_of(net: AnyNetwork, images: Tensor) -> Tensor:
     """(B, 3, H, W) → (B, 2, h, w) in 0..1: what a network in evaluation mode says is seen and hidden."""
-    assert net.backbone.visibility is not None
+    assert not isinstance(net, ForeignNetwork) and net.backbone.visibility is not None
     return torch.sigmoid(net.backbone.visibility(net.backbone.conv1(images)))
 
 
@@ -248,11 +252,13 @@ def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
     return made
 
 
-def _start(net: DPM, plan: Plan) -> State:
+def _start(net: AnyNetwork, plan: Plan) -> State:
     mine, first = copy.deepcopy(net), copy.deepcopy(net).eval()
     for model, frozen in ((mine, FROZEN_STAGES), (first, len(STAGES))):
-        stem = model.backbone.conv1
-        if isinstance(stem, ConvStem):  # as in its training: a batch of few people is no measure of a batch norm
+        stem = None if isinstance(model, ForeignNetwork) else model.backbone.conv1
+        if isinstance(stem, ConvStem) and not isinstance(
+            model, ForeignNetwork
+        ):  # as in its training: a batch of few people is no measure of a batch norm
             stem.freeze(frozen, fixed_statistics=True)
             run_frozen_stages(model, torch.device("cpu"))
             stem.train()
@@ -262,14 +268,14 @@ def _start(net: DPM, plan: Plan) -> State:
     return State(mine, optimiser, first)
 
 
-def _identity(net: DPM, crops: Crops, plan: Plan) -> str:
+def _identity(net: AnyNetwork, crops: Crops, plan: Plan) -> str:
     """What must be the same for a state to be resumed."""
     kept = {name: value for name, value in asdict(plan).items() if name not in MAY_CHANGE}
     known = {"crops": crops.pictures.names, "answers": crops.answers}
     return json.dumps({"model": checkpoint.fingerprint(net), **known, "plan": kept})
 
 
-def _save(state: State, path: Path, net: DPM, crops: Crops, plan: Plan) -> None:
+def _save(state: State, path: Path, net: AnyNetwork, crops: Crops, plan: Plan) -> None:
     kept = {
         "identity": _identity(net, crops, plan),
         "round": state.round,
@@ -284,7 +290,7 @@ def _save(state: State, path: Path, net: DPM, crops: Crops, plan: Plan) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _restore(state: State, path: Path, net: DPM, crops: Crops, plan: Plan) -> None:
+def _restore(state: State, path: Path, net: AnyNetwork, crops: Crops, plan: Plan) -> None:
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds

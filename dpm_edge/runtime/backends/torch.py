@@ -24,7 +24,7 @@ from dpm_edge.env import installed
 from dpm_edge.errors import CheckpointError, EngineError
 from dpm_edge.manifest import Manifest, rebuild_advice
 from dpm_edge.model import checkpoint
-from dpm_edge.model.network import DPM
+from dpm_edge.model.foreign_network import AnyNetwork
 from dpm_edge.model.serving import for_serving
 from dpm_edge.runtime.backends import Enqueue, Fill, crop_kernel_refuses
 from dpm_edge.runtime.gpu.arrays import stream_handle
@@ -53,7 +53,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     if threads:
         torch.set_num_threads(threads)
     try:
-        net = checkpoint.load(folder / manifest.engine)
+        net = checkpoint.load_any(folder / manifest.engine)
     except CheckpointError as error:
         raise EngineError(f"{error}. {rebuild_advice(folder)}") from error
     return TorchBackend(manifest, net, torch.device(name))
@@ -62,7 +62,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
 class TorchBackend:
     """One network and, on a GPU, two lanes; any number of threads may call."""
 
-    def __init__(self, manifest: Manifest, net: DPM, device: torch.device) -> None:
+    def __init__(self, manifest: Manifest, net: AnyNetwork, device: torch.device) -> None:
         self._pre: Preprocessing = manifest.spec.preprocessing
         self._device, self.place = device, str(device)
         on_gpu = device.type == "cuda"

@@ -1,0 +1,1 @@
+"""Other projects' networks in torch, and the import of their checkpoints."""
