@@ -23,6 +23,7 @@ from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, read_check, score
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
 from dpm_edge.train.adapt.rounds import Plan, adapt, features_of, statistics
+from dpm_edge.train.allocator import keep_freed_memory
 from dpm_edge.train.data import Pictures
 from dpm_edge.train.mask import covered
 
@@ -91,6 +92,7 @@ def run(
         DpmError: the checkpoint or the crops cannot be used, or the adapted model is worse on held-out crops and was
             not written (`force` writes it).
     """
+    keep_freed_memory()
     net = checkpoint.load(source)
     if net.spec.cameras:
         raise CheckpointError(
