@@ -109,7 +109,8 @@ class DriftMeter:
 
     def forget(self, camera: str, track: int | str) -> None:
         """Keep nothing of a track."""
-        self._tracks.get(camera, {}).pop(str(track), None)
+        if camera in self._tracks:
+            self._tracks[camera].pop(str(track), None)
 
     def drifts(self) -> dict[str, Drift]:
         """Drift of each camera with statistics and LEAST_TRACKS or more tracks."""

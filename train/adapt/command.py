@@ -35,12 +35,11 @@ CHECK_SLACK = 1.0
 
 
 def hold_out(crops: Crops, seed: int) -> tuple[Crops, Crops]:
-    """The crops to adapt on, and those of other tracks to judge with."""
+    """The crops to adapt on, and those of other tracks to judge with; `Crops.split` says what becomes of the pixels."""
     tracks = np.unique(crops.tracks)
     draw = np.random.default_rng(seed)
     held = draw.permutation(tracks)[: min(MOST_PAIRS, round(HELD_OUT * len(tracks)))]
-    judging = np.isin(crops.tracks, held)
-    return crops.take(np.flatnonzero(~judging)), crops.take(np.flatnonzero(judging))
+    return crops.split(np.isin(crops.tracks, held))
 
 
 def two_glimpses(held: Crops, seed: int) -> tuple[Pictures, Pictures, list[tuple], NDArray[np.int64]]:
