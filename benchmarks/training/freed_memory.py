@@ -2,7 +2,7 @@
 
     python benchmarks/training/freed_memory.py [--steps N] [--rounds N] [--threads N] [-o FILE]
 
-Steps of `dpm-edge adapt` on random pictures, the shipped dpm-n, a batch as Plan has it; each case in processes of its
+Steps of `dpm-edge adapt` on random pictures, a batch as Plan has it; each case in processes of its
 own, in turns, so that other work on the machine touches both alike. Medians of processor time, which other work
 lengthens less than it does the clock; page faults are those that need no disk.
 """
@@ -28,7 +28,7 @@ CASES = ("given back", "kept")
 WARM = 2
 
 
-def steps(case: str, count: int, threads: int) -> dict[str, Any]:
+def steps(case: str, model: str, count: int, threads: int) -> dict[str, Any]:
     """Processor seconds and page faults of each step in this process."""
     import torch
 
@@ -44,7 +44,7 @@ def steps(case: str, count: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     plan = rounds.Plan()
     batch = plan.people * plan.pictures
-    net = checkpoint.load(Path("dpm-n"))
+    net = checkpoint.load(Path(model))
     pre, draw = net.spec.preprocessing, np.random.default_rng(0)
     pixels = torch.from_numpy(draw.integers(0, 256, (2 * batch, 3, pre.height, pre.width), dtype=np.uint8))
     number = torch.arange(2 * batch)
@@ -70,20 +70,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each case")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", default="dpm-n", help="one that ships, or a checkpoint")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     said = parser.parse_args()
     if said.case:
-        print(json.dumps(steps(said.case, said.steps, said.threads)))
+        print(json.dumps(steps(said.case, said.model, said.steps, said.threads)))
         return
     runs: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
     for _ in range(said.rounds):
         for case in CASES:
-            arguments = [sys.executable, __file__, "--case", case, "--steps", said.steps, "--threads", said.threads]
+            arguments = [
+                sys.executable,
+                __file__,
+                "--case",
+                case,
+                "--model",
+                said.model,
+                "--steps",
+                said.steps,
+                "--threads",
+                said.threads,
+            ]
             done = subprocess.run([str(one) for one in arguments], stdout=subprocess.PIPE, check=True)
             runs[case].append(json.loads(done.stdout))
     result: dict[str, Any] = {
-        "command": "python benchmarks/training/freed_memory.py", "machine": machine_card(), "model": "dpm-n",
+        "command": "python benchmarks/training/freed_memory.py", "machine": machine_card(), "model": said.model,
         "threads": said.threads, "steps of each case": said.steps * said.rounds,
     }  # fmt: skip
     for case, some in runs.items():
