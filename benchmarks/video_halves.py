@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("video", "boxes", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, default=Path("dpm-t"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("dpm-n"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--every", type=int, default=4, help="crops of every n-th frame")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
@@ -95,6 +95,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/video_halves.py --video VIDEO --boxes BOXES --work WORK",
         "machine": machine_card(),
+        "model": said.checkpoint.name,
         "crops of every n-th frame": said.every,
         "crops of the first half": report["crops"],
         "pairs of tracks seen together": report["pairs of tracks seen together"],

@@ -14,7 +14,7 @@ N features · D dimensions
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from dpm_edge.metrics import EPSILON, normalise
 
 SHRINK = 20.0
 """κ: a camera's mean counts as much as the site's once it has so many features."""
+PIECE = 256
+"""Features that are centred at a time, so that what that needs beside them stays in the processor's cache."""
 FORMAT = 1
 
 
@@ -49,6 +51,8 @@ class CameraStatistics:
     """Features by camera. The camera "" is that of features whose camera is unknown."""
     sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """(D,) float64 by camera: the sum of its L2-normalised features."""
+    _means: dict[str, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `mean` has given since the last change: a search asks for the same few again and again."""
 
     def __post_init__(self) -> None:
         for camera, total in self.sums.items():
@@ -59,6 +63,7 @@ class CameraStatistics:
 
     def add(self, features: NDArray, cameras: Sequence[str], *, sign: int = 1) -> None:
         """Count features (N, D) of N cameras; `sign` −1 takes them off again."""
+        self._means.clear()
         exact = np.asarray(features, np.float64)
         places = {camera: at for at, camera in enumerate(sorted({str(camera) for camera in cameras}))}
         where = np.array([places[str(camera)] for camera in cameras], np.int64)
@@ -76,22 +81,49 @@ class CameraStatistics:
 
     def mean(self, camera: str) -> NDArray[np.float64]:
         """μ_c (D,) of one camera, shrunk toward the site's mean; the site's mean for a camera never seen."""
+        if camera not in self._means:
+            self._means[camera] = self._mean(camera)
+        return self._means[camera]
+
+    def _mean(self, camera: str) -> NDArray[np.float64]:
         total = sum(self.counts.values())
         if not total:
             return np.zeros(self.dimension)
-        site = np.sum(list(self.sums.values()), axis=0) / total
         count = self.counts.get(camera, 0)
         if not count or not camera:
-            return site
-        return (self.sums[camera] + self.shrink * site) / (count + self.shrink)
+            return np.sum(list(self.sums.values()), axis=0) / total
+        return (self.sums[camera] + self.shrink * self.mean("")) / (count + self.shrink)
+
+    def means(self, cameras: Sequence[str]) -> NDArray[np.float64]:
+        """μ_c (C, D) of C cameras, each as `mean` gives it."""
+        return np.stack([self.mean(camera) for camera in cameras]) if cameras else np.zeros((0, self.dimension))
 
     def centre(self, features: NDArray, cameras: Sequence[str]) -> NDArray[np.float32]:
         """f̃ (N, D) float32, L2-normalised, of features (N, D) of N cameras."""
-        unit = normalise(np.asarray(features, np.float64))
-        names = np.array([str(camera) for camera in cameras], object)
-        for camera in sorted(set(names)):
-            unit[names == camera] -= self.mean(camera)
-        return normalise(unit).astype(np.float32)
+        out = np.empty(np.shape(features), np.float32)
+        for part, moved in self._moved(features, cameras):
+            out[part] = normalise(moved)
+        return out
+
+    def directions(self, features: NDArray, cameras: Sequence[str]) -> NDArray[np.float32]:
+        """As `centre`, of any length: enough for metrics, which do not see a row's length, at a fifth of the work."""
+        out = np.empty(np.shape(features), np.float32)
+        for part, moved in self._moved(features, cameras):
+            out[part] = moved
+        return out
+
+    def _moved(self, features: NDArray, cameras: Sequence[str]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """f − ‖f‖·μ_c of each feature, which is f̃ times a number, in pieces."""
+        names = sorted({str(camera) for camera in cameras})
+        places, means = {camera: at for at, camera in enumerate(names)}, self.means(names)
+        where = np.array([places[str(camera)] for camera in cameras], np.int64)
+        for start in range(0, len(where), PIECE):
+            part = slice(start, start + PIECE)
+            moved = np.array(features[part], np.float64)
+            off = means[where[part]]
+            off *= np.sqrt(np.einsum("nd,nd->n", moved, moved))[:, None]
+            moved -= off
+            yield part, moved
 
     def joined(self, other: CameraStatistics | None) -> CameraStatistics:
         """Return new statistics of the features of both; of these alone without another. κ is this one's."""

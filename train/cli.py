@@ -15,6 +15,7 @@ from typing import Any
 
 from dpm_edge.errors import DpmError
 from dpm_edge.progress import say
+from dpm_edge.train.allocator import keep_freed_memory
 from dpm_edge.train.recipes import RECIPES
 
 TOOLS = {
@@ -64,6 +65,7 @@ def train(recipe: str, data: Path, out: Path, overrides: list[str], *, quiet: bo
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, print; or run one of the TOOLS. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    keep_freed_memory()
     if arguments and arguments[0] in TOOLS:
         module, _ = TOOLS[arguments[0]]
         return importlib.import_module(module).main(arguments[1:])

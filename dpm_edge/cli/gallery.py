@@ -254,19 +254,25 @@ def expire(place: str, older_than: str | None, camera: str | None, retain: str |
 
 @command.command("stats")
 @PLACE
+@click.option("--drift", is_flag=True, help="Compare each camera's last tracks with its other rows, too.")
 @as_json
-def stats(place: str, as_json: bool) -> None:
+def stats(place: str, drift: bool, as_json: bool) -> None:
     """Rows, people, cameras, and what the gallery says of itself.
+
+    --drift tells how far the last 50 tracks of each camera are from what is known of it, and warns where that is more
+    than other people explain: the camera was turned, is dirty, or sees at night (docs/site.md).
 
     \b
     Example:
       dpm-edge gallery stats seen --json
+      dpm-edge gallery stats seen --drift
     """
     from collections import Counter
 
     from dpm_edge.gallery.rows import Where
     from dpm_edge.gallery.search.space import described
     from dpm_edge.gallery.stores.store import SITE
+    from dpm_edge.progress import say
 
     people: set[str] = set()
     cameras: Counter[str] = Counter()
@@ -278,6 +284,7 @@ def stats(place: str, as_json: bool) -> None:
             known = rows.timestamps[rows.timestamps == rows.timestamps]
             times = [min([*times, *known.tolist()]), max([*times, *known.tolist()])] if len(known) else times
         about = gallery.describe()
+        drifts = gallery.camera_drift() if drift else {}
     site = {camera: one["count"] for camera, one in ((about.pop(SITE, None) or {}).get("cameras") or {}).items()}
     result = {
         "rows": sum(cameras.values()),
@@ -288,7 +295,12 @@ def stats(place: str, as_json: bool) -> None:
         "centring": described(cameras + Counter(site), about),
         "site_statistics": site or None,
     }
+    if drift:
+        result["drift"] = {camera: round(one.drift, 3) for camera, one in drifts.items()}
     _print({**result, **about}, as_json)
+    for camera, one in drifts.items():
+        if one.warns:
+            say(one.sentence(camera))
 
 
 @command.command("check-recall")

@@ -69,6 +69,10 @@ class KeptStatistics:
             self._used, self._used_counts = now.joined(site), dict(now.counts)
         return self._used
 
+    def with_site(self) -> CameraStatistics:
+        """Return a copy: those of the rows of this moment and the site's together."""
+        return self.now().joined(self._of_site())
+
     def counts(self) -> dict[str, int]:
         """Return how many features each camera has shown: rows of this moment, and those of the site's statistics."""
         site = self._of_site()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dpm_edge.centring import CameraStatistics
+from dpm_edge.drift import Drift
 from dpm_edge.gallery.calibration import Calibration, to_keep
+from dpm_edge.gallery.camera_drift import camera_drift
 from dpm_edge.gallery.guarded import GuardedStore
 from dpm_edge.gallery.stores.store import SITE, Store
 
@@ -33,6 +35,18 @@ class GalleryFacts:
     def camera_statistics(self) -> CameraStatistics:
         """A copy of the rows' count and sum per camera, as of now. The first call may have to read every row."""
         return self._guarded.camera_statistics()
+
+    def all_statistics(self) -> CameraStatistics:
+        """As `camera_statistics`, with the site's (`use_statistics`) counted beside."""
+        return self._guarded.all_statistics()
+
+    def camera_drift(self) -> dict[str, Drift]:
+        """How far each camera's last tracks are from what its other rows and the site's statistics have in common.
+
+        A camera needs 30 tracks (people, or rows, where no tracks are known) and 300 other rows; the others are left
+        out. The last are those of the latest time, and of equal times those of the highest id.
+        """
+        return camera_drift(self._guarded)
 
     def use_statistics(self, statistics: CameraStatistics | None) -> None:
         """Keep statistics of the site's cameras: searches are centred by them and the rows' together. None: none.

@@ -130,6 +130,11 @@ class GuardedStore:
         with self.lock:
             return copy.deepcopy(self.statistics.now())
 
+    def all_statistics(self) -> CameraStatistics:
+        """A copy of those of now with the site's."""
+        with self.lock:
+            return self.statistics.with_site()
+
     def require_model(self, fingerprint: str, dimension: int) -> None:
         """Close the store where it is of another model.
 

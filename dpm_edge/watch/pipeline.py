@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.opencv import cv2
+from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.records import TrackRecord
 from dpm_edge.watch.rules import Moment, Sighting
 from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Seeing, SeenTrack
@@ -110,19 +111,21 @@ class CameraPipeline:
         source: gives its frames.
         thumbnails: make a small picture of each track's best crop.
         run: begins the names of tracks, so that those of several runs differ.
+        drift: is given the features of each track.
         lock: held while tracks and identities change; the page reads them.
     """
 
     def __init__(
-        self, config: CameraConfig, source: Source, *, thumbnails: bool, run: str, lock: AbstractContextManager
-    ) -> None:
+        self, config: CameraConfig, source: Source, *, thumbnails: bool, run: str, drift: DriftWatch,
+        lock: AbstractContextManager,
+    ) -> None:  # fmt: skip
         self.config, self.source = config, source
         self.view: CameraView | None = None
         self.taken = self.processed = self.failures = 0
         self.latency = self.turn = 0.0
         self.message = ""
         self.lost_since: float | None = None
-        self._thumbnails, self._run, self._lock = thumbnails, run, lock
+        self._thumbnails, self._run, self._drift, self._lock = thumbnails, run, drift, lock
         self._tracker: FollowsBoxes | None = None
         self._size = (0, 0)
         self._first_id = self._last_id = 0
@@ -183,12 +186,12 @@ class CameraPipeline:
 
     def status(self) -> dict[str, Any]:
         """How the camera is, as JSON types."""
-        source = self.source.status()
+        source, drift = self.source.status(), self._drift.found.get(self.config.name)
         return {
             "camera": self.config.name,
             "address": source.address,
             "state": source.state,
-            "message": self.message or source.message,
+            "message": self.message or source.message or self._drift.message(self.config.name),
             "live": self.source.live,
             "frames": source.frames,
             "total": source.total,
@@ -201,6 +204,7 @@ class CameraPipeline:
             "silent_s": round(source.silent, 1),
             "latency_s": round(self.latency, 3),
             "people": len(self.view.sightings) if self.view else 0,
+            "drift": None if drift is None else round(drift.drift, 3),
         }
 
     def changed_tracks(self) -> tuple[list[TrackRecord], dict[tuple[str, str], bytes]]:
@@ -274,6 +278,7 @@ class CameraPipeline:
         with self._lock:
             for row, number in enumerate(embedded.rows.tolist()):
                 track = tracks[number]
+                self._drift.add(frame.camera, self._name(track), embedded.features[row : row + 1])
                 height = float(track.box[3] - track.box[1])
                 quality = min(1.0, height / FULL_HEIGHT) * float(track.score)
                 decision = seeing.identities.observe(

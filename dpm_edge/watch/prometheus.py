@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from dpm_edge.drift import DRIFTED
 from dpm_edge.watch.outputs import OutputStatus
 from dpm_edge.watch.sources import SourceStatus
 
@@ -17,6 +18,7 @@ def exposition(
     events: Mapping[str, int],
     processed: Mapping[str, int],
     latency: Mapping[str, float],
+    drift: Mapping[str, float],
 ) -> str:
     """Everything at this moment.
 
@@ -25,6 +27,7 @@ def exposition(
         events: kind → how many in this run.
         processed: camera → frames looked at.
         latency: camera → seconds from its last frame's arrival to the end of its processing.
+        drift: camera → how far its features have moved away from its statistics (`dpm_edge.drift`).
     """
     cameras, outputs = list(cameras), list(outputs)
     by_camera = [({"camera": one.camera}, one) for one in cameras]
@@ -53,6 +56,11 @@ def exposition(
         _family(
             "frame_latency_seconds", "gauge", "From a frame's arrival to its events, of the last frame.",
             [({"camera": name}, seconds) for name, seconds in latency.items()],
+        ),
+        _family(
+            "camera_drift", "gauge",
+            f"How far the features of the last tracks are from the camera's statistics; {DRIFTED} or more is a change.",
+            [({"camera": name}, value) for name, value in drift.items()],
         ),
         _family("events_total", "counter", "Events by kind.", [({"kind": k}, count) for k, count in events.items()]),
         _family(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DpmError, NotSeen
 from dpm_edge.progress import say
+from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
 from dpm_edge.watch.pipeline import CameraPipeline, CameraView
@@ -30,6 +31,8 @@ WRITE_SECONDS = 1.0
 """Tracks are written so often."""
 LOST_SECONDS = 3.0
 """A live camera without pictures for so long is reported as lost."""
+DRIFT_SECONDS = 10.0
+"""So often the cameras' features are compared with their statistics."""
 EXPIRE_SECONDS = 600.0
 """Retention is looked after so often."""
 
@@ -68,7 +71,8 @@ class WatchSite:
         self._stop = threading.Event()
         self._clock = SteadyClock()
         self._rules = Rules(site, self._last_seen())
-        self._written = self._expired = 0.0
+        self._written = self._expired = self._compared = 0.0
+        self._drift = DriftWatch()
         begin = self._clock.now()[0]
         more = {} if opener is None else {"opener": opener}
         self._cameras = {
@@ -80,6 +84,7 @@ class WatchSite:
                 ),
                 thumbnails=site.thumbnails,
                 run=f"{store.run}-" if store.run else "",
+                drift=self._drift,
                 lock=self._lock,
             )
             for one in site.cameras
@@ -138,6 +143,7 @@ class WatchSite:
                     self._decide(name, camera.end_tracks(seeing))
                 self._keep(self._rules.finish())
                 self._write_tracks()
+        self._drift.compare(seeing.gallery)
         self._complain_if_blind()
 
     def status(self) -> list[dict[str, Any]]:
@@ -155,6 +161,10 @@ class WatchSite:
     def latency(self) -> dict[str, float]:
         """Camera → seconds from its last frame to that frame's events."""
         return {name: camera.latency for name, camera in self._cameras.items()}
+
+    def drift(self) -> dict[str, float]:
+        """Camera → how far its features have moved away from its statistics, where both are known."""
+        return {name: one.drift for name, one in self._drift.found.items()}
 
     def view(self, camera: str) -> CameraView | None:
         """The last picture of a camera with who is in it; before the detector is open, what its source gives."""
@@ -227,6 +237,8 @@ class WatchSite:
         """
         with self._lock:
             self._rules.forget(identity)
+            for one in self.store.tracks(identity=identity):
+                self._drift.forget(one.camera, one.track)
             for camera in self._cameras.values():
                 camera.forget(identity)
             rows = self.seeing.identities.forget(identity) if self.seeing is not None else 0
@@ -327,6 +339,9 @@ class WatchSite:
             for name, camera in self._cameras.items():
                 if camera.source.live:
                     self._mind_health(name, camera, now)
+        if self.seeing is not None and now - self._compared > DRIFT_SECONDS:
+            self._compared = now
+            self._drift.compare(self.seeing.gallery)
         if self.site.keep is not None and now - self._expired > EXPIRE_SECONDS:
             self._expired = now
             self.store.expire(self._clock.now()[1] - self.site.keep)

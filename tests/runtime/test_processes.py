@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -101,3 +102,26 @@ def test_the_applications_exit_code_survives_work_under_way(case: str, pristine_
     for _ in range(2):
         result = run(pristine_engine, textwrap.dedent(END[case]) + "\nraise SystemExit(3)\n")
         assert (result.returncode, result.stderr) == (3, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell a thread's cores")
+def test_a_thread_that_calls_an_openvino_engine_may_use_every_core(tmp_path: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip(reason="there is one core here")
+    folder = tiny_engine.write_engine(tmp_path / "engine", "openvino")
+    script = """
+        seen, ended = [], threading.Event()
+        def watch():
+            while not ended.is_set():
+                seen.append(len(os.sched_getaffinity(os.getpid())))
+                time.sleep(0.0002)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        for _ in range(200):
+            engine.embed(crops * 16)
+        ended.set()
+        watcher.join()
+        print(min(seen), len(seen) > 20, flush=True)
+    """
+    result = run(folder, script)
+    assert result.stdout.split() == [str(len(os.sched_getaffinity(0))), "True"], result.stdout + result.stderr

@@ -91,19 +91,17 @@ def jaccard_neighbours(encoded: sparse.csr_matrix, most: float) -> sparse.csr_ma
     """
     n = encoded.shape[0]
     by_column = encoded.tocsc()
+    starts, lengths = by_column.indptr[:-1].astype(np.int64), np.diff(by_column.indptr).astype(np.int64)
     rows, columns, values = [], [], []
-    shared = np.zeros(n, np.float32)
     for i in range(n):
         own = slice(encoded.indptr[i], encoded.indptr[i + 1])
-        touched = []
-        for column, weight in zip(encoded.indices[own], encoded.data[own]):
-            at = slice(by_column.indptr[column], by_column.indptr[column + 1])
-            others = by_column.indices[at]
-            shared[others] += np.minimum(by_column.data[at], weight)
-            touched.append(others)
-        others = np.unique(np.concatenate(touched))
+        length = lengths[encoded.indices[own]]
+        before = np.cumsum(length) - length  # where each column's entries begin among those of all own columns
+        at = np.repeat(starts[encoded.indices[own]] - before, length) + np.arange(length.sum())
+        least = np.minimum(by_column.data[at], np.repeat(encoded.data[own], length))
+        shared = np.bincount(by_column.indices[at], least, minlength=n)
+        others = np.flatnonzero(shared)
         distance = 1 - shared[others] / (2 - shared[others])
-        shared[others] = 0
         keep = (distance <= most) | (others == i)
         rows.append(np.full(keep.sum(), i))
         columns.append(others[keep])

@@ -23,6 +23,7 @@ from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, read_check, score
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.evidence import LEAST_TRACKS, Evidence, compare, glimpses
 from dpm_edge.train.adapt.rounds import Plan, adapt, features_of, statistics
+from dpm_edge.train.allocator import keep_freed_memory
 from dpm_edge.train.data import Pictures
 from dpm_edge.train.mask import covered
 
@@ -34,12 +35,11 @@ CHECK_SLACK = 1.0
 
 
 def hold_out(crops: Crops, seed: int) -> tuple[Crops, Crops]:
-    """The crops to adapt on, and those of other tracks to judge with."""
+    """The crops to adapt on, and those of other tracks to judge with; `Crops.split` says what becomes of the pixels."""
     tracks = np.unique(crops.tracks)
     draw = np.random.default_rng(seed)
     held = draw.permutation(tracks)[: min(MOST_PAIRS, round(HELD_OUT * len(tracks)))]
-    judging = np.isin(crops.tracks, held)
-    return crops.take(np.flatnonzero(~judging)), crops.take(np.flatnonzero(judging))
+    return crops.split(np.isin(crops.tracks, held))
 
 
 def two_glimpses(held: Crops, seed: int) -> tuple[Pictures, Pictures, list[tuple], NDArray[np.int64]]:
@@ -91,6 +91,7 @@ def run(
         DpmError: the checkpoint or the crops cannot be used, or the adapted model is worse on held-out crops and was
             not written (`force` writes it).
     """
+    keep_freed_memory()
     net = checkpoint.load_any(source)
     if net.spec.cameras:
         raise CheckpointError(

@@ -54,9 +54,21 @@ class Crops:
         """(n,) number of the track; a crop without one is a track of its own."""
         return self.pictures.people.numpy()
 
-    def take(self, rows: NDArray[np.int64]) -> Crops:
-        """The crops of these rows."""
-        return replace(self, pictures=self.pictures.take(rows))
+    def split(self, second: NDArray[np.bool_]) -> tuple[Crops, Crops]:
+        """The crops that are not in `second`, (n,) bool, and those that are, in order.
+
+        Pixels are moved, not copied, since they may fill half of the memory: these crops' own are no longer theirs.
+        """
+        order = np.argsort(second, kind="stable")
+        reorder(self.pictures.pixels.numpy(), order)
+        count = int((~second).sum())
+        return self._part(order, slice(0, count)), self._part(order, slice(count, len(order)))
+
+    def _part(self, order: NDArray[np.int64], part: slice) -> Crops:
+        """The crops order[part], whose pixels have been moved to `part`."""
+        known, rows = self.pictures, order[part]
+        names = [known.names[i] for i in rows.tolist()]
+        return replace(self, pictures=Pictures(known.pixels[part], known.people[rows], known.cameras[rows], names))
 
     def names_of_cameras(self) -> list[str]:
         """(n,) name of the camera."""
@@ -122,8 +134,23 @@ def read_crops(folder: Path, preprocessing: Preprocessing, *, quiet: bool = Fals
     if len(first) < len(read):
         if not quiet:
             say(f"left out: {len(read) - len(first)} crops that are copies of others, to the pixel")
-        read = read.take(first)
+        copies = np.ones(len(read), bool)
+        copies[first] = False
+        read, _ = read.split(copies)
     return read
+
+
+def reorder(rows: NDArray, order: NDArray[np.int64]) -> None:
+    """Put rows[order] into `rows`, one row at a time, with room for one more."""
+    done = order == np.arange(len(order))
+    for start in np.flatnonzero(~done).tolist():
+        if done[start]:
+            continue
+        kept, at = rows[start].copy(), start
+        while (source := int(order[at])) != start:
+            rows[at], done[at] = rows[source], True
+            at = source
+        rows[at], done[at] = kept, True
 
 
 def _first_of_each(pictures: Pictures) -> NDArray[np.int64]:

@@ -92,25 +92,27 @@ class CandidateStore(Store):
         masks, count = query.metric == "mutual", query.candidates
         found = list(self.candidates(vectors_QD, count, where, masks=masks, cameras=True))
         parts = self._parts_by_camera(query, where)
-        places = {camera: at for at, camera in enumerate(sorted({c for one in found for c in one.cameras}))}
-        own = np.array([statistics.mean(c) for c in places]).reshape(len(places), -1) if len(parts) > 1 else None
-        means = [statistics.mean(part.cameras[0] if part.cameras else "") for part in parts]
         sure = min(max(query.k, math.ceil(CERTAIN * count)), self.most_candidates)
         asks: list[list[int]] = [[] for _ in parts]
-        for i, (q, one) in enumerate(zip(vectors_QD.astype(np.float64), found)):
-            if len(one.ids) < min(count, self.most_candidates) or own is None:  # it is every row that fits
-                continue
-            raw = one.features.astype(np.float64) @ q
-            border = np.sort(raw - (own @ q)[[places[c] for c in one.cameras]])[-min(sure, len(raw))]
-            for ask, mean in zip(asks, means):
-                if raw.min() - q @ mean > border - ROUNDING:
-                    ask.append(i)
+        if len(parts) > 1:
+            names = sorted({camera for one in found for camera in one.cameras})
+            places = {camera: at for at, camera in enumerate(names)}
+            exact_QD = vectors_QD.astype(np.float64)
+            own_QC = exact_QD @ statistics.means(names).T
+            part_QP = exact_QD @ statistics.means([part.cameras[0] if part.cameras else "" for part in parts]).T
+            for i, one in enumerate(found):
+                if len(one.ids) < min(count, self.most_candidates):  # it is every row that fits
+                    continue
+                raw = one.features @ exact_QD[i]
+                centred = np.sort(raw - own_QC[i, [places[c] for c in one.cameras]])
+                for at in np.flatnonzero(raw.min() - part_QP[i] > centred[-min(sure, len(raw))] - ROUNDING).tolist():
+                    asks[at].append(i)
         for part, ask in zip(parts, asks):
             answers = self.candidates(vectors_QD[ask], sure, part, masks=masks, cameras=True) if ask else []
             for i, more in zip(ask, answers):
                 found[i] = _joined(found[i], more)
         whole = np.concatenate([one.features for one in found])
-        centred = statistics.centre(whole, [camera for one in found for camera in one.cameras])
+        centred = statistics.directions(whole, [camera for one in found for camera in one.cameras])
         ends = np.cumsum([len(one.ids) for one in found])[:-1]
         return [one._replace(features=features) for one, features in zip(found, np.split(centred, ends))]
 

@@ -24,6 +24,7 @@ from dpm_edge.gallery.rows import Rows, Where
 from dpm_edge.gallery.stores import folder as files
 from dpm_edge.gallery.stores.candidate_store import Candidates, CandidateStore, candidates_of
 from dpm_edge.gallery.stores.folder import MARGIN, PENDING, SMALL_MARGIN, WRITER
+from dpm_edge.gallery.stores.row_cameras import RowCameras
 from dpm_edge.gallery.stores.shard import library, load_shard, new_shard, next_shard, room_for, sign
 from dpm_edge.gallery.stores.store import BATCH, SITE, payloads_of, point_filter, rows_of
 
@@ -42,6 +43,7 @@ class EdgeStore(CandidateStore):
         self._lock = None if read_only else files.FolderLock(folder)
         self._unflushed = 0  # bytes that the next flush may write
         self._copied_statistics: CameraStatistics | None = None  # of a copy that is read
+        self._row_cameras = RowCameras(self._read_cameras)
 
     @classmethod
     def create(cls, folder: Path, meta: dict[str, Any]) -> EdgeStore:
@@ -135,27 +137,29 @@ class EdgeStore(CandidateStore):
         self, vectors_QD: NDArray[np.float32], count: int, where: Where, *, masks: bool, cameras: bool = False
     ) -> list[Candidates]:
         """One planned batch of exact inner products."""
-        edge, d = self._edge, self.meta["dimension"]
+        edge, d, fits = self._edge, self.meta["dimension"], point_filter(where, self._edge)
         vectors = ["feature", "mask"] if masks else ["feature"]
-        fits = point_filter(where, edge)
-        found = self._call(
-            "search",
-            self._shard.query_batch,
-            edge.QueryBatchRequest(
-                [
-                    edge.QueryRequest(
-                        limit=count,
-                        query=edge.Query.Nearest(vector.tolist(), using="feature"),
-                        filter=fits,
-                        with_vector=vectors,
-                        with_payload=["camera"] if cameras else False,
-                        params=edge.SearchParams(exact=True),
-                    )
-                    for vector in vectors_QD
-                ]
-            ),
-        )
-        return [candidates_of(some, d, masks=masks, cameras=cameras) for some in found]
+        requests = [
+            edge.QueryRequest(
+                limit=count,
+                query=edge.Query.Nearest(vector.tolist(), using="feature"),
+                filter=fits,
+                with_vector=vectors,
+                with_payload=False,
+                params=edge.SearchParams(exact=True),
+            )
+            for vector in vectors_QD
+        ]
+        found = self._call("search", self._shard.query_batch, edge.QueryBatchRequest(requests))
+        given = [candidates_of(some, d, masks=masks, cameras=False) for some in found]
+        if not cameras:
+            return given
+        self._row_cameras.learn(point.id for some in found for point in some)
+        return [one._replace(cameras=self._row_cameras.of(one.ids.tolist())) for one in given]
+
+    def _read_cameras(self, ids: list[int]) -> Iterator[tuple[int, str]]:
+        for point in self._call("read", self._shard.retrieve, ids, ["camera"], False):
+            yield point.id, point.payload.get("camera", "")
 
     def get(self, ids: NDArray[np.int64], *, vectors: bool) -> Rows:
         """By id."""
@@ -189,6 +193,7 @@ class EdgeStore(CandidateStore):
             files.require_room(self.folder, SMALL_MARGIN + 64 * len(ids), "deleting rows")
             for start in range(0, len(ids), 10 * BATCH):
                 some = [int(i) for i in ids[start : start + 10 * BATCH]]
+                self._row_cameras.drop(some)
                 self._update(self._edge.UpdateOperation.delete_points(some))
 
     def count(self, where: Where) -> int:
@@ -307,6 +312,7 @@ class EdgeStore(CandidateStore):
             self.write_meta({**kept, **new, "shard": name})
             self._shard.close()
             self._shard = fresh
+            self._row_cameras.drop()
             try:
                 self._erase_old_shards()
             finally:
@@ -368,8 +374,7 @@ class EdgeStore(CandidateStore):
             remedy = "Free some space and add again" if full else "Restore a snapshot if this persists"
             raise GalleryError(
                 f"expected {self.folder} to take a change, got {str(error).splitlines()[0]}; rows acknowledged before "
-                f"are kept. "
-                f"{remedy}"
+                f"are kept. {remedy}"
             ) from error
 
     def _call(self, doing: str, call: Callable[..., Answer], *arguments: Any) -> Answer:

@@ -24,6 +24,7 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if manifest.precision == "bf16" else "f32"
+        settings["ENABLE_CPU_PINNING"] = False  # pinned, all processes with one thread would share the first core
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
     try:

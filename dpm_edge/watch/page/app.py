@@ -231,7 +231,9 @@ class _Page:
     def metrics(self, request: Request, body: bytes) -> Response:
         watch = self.watch
         outputs = [delivery.status() for delivery in watch.deliveries]
-        text = exposition(watch.source_statuses(), outputs, watch.counts, watch.processed(), watch.latency())
+        text = exposition(
+            watch.source_statuses(), outputs, watch.counts, watch.processed(), watch.latency(), watch.drift()
+        )
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def mjpeg(self, request: Request) -> Response:
