@@ -23,6 +23,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ def joined(
         made.append((join.update(ids, part), boxes))
         spent += time.process_time() - start
     return made, spent / len(tracks) * 1e3
+
+
+def join_at(tracks: list[Frame], which: list[np.ndarray], known: list[Embeddings], threshold: float) -> list[Frame]:
+    """The tracks of `joined` alone."""
+    return joined(tracks, which, known, threshold)[0]
 
 
 def deep_sort(found: list[Frame], known: list[Embeddings] | None, threshold: float = 0.2) -> list[Frame]:
@@ -198,7 +204,7 @@ def main() -> None:
     joining = []
     for name in RIVALS:
         alone, which = roboflow(getattr(library, name), found)
-        threshold, after = best(lambda at, a=alone, w=which: joined(a, w, known, at)[0], GRID, truth)
+        threshold, after = best(partial(join_at, alone, which, known), GRID, truth)
         joining.append(min(joined(alone, which, known, threshold)[1] for _ in range(PASSES)))
         rows[f"trackers {name}"] = {"alone": halves(alone, truth), "with embeddings": after, "threshold": threshold}
     threshold, after = best(lambda at: deep_sort(found, known, at), DEEP_SORT_GRID, truth)

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.timeout(1800)  # thirty processes in each situation, on
 CASES = {
     "demo": "--video {w}/walk.avi --boxes {w}/walk.csv --engine {w}/engine -o {w}/demo",
     "watch": "{w}/walk.avi --engine {w}/engine --folder {w}/watch --once --no-page --quiet",
+    "import": "torchreid {w}/theirs.pt -o {w}/imported",
     "build": "{w}/portable.onnx -o {w}/built --backend onnxruntime --calibrate {w}/market/query",
     "refit": "{w}/engine {w}/engine/model.onnx -o {w}/refitted",
     "inspect": "{w}/engine",
@@ -67,7 +68,7 @@ CASES = {
 }
 """Command → arguments for a small folder {w}, an engine in it, pictures, a video, embeddings and a gallery."""
 
-FAILING = {"refit", "train", "adapt", "site init", "explain", "export deepstream"}
+FAILING = {"import", "refit", "train", "adapt", "site init", "explain", "export deepstream"}
 FAILING |= {"label", "site update", "site back", "site show"}
 """Those that end in an error on purpose: they need a GPU, torch, which the walk hides, a site, or tracks."""
 SILENT = {"trust", "watch"}

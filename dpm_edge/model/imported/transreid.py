@@ -47,7 +47,7 @@ class TransReID(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
+        x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], dim=1) + self.positional_embedding
         for block in self.blocks:
             x = block(x)[0]
         whole = self.whole_norm(self.whole(x)[0][:, 0])
