@@ -5,7 +5,8 @@
 
 writes benchmarks/results/watch-load.json, or watch-soak.json with --minutes. Cameras are stand-ins for RTSP: each reads
 the video in a loop, shifted, and gives a decoded frame every tenth of a second, whether anybody takes it or not. All
-else is the application's own: sources, detector, tracker, identities, rules, store, outputs; no page is open.
+else is the application's own: sources, detector, tracker, identities with a gallery in a folder, rules, store, outputs.
+No page is open.
 
 Load: each number of cameras for so many seconds, after ten to warm up. A camera does not fall behind while less than
 2 % of its frames are dropped. Latency is from the moment that a frame was read until its events are in the store.
@@ -131,7 +132,8 @@ class Run:
         self.store = WatchStore(folder / "watch.sqlite3")
         self.site = TimedSite(site, self.store, opener=lambda address: self.cameras[address].open())
         self.site.latencies = []
-        self._seeing = open_seeing(site, engine, Gallery.for_engine(engine), threads=threads)
+        self._gallery = Gallery.for_engine(engine, folder / "gallery")
+        self._seeing = open_seeing(site, engine, self._gallery, threads=threads)
         self._thread = threading.Thread(target=self.site.run, args=(self._seeing,), daemon=True)
 
     def __enter__(self) -> Run:
@@ -145,6 +147,7 @@ class Run:
         for delivery in self.site.deliveries:
             delivery.drain(30.0)
         self.site.__exit__(None, None, None)
+        self._gallery.close()
         self.store.close()
 
     def counts(self) -> dict[str, tuple[int, int, float]]:
@@ -205,8 +208,8 @@ def soak(video: Path, engine: Engine, minutes: float, away: int, threads: int | 
                         back.append(now - missing.pop(address))
                 memory.append((now - begin, resident()))
                 time.sleep(0.1)
-            latency = np.array([value for _, value in run.site.latencies])
-            counts = dict(run.site.counts)
+        latency = np.array([value for _, value in run.site.latencies])
+        counts = dict(run.site.counts)
         told = [json.loads(line)["id"] for line in run.events.read_text(encoding="utf-8").splitlines()]
     tenth = float(np.median([mb for at, mb in memory if 0.1 <= at / (60 * minutes) <= 0.2]))
     last = float(np.median([mb for at, mb in memory if at / (60 * minutes) >= 0.9]))

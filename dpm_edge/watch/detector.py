@@ -173,8 +173,11 @@ def network_input(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
     shrinks = image.shape[1] > size[0] and image.shape[0] > size[1]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    scaled = (small.astype(np.float32) - MEAN) / STD
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+    scaled = np.empty((1, 3, *small.shape[:2]), np.float32)
+    for channel, plane in enumerate(cv2.split(small)):  # over a last axis of three numpy is many times slower
+        np.subtract(plane, MEAN[channel], out=scaled[0, channel])
+        scaled[0, channel] /= STD[channel]
+    return scaled
 
 
 def decode(
