@@ -40,7 +40,7 @@ def network(kind: str) -> ForeignNetwork:
                 tensor.uniform_(0.05, 0.1)
             elif name.endswith(("bias", "running_mean", "positional_embedding", "class_embedding")):
                 tensor.uniform_(-0.2, 0.2)
-            elif "non_local" in name:
+            elif "non_local" in name and tensor.is_floating_point():
                 tensor.mul_(0.01)
     return net
 
