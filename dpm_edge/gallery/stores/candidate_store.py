@@ -91,38 +91,35 @@ class CandidateStore(Store):
         assert statistics is not None, "the caller checks"
         masks, count = query.metric == "mutual", query.candidates
         found = list(self.candidates(vectors_QD, count, where, masks=masks, cameras=True))
-        parts = self._parts_by_camera(query, where)
+        parts = self._cameras_to_find(query, where)
         sure = min(max(query.k, math.ceil(CERTAIN * count)), self.most_candidates)
-        asks: list[list[int]] = [[] for _ in parts]
+        asks: dict[int, list[int]] = {}
         if len(parts) > 1:
-            names = sorted({camera for one in found for camera in one.cameras})
+            names = sorted({*(part or "" for part in parts), *(camera for one in found for camera in one.cameras)})
             places = {camera: at for at, camera in enumerate(names)}
-            exact_QD = vectors_QD.astype(np.float64)
-            own_QC = exact_QD @ statistics.means(names).T
-            part_QP = exact_QD @ statistics.means([part.cameras[0] if part.cameras else "" for part in parts]).T
+            off_QC = vectors_QD @ statistics.means(names).T
+            of_parts = [places[part or ""] for part in parts]
             for i, one in enumerate(found):
                 if len(one.ids) < min(count, self.most_candidates):  # it is every row that fits
                     continue
-                raw = one.features @ exact_QD[i]
-                centred = np.sort(raw - own_QC[i, [places[c] for c in one.cameras]])
-                for at in np.flatnonzero(raw.min() - part_QP[i] > centred[-min(sure, len(raw))] - ROUNDING).tolist():
-                    asks[at].append(i)
-        for part, ask in zip(parts, asks):
-            answers = self.candidates(vectors_QD[ask], sure, part, masks=masks, cameras=True) if ask else []
+                raw = one.features @ vectors_QD[i]
+                centred = np.sort(raw - off_QC[i, [places[camera] for camera in one.cameras]])
+                most = raw.min() - off_QC[i, of_parts]
+                for part in np.flatnonzero(most > centred[-min(sure, len(raw))] - ROUNDING).tolist():
+                    asks.setdefault(part, []).append(i)
+        for part, ask in sorted(asks.items()):
+            camera = parts[part]
+            only = {"outside": tuple(query.row_cameras)} if camera is None else {"cameras": (camera,)}
+            answers = self.candidates(vectors_QD[ask], sure, replace(where, **only), masks=masks, cameras=True)
             for i, more in zip(ask, answers):
                 found[i] = _joined(found[i], more)
-        whole = np.concatenate([one.features for one in found])
-        centred = statistics.directions(whole, [camera for one in found for camera in one.cameras])
-        ends = np.cumsum([len(one.ids) for one in found])[:-1]
-        return [one._replace(features=features) for one, features in zip(found, np.split(centred, ends))]
+        return [one._replace(features=statistics.directions(one.features, one.cameras)) for one in found]
 
-    def _parts_by_camera(self, query: Query, where: Where) -> list[Where]:
-        """The filter for each camera that may be found, and for cameras that another writer may know."""
+    def _cameras_to_find(self, query: Query, where: Where) -> list[str | None]:
+        """Each camera that may be found; None for those that another writer may know."""
         wanted = [one for one in query.row_cameras if where.cameras is None or one in where.cameras]
-        parts = [replace(where, cameras=(one,)) for one in wanted if not one or one != where.not_camera]
-        if not self.one_writer and where.cameras is None:
-            parts.append(replace(where, outside=tuple(query.row_cameras)))
-        return parts
+        cameras: list[str | None] = [one for one in wanted if not one or one != where.not_camera]
+        return cameras if self.one_writer or where.cameras is not None else [*cameras, None]
 
 
 def _joined(one: Candidates, more: Candidates) -> Candidates:
