@@ -49,6 +49,7 @@ from dpm_edge.manifest import Manifest
 from dpm_edge.metrics import similarity
 from dpm_edge.video import Video
 from dpm_edge.watch.detector import Detector
+from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.evidence import Crops
 from dpm_edge.watch.given_tracks import GivenTracks
@@ -164,7 +165,8 @@ def watch(
     rules = Rules(Site(cameras=configs))
     still: Any = SimpleNamespace(live=False, peek=lambda: None)
     pipelines = {
-        one.name: CameraPipeline(one, still, thumbnails=False, run="", lock=threading.Lock()) for one in configs
+        one.name: CameraPipeline(one, still, thumbnails=False, run="", drift=DriftWatch(), lock=threading.Lock())
+        for one in configs
     }
     run = Run([], {}, [], identities.crops, gallery.fingerprint)
 

@@ -21,6 +21,7 @@ from dpm_edge.progress import say, track
 from dpm_edge.runtime import Engine
 from dpm_edge.video import Video
 from dpm_edge.watch.detector import Detector
+from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.given_tracks import GivenTracks
 from dpm_edge.watch.identities import Identities
 from dpm_edge.watch.pipeline import CameraPipeline
@@ -74,7 +75,7 @@ def run_video(
         seeing = _seeing(opened, frames.fps, placed if file else None, given, threshold)
         pipeline = CameraPipeline(
             CameraConfig(name=CAMERA, source=str(video)), Source(video, CAMERA), thumbnails=False, run="",
-            lock=threading.Lock(),
+            drift=DriftWatch(), lock=threading.Lock(),
         )  # fmt: skip
         people: dict[str, str] = {}
         drawn, path = _writer(out, frames)
