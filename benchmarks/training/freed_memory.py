@@ -2,8 +2,8 @@
 
     python benchmarks/training/freed_memory.py [--steps N] [--rounds N] [--threads N] [-o FILE]
 
-Steps of `dpm-edge adapt` on random pictures, a batch as Plan has it; each case in processes of its
-own, in turns, so that other work on the machine touches both alike. Medians of processor time, which other work
+Steps of `dpm-edge adapt` on random pictures, a batch as Plan has it, of both models that ship; each case in processes
+of its own, in turns, so that other work on the machine touches both alike. Medians of processor time, which other work
 lengthens less than it does the clock; page faults are those that need no disk.
 """
 
@@ -24,7 +24,7 @@ from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "freed-memory.json"
-CASES = ("given back", "kept")
+CASES, MODELS = ("given back", "kept"), ("dpm-n", "dpm-t")
 WARM = 2
 
 
@@ -64,49 +64,49 @@ def steps(case: str, model: str, count: int, threads: int) -> dict[str, Any]:
     return {"steps": found[WARM:], "peak MB": usage.ru_maxrss / 1024}
 
 
+def in_a_process(case: str, model: str, count: int, threads: int) -> dict[str, Any]:
+    """What `steps` gives in a process of its own."""
+    arguments = ["--case", case, "--model", model, "--steps", str(count), "--threads", str(threads)]
+    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of each case, and the ratio of their processor seconds."""
+    found: dict[str, Any] = {}
+    for case, some in runs.items():
+        middle = np.median([step for one in some for step in one["steps"]], axis=0)
+        found[case] = {
+            "processor seconds a step": round(float(middle[0]), 3),
+            "page faults a step": int(middle[1]),
+            "peak MB": round(max(one["peak MB"] for one in some)),
+        }
+    kept, given = (found[case]["processor seconds a step"] for case in ("kept", "given back"))
+    return {**found, "processor seconds, kept over given back": round(kept / given, 3)}
+
+
 def main() -> None:
     """Run the cases in turns, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10, help="of each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each case")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--model", default="dpm-n", help="one that ships, or a checkpoint")
+    parser.add_argument("--model", action="append", help="one that ships, or a checkpoint; several may come")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     said = parser.parse_args()
     if said.case:
-        print(json.dumps(steps(said.case, said.model, said.steps, said.threads)))
+        print(json.dumps(steps(said.case, said.model[0], said.steps, said.threads)))
         return
-    runs: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
-    for _ in range(said.rounds):
-        for case in CASES:
-            arguments = [
-                sys.executable,
-                __file__,
-                "--case",
-                case,
-                "--model",
-                said.model,
-                "--steps",
-                said.steps,
-                "--threads",
-                said.threads,
-            ]
-            done = subprocess.run([str(one) for one in arguments], stdout=subprocess.PIPE, check=True)
-            runs[case].append(json.loads(done.stdout))
     result: dict[str, Any] = {
-        "command": "python benchmarks/training/freed_memory.py", "machine": machine_card(), "model": said.model,
-        "threads": said.threads, "steps of each case": said.steps * said.rounds,
+        "command": "python benchmarks/training/freed_memory.py", "machine": machine_card(), "threads": said.threads,
     }  # fmt: skip
-    for case, some in runs.items():
-        middle = np.median([step for one in some for step in one["steps"]], axis=0)
-        result[case] = {
-            "processor seconds a step": round(float(middle[0]), 3),
-            "page faults a step": int(middle[1]),
-            "peak MB": round(max(one["peak MB"] for one in some)),
-        }
-    share = result["kept"]["processor seconds a step"] / result["given back"]["processor seconds a step"]
-    result["processor seconds, kept over given back"] = round(share, 3)
+    for model in said.model or MODELS:
+        runs: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
+        for _ in range(said.rounds):
+            for case in CASES:
+                runs[case].append(in_a_process(case, model, said.steps, said.threads))
+        result[model] = {"steps of each case": said.steps * said.rounds, **summary(runs)}
     write_whole(said.out, (json.dumps(result, indent=1) + "\n").encode())
     print(said.out.read_text())
 
