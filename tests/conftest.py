@@ -21,6 +21,9 @@ from dpm_edge import Engine
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # such an import raises
 
+COMPILED = {f"tests/kernels/test_{name}.py" for name in ("aot", "csrc", "launch")}
+"""Files whose tests need the kernels compiled for every target, minutes of one core."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left with one at the end."""
@@ -30,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # tests run without pytest-xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay in one worker, so that what they share is made once, and so do all that need one server.
+    """A file's tests stay in one worker, so that what they share is made once, and so do all that need one server, and
+    the files that need the compiled kernels: two workers would compile them side by side.
 
     pytest-xdist's own way, marks of groups, does nothing with pytest 9.2 (it sets an attribute that is no more).
     """
@@ -38,7 +42,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class FileScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "milvus" if "[milvus" in nodeid else nodeid.split("::")[0]
+            file = nodeid.split("::")[0]
+            return "milvus" if "[milvus" in nodeid else "compiled kernels" if file in COMPILED else file
 
     return FileScheduling(config, log)
 

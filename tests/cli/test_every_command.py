@@ -196,24 +196,10 @@ def test_service_without_stderr_home_name_and_unicode(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_closed_stderr(run: Run) -> None:
-    check(run("closed stderr", closed=2), failing=FAILING, told=False)
-
-
-@pytest.mark.slow
-def test_no_home_folder_and_a_user_without_a_name(run: Run) -> None:
-    check(run("no name", env=NO_HOME), failing=FAILING | {"trust"})  # whose list lies below HOME
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_stdout_of_another_encoding(run: Run, encoding: str) -> None:
-    check(run("encoding", env={"PYTHONIOENCODING": encoding}), failing=FAILING)
-
-
-@pytest.mark.slow
-def test_locale_c(run: Run) -> None:
-    check(run("locale", env={"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}), failing=FAILING)
+def test_no_home_folder_a_user_without_a_name_and_a_stdout_of_ascii(run: Run) -> None:
+    """As the one before, but every failure is told: stderr is there."""
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    check(run("no name", env={**NO_HOME, **plain}), failing=FAILING | {"trust"})  # whose list lies below HOME
 
 
 @pytest.mark.slow
