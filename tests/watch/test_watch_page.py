@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from dpm_edge.watch.page import app as page
 from dpm_edge.watch.page.openapi import document
-from dpm_edge.watch.page.server import is_loopback
+from dpm_edge.watch.page.server import PageServer, is_loopback
 from dpm_edge.watch.site_config import CameraConfig, Site, Zone
 from dpm_edge.watch.store import WatchStore
 from dpm_edge.watch.watch_site import WatchSite
@@ -297,3 +298,21 @@ def test_white_letters_are_readable_on_the_colour_of_every_identity() -> None:
         ]
         luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         assert 1.05 / (luminance + 0.05) >= 4.5, hue
+
+
+def test_the_server_leaves_the_logging_of_the_application_around_it_alone(watch: WatchSite) -> None:
+    pytest.importorskip("uvicorn", reason="uvicorn is not installed (the extra `watch`)")
+    closed: list[str] = []
+
+    class Mine(logging.NullHandler):
+        def close(self) -> None:
+            closed.append("closed")
+
+    handler = Mine()
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        PageServer(watch)._socket.close()
+        assert handler in root.handlers and not closed
+    finally:
+        root.removeHandler(handler)

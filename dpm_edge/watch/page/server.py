@@ -59,9 +59,11 @@ class PageServer:
         """What to open in a browser; with the token where one is needed."""
         self._ending = threading.Event()
         app = make_app(watch, token=self.token, loopback=is_loopback(host), ending=self._ending)
+        # uvicorn's own log_config would close every handler that the application around us has set up
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, ws_max_size=1 << 16, timeout_graceful_shutdown=2, lifespan="off"
-        )
+            app, log_config=None, log_level="warning", access_log=False, ws_max_size=1 << 16,
+            timeout_graceful_shutdown=2, lifespan="off",
+        )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="page", daemon=True)
 
