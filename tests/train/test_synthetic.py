@@ -20,7 +20,19 @@ from tiny_wardrobe import write_wardrobe
 
 from dpm_edge.errors import DataError, MissingLibrary
 from dpm_edge.train.saliency.labels import label_saliency
-from dpm_edge.train.synthetic import camera, dataset, figure, layout, materials, person, picture, raster, scene, third
+from dpm_edge.train.synthetic import (
+    camera,
+    dataset,
+    figure,
+    layout,
+    materials,
+    person,
+    picture,
+    raster,
+    scene,
+    street,
+    third,
+)
 from dpm_edge.train.synthetic.__main__ import SAMPLES, main
 from dpm_edge.train.synthetic.body import load_body
 from dpm_edge.train.synthetic.dataset import Settings, plan, render
@@ -405,3 +417,21 @@ def test_people_of_the_third_edition_are_rendered_in_what_the_folder_holds(tmp_p
         assert np.linalg.norm(figure.rest - point, axis=1).min() < 1e-6
     hair = next(worn for worn in person.worn if worn.garment.kind == "hair")
     assert set(figure.cut_out.tolist()) == {-1, hair.garment.texture}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edition", [1, 3])
+def test_a_street_is_two_videos_with_people_in_them(
+    edition: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("anny", reason="the body model is not installed")
+    monkeypatch.setattr(street, "SECONDS", 3)
+    monkeypatch.setattr(street, "WALKS", [street.Walk(1, "door", 0.0, 3.0, 420, True)])
+    more = ["--wardrobe", str(write_wardrobe(tmp_path / "assets"))] if edition == 3 else []
+    assert street.main(["--out", str(tmp_path / "out"), *more]) == 0
+    moved = {}
+    for name in ("door", "yard"):
+        video = cv2.VideoCapture(str(tmp_path / f"out/{name}.mp4"))
+        frames = [video.read()[1].astype(np.float32) for _ in range(3 * street.RATE)]
+        moved[name] = float(np.abs(frames[12] - frames[2]).mean())
+    assert moved["door"] > 3 * moved["yard"], moved  # somebody walks past the door alone

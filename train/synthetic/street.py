@@ -25,6 +25,8 @@ from dpm_edge.train.synthetic import materials, raster, scene
 from dpm_edge.train.synthetic.figure import Figure, dress
 from dpm_edge.train.synthetic.person import Person, draw_person
 from dpm_edge.train.synthetic.poses import turn, walking
+from dpm_edge.train.synthetic.third import draw_person_3, dress_3
+from dpm_edge.train.synthetic.wardrobe import NOTHING, load_wardrobe
 
 RATE, SECONDS = 8, 26
 WIDTH, HEIGHT, HORIZON = 640, 480, 150
@@ -65,7 +67,13 @@ WALKS = (
 
 
 def picture_of(
-    body: b.Body, who: tuple[Person, Figure], camera: c.Camera, phase: float, to_right: bool, rows: int
+    body: b.Body,
+    who: tuple[Person, Figure],
+    camera: c.Camera,
+    phase: float,
+    to_right: bool,
+    rows: int,
+    textures: tuple[np.ndarray, np.ndarray] = NOTHING,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Somebody walking past: linear RGB (rows, w, 3) f4 with alpha (rows, w) f4, as high as the person."""
     figure = who[1]
@@ -79,14 +87,15 @@ def picture_of(
     tall, wide = 2 * rows, 2 * max(4, int(np.ceil((high[0] - low[0]) * scale / 2)))
     depth = np.full((tall, wide), np.inf, np.float32)
     owner = np.full((tall, wide), raster.EMPTY, np.int32)
-    surface = np.zeros((tall, wide, 6), np.float32)
-    attributes = np.concatenate([raster.vertex_normals(points, figure.triangles), figure.chart], 1)
+    surface = np.zeros((tall, wide, 8), np.float32)
+    attributes = np.concatenate([raster.vertex_normals(points, figure.triangles), figure.chart, figure.uv], 1)
     raster.draw(
         view.screen(points), figure.triangles, figure.cut, np.ascontiguousarray(attributes, np.float32), figure.owner,
-        depth, owner, surface,
+        depth, owner, surface, figure.cut_out, textures[1],
     )  # fmt: skip
     image = np.zeros((tall, wide, 3), np.float32)
-    materials.shade(image, owner, surface, figure.table.astype(np.float32), camera.light, camera.sun, camera.sky)
+    table = figure.table.astype(np.float32)
+    materials.shade(image, owner, surface, table, camera.light, camera.sun, camera.sky, textures[0])
     alpha = (owner != raster.EMPTY).astype(np.float32)
     size = (wide // 2, rows)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
@@ -106,16 +115,25 @@ def place(frame: np.ndarray, picture: np.ndarray, alpha: np.ndarray, middle: flo
     frame[y0:y1, x0:x1] = frame[y0:y1, x0:x1] * (1 - alpha[part][:, :, None]) + picture[part]
 
 
-def film(out: Path) -> list[Path]:
-    """Render both videos.
+def film(out: Path, wardrobe: Path | None = None) -> list[Path]:
+    """Render both videos, of people of the first edition, or of the third in what the folder `wardrobe` holds.
 
     Raises:
-        DpmError: OpenCV cannot write them there.
+        DpmError: OpenCV cannot write them there, or the folder is no wardrobe.
     """
     out.mkdir(parents=True, exist_ok=True)
     body = b.load_body()
-    someone = {walk.person: draw_person(SEED, walk.person) for walk in WALKS}
-    dressed = {number: (person, dress(body, person)) for number, person in someone.items()}
+    dressed: dict[int, tuple[Person, Figure]] = {}
+    textures = NOTHING
+    for number in {walk.person for walk in WALKS}:
+        if wardrobe is None:
+            person = draw_person(SEED, number)
+            dressed[number] = person, dress(body, person)
+        else:
+            clothes = load_wardrobe(wardrobe)
+            textures = clothes.textures, clothes.alpha
+            wearing = draw_person_3(clothes, SEED, number)
+            dressed[number] = wearing, dress_3(body, wearing)
     made = []
     for name, number in CAMERAS.items():
         camera = c.draw_camera(SEED, number)
@@ -139,7 +157,8 @@ def film(out: Path) -> list[Path]:
                     if key not in pictures:
                         rows = round(NEAR * (walk.feet - HORIZON))
                         angle = 2 * np.pi * phase / PHASES
-                        pictures[key] = picture_of(body, dressed[walk.person], camera, angle, walk.to_right, rows)
+                        who, right = dressed[walk.person], walk.to_right
+                        pictures[key] = picture_of(body, who, camera, angle, right, rows, textures)
                     across = gone if walk.to_right else 1 - gone
                     place(frame, *pictures[key], -60 + across * (WIDTH + 120), walk.feet)
             writer.write(c.develop(np.random.default_rng([SEED, number]), camera, frame))
@@ -154,8 +173,10 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m dpm_edge.train.synthetic.street", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--wardrobe", type=Path, help="a checkout of makehuman-assets: people of the third edition")
+    said = parser.parse_args(arguments)
     try:
-        for path in film(parser.parse_args(arguments).out):
+        for path in film(said.out, said.wardrobe):
             print(path)
     except (DpmError, OSError) as error:
         print(f"street: {error}", file=sys.stderr)
