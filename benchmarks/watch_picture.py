@@ -1,6 +1,6 @@
 """The picture of the page in README: `dpm-edge watch` on two videos, as a browser shows it.
 
-    python -m dpm_edge.train.synthetic.street --out street
+    python -m dpm_edge.train.synthetic.street --out street --wardrobe makehuman-assets
     python benchmarks/watch_picture.py street/door.mp4 street/yard.mp4 -o docs/watch.jpg [--engine ENGINE_DIR]
 
 The command runs in a process of its own until the videos have ended; then Chromium opens the page. The people of these
