@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge import shipped
-from dpm_edge.env import cores, installed
+from dpm_edge.env import installed
 from dpm_edge.errors import EngineError, ImageError, MissingLibrary
 from dpm_edge.telemetry import INSTALL, import_onnxruntime, import_openvino
 from dpm_edge.watch.overlap import iou
@@ -70,7 +70,6 @@ class Detector:
         path: str | Path | None = None,
         *,
         threads: int | None = None,
-        at_once: int = 1,
         backend: str | None = None,
         size: tuple[int, int] | None = None,
         least: float = 0.1,
@@ -79,9 +78,7 @@ class Detector:
 
         Args:
             path: an ONNX file with the input `image` and the outputs `scores` and `bins`; None: the one that ships.
-            threads: cores that the detector may use; None leaves it to the library.
-            at_once: pictures that it is made to look at side by side, from as many threads; the cores are shared out
-                among them. 1: all cores work on one picture, the fastest for that picture.
+            threads: cores for one picture; None leaves it to the library.
             backend: "openvino" or "onnxruntime"; None: OpenVINO where it is installed.
             size: width and height that frames are stretched to, multiples of 32; None: about 416 × 416 pixels in the
                 shape of the frame, 480 × 352 for 4:3 and 544 × 320 for 16:9. A larger size finds smaller people and
@@ -101,15 +98,13 @@ class Detector:
             raise EngineError(f"expected a least score above 0 and below 1, got {least}. Try 0.1")
         if threads is not None and threads < 1:
             raise EngineError(f"expected 1 thread or more, got {threads}. Leave threads out for the library's choice")
-        if at_once < 1:
-            raise EngineError(f"expected 1 picture at once or more, got {at_once}. Leave it out for one")
         if backend is None:
             backend = "openvino" if installed("openvino") else "onnxruntime"
         if backend not in _OPENERS:
             raise EngineError(f"expected backend openvino or onnxruntime, got {backend!r}")
         if not installed(backend):
             raise MissingLibrary("OpenVINO or ONNX Runtime", "the person detector", INSTALL)
-        detector = cls(partial(_OPENERS[backend], path, threads, at_once), backend, size, least)
+        detector = cls(partial(_OPENERS[backend], path, threads), backend, size, least)
         detector.network(size or fitting_size(640, 480))
         return detector
 
@@ -237,7 +232,7 @@ def best_boxes(boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap:
     return order[np.array(kept[:MOST], np.int64)]
 
 
-def _open_openvino(path: Path, threads: int | None, at_once: int, size: tuple[int, int]) -> Network:
+def _open_openvino(path: Path, threads: int | None, size: tuple[int, int]) -> Network:
     openvino = import_openvino("the person detector")
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -246,8 +241,6 @@ def _open_openvino(path: Path, threads: int | None, at_once: int, size: tuple[in
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    if at_once > 1:
-        settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": at_once}
     core = openvino.Core()
     try:
         model = core.read_model(path)
@@ -266,10 +259,10 @@ def _open_openvino(path: Path, threads: int | None, at_once: int, size: tuple[in
     return run
 
 
-def _open_onnxruntime(path: Path, threads: int | None, at_once: int, size: tuple[int, int]) -> Network:
+def _open_onnxruntime(path: Path, threads: int | None, size: tuple[int, int]) -> Network:
     onnxruntime = import_onnxruntime("the person detector")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, (threads or cores()) // at_once) if at_once > 1 else threads or 0
+    options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -285,7 +278,7 @@ def _open_onnxruntime(path: Path, threads: int | None, at_once: int, size: tuple
     return run
 
 
-_OPENERS: dict[str, Callable[[Path, int | None, int, tuple[int, int]], Network]] = {
+_OPENERS: dict[str, Callable[[Path, int | None, tuple[int, int]], Network]] = {
     "openvino": _open_openvino,
     "onnxruntime": _open_onnxruntime,
 }

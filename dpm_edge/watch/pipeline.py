@@ -5,7 +5,7 @@ This file and `seeing.py` alone touch the detector, the trackers and the identit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from dpm_edge.opencv import cv2
 from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.records import TrackRecord
 from dpm_edge.watch.rules import Moment, Sighting
-from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Found, Seeing, SeenTrack
+from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Seeing, SeenTrack
 from dpm_edge.watch.site_config import CameraConfig
 from dpm_edge.watch.sources import CameraFrame, Source
 
@@ -131,22 +131,15 @@ class CameraPipeline:
         self._first_id = self._last_id = 0
         self._followed: dict[str, _Followed] = {}
 
-    def look_at(
-        self, seeing: Seeing, frame: CameraFrame, found: Callable[[], Found] | None = None, rate: float | None = None
-    ) -> Looked:
-        """Find, follow and recognise the people of a frame.
-
-        Args:
-            found: gives the frame's boxes and scores, where the detector works ahead; None: it is asked now.
-            rate: frames a second of this camera, as `rate_at` said when the frame was taken; None: it is asked now.
-        """
+    def look_at(self, seeing: Seeing, frame: CameraFrame) -> Looked:
+        """Find, follow and recognise the people of a frame."""
         size = (frame.image.shape[0], frame.image.shape[1])
         ended: list[str] = []
         if self._tracker is None or size != self._size:  # a camera that changes its size is looked at anew
             ended += [name for name, one in self._followed.items() if not one.ended]
-            self._tracker, self._size = seeing.make_tracker(rate or self.rate_at(frame)), size
+            self._tracker, self._size = seeing.make_tracker(self._rate(frame)), size
             self._first_id = self._last_id
-        boxes, scores = seeing.detect(frame.image) if found is None else found()
+        boxes, scores = seeing.detect(frame.image)
         tracks = self._tracker.update(boxes, scores, frame.seconds)
         ended += [self._name(track) for track in self._tracker.ended]
         moment = Moment(seconds=frame.seconds, wall=frame.wall, uncertainty=frame.uncertainty)
@@ -257,8 +250,8 @@ class CameraPipeline:
         """A name that no other track of this camera has had, whichever tracker and run gave its id."""
         return f"{self._run}{self._first_id + int(track.id)}"
 
-    def rate_at(self, frame: CameraFrame) -> float:
-        """Frames a second that the tracker will get, asked before the frame after this one is taken."""
+    def _rate(self, frame: CameraFrame) -> float:
+        """Frames a second that the tracker will get."""
         if self.source.live:
             return self.source.status().rate or DEFAULT_RATE
         ahead = self.source.peek()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.env import cores
 from dpm_edge.errors import DpmError
 from dpm_edge.gallery import Gallery
 from dpm_edge.images import read_image
@@ -89,15 +88,11 @@ class EmbedsCrops(Protocol):
         """Features of a frame's boxes, or of pictures."""
 
 
-Found = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Boxes (N, 4) in pixels and scores (N,) of one picture."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Seeing:
     """Everything that looks at pictures."""
 
-    detector: Callable[[NDArray[np.uint8]], Found]
+    detector: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
     make_tracker: Callable[[float], FollowsBoxes]
     """Frames a second → a tracker."""
     engine: EmbedsCrops
@@ -105,10 +100,8 @@ class Seeing:
     identities: KnowsPeople
     lock: AbstractContextManager = field(default_factory=threading.Lock)
     """Held while the detector works: a search on the page comes from another thread."""
-    at_once: int = 1
-    """Frames that the detector may look at side by side; where it is more than 1, `lock` must let them."""
 
-    def detect(self, image: NDArray[np.uint8]) -> Found:
+    def detect(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Boxes (N, 4) and scores (N,) of a picture (H, W, 3) uint8 BGR."""
         with self.lock:
             return self.detector(image)
@@ -159,9 +152,6 @@ class Seeing:
 def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | None = None) -> Seeing:
     """Open the detector, the trackers and the identities of a site.
 
-    With several cameras the detector looks at as many frames at once as there are cores (or `threads`), one core each:
-    that takes more frames a second than all cores on one frame. With one camera all cores look at its frame.
-
     Raises:
         DpmError: whatever opening them raises.
     """
@@ -176,11 +166,8 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
         overlap=list(site.overlaps),
         absent=ABSENT_SECONDS,
     )
-    at_once = min(threads or cores(), len(site.cameras))
     return Seeing(
-        detector=Detector.load(site.detector, threads=threads, at_once=at_once),
-        at_once=at_once,
-        lock=threading.Lock() if at_once == 1 else nullcontext(),
+        detector=Detector.load(site.detector, threads=threads),
         make_tracker=lambda rate: Tracker(frame_rate=rate),
         engine=engine,
         gallery=gallery,

@@ -1,17 +1,14 @@
 """The loop of the camera application: frames of all cameras become events, which the store keeps and outputs deliver.
 
 One thread works through the frames: those of files in order of time, those of live cameras in turn, the newest of each.
-With several cameras the detector works ahead of it, on as many frames at once as `Seeing.at_once` says.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,7 @@ from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
 from dpm_edge.watch.pipeline import CameraPipeline, CameraView
 from dpm_edge.watch.records import Correction
 from dpm_edge.watch.rules import LastSeen, Moment, Rules, Sighting
-from dpm_edge.watch.seeing import Found, Seeing
+from dpm_edge.watch.seeing import Seeing
 from dpm_edge.watch.site_config import Site
 from dpm_edge.watch.sources import CameraFrame, Source, SourceStatus, SteadyClock
 from dpm_edge.watch.store import WatchStore
@@ -38,16 +35,6 @@ DRIFT_SECONDS = 10.0
 """So often the cameras' features are compared with their statistics."""
 EXPIRE_SECONDS = 600.0
 """Retention is looked after so often."""
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A frame that the detector has been given: when (monotonic), its camera's rate then, and what will be found."""
-
-    frame: CameraFrame
-    at: float
-    rate: float
-    found: Future[Found]
 
 
 class WatchSite:
@@ -142,23 +129,15 @@ class WatchSite:
         """
         self.seeing = seeing
         seeing.enrol(self.site.people)
-        taken: deque[_Taken] = deque()
-        detectors = ThreadPoolExecutor(seeing.at_once, "detector")
         try:
             while not self._stop.is_set():
-                while len(taken) < seeing.at_once and (frame := self._next(wait=not taken)) is not None:
-                    camera = self._cameras[frame.camera]
-                    camera.taken += 1
-                    if camera.source.live or (camera.taken - 1) % camera.config.every == 0:
-                        found = detectors.submit(seeing.detect, frame.image)
-                        taken.append(_Taken(frame, time.monotonic(), camera.rate_at(frame), found))
-                if taken:
-                    self._look_at(taken.popleft())
+                frame = self._next()
+                if frame is not None:
+                    self._look_at(frame)
                 elif all(camera.source.ended for camera in self._cameras.values()):
                     break
                 self._now_and_then()
         finally:
-            detectors.shutdown(cancel_futures=True)
             with self._lock:
                 for name, camera in self._cameras.items():
                     self._decide(name, camera.end_tracks(seeing))
@@ -287,12 +266,12 @@ class WatchSite:
             self._news += 1
             self._arrived.notify_all()
 
-    def _next(self, *, wait: bool) -> CameraFrame | None:
-        """The frame to look at next; where there is none, waits a moment if it may."""
+    def _next(self) -> CameraFrame | None:
+        """The frame to look at next; waits a moment where there is none."""
         with self._arrived:
             before = self._news
         frame = self._choose()
-        if frame is None and wait:
+        if frame is None:
             with self._arrived:
                 self._arrived.wait_for(lambda: self._news != before or self._stop.is_set(), 0.2)
         return frame
@@ -311,11 +290,15 @@ class WatchSite:
             return camera.source.get()
         return None
 
-    def _look_at(self, taken: _Taken) -> None:
+    def _look_at(self, frame: CameraFrame) -> None:
         assert self.seeing is not None, "run sets it before the first frame"
-        frame, camera = taken.frame, self._cameras[taken.frame.camera]
+        camera = self._cameras[frame.camera]
+        camera.taken += 1
+        if not camera.source.live and (camera.taken - 1) % camera.config.every:
+            return
+        begin = time.monotonic()
         try:
-            looked = camera.look_at(self.seeing, frame, taken.found.result, taken.rate)
+            looked = camera.look_at(self.seeing, frame)
         except Exception as error:  # one camera's bad frame must not end the others
             camera.failures += 1
             message = str(error) if isinstance(error, DpmError) else f"{type(error).__name__}: {error}"
@@ -329,7 +312,7 @@ class WatchSite:
             self._decide(frame.camera, looked.final)
             self._keep(self._rules.see(frame.camera, looked.moment, looked.sightings, looked.size))
         now = self._clock.now()[0]
-        camera.latency = max(0.0, now - frame.seconds) if camera.source.live else time.monotonic() - taken.at
+        camera.latency = max(0.0, now - frame.seconds) if camera.source.live else time.monotonic() - begin
 
     def _decide(self, camera: str, final: Iterable[Sighting]) -> None:
         """Tell the rules what was finally decided about tracks that have ended."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -120,19 +119,6 @@ def test_backends_agree() -> None:
     np.testing.assert_allclose(one[1], other[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_pictures_from_several_threads_give_what_one_at_a_time_gives(backend: str) -> None:
-    pytest.importorskip(backend, reason=f"{backend} is not installed")
-    picture, _ = scene()
-    pictures = [np.ascontiguousarray(np.roll(picture, 8 * n, axis=1)) for n in range(6)]
-    alone = Detector.load(backend=backend, threads=1)
-    with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(Detector.load(backend=backend, threads=2, at_once=2), pictures))
-    for (boxes, scores), (wanted, sure) in zip(together, map(alone, pictures)):
-        np.testing.assert_allclose(boxes, wanted, atol=0.01)
-        np.testing.assert_allclose(scores, sure, atol=1e-4)
-
-
 def test_an_even_picture_holds_nobody(detector: Detector) -> None:
     boxes, scores = detector(np.full((2160, 3840, 3), 90, np.uint8))
     assert boxes.shape == (0, 4) and scores.shape == (0,)
@@ -165,7 +151,6 @@ def test_what_is_no_picture_is_refused(detector: Detector, image: object) -> Non
         ({"size": (400, 416)}, "multiples of 32"),
         ({"least": 0.0}, "above 0 and below 1"),
         ({"threads": 0}, "1 thread or more"),
-        ({"at_once": 0}, "1 picture at once or more"),
         ({"backend": "tensorrt"}, "openvino or onnxruntime"),
         ({"path": "/nowhere/detector.onnx"}, "is not there"),
     ],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from moving_square import ScriptedStream
-from stand_ins import ColourEngine, find_squares, make_seeing, scene, walk, write_scenes
+from stand_ins import ColourEngine, make_seeing, scene, walk, write_scenes
 
 from dpm_edge.errors import DpmError
 from dpm_edge.watch import watch_site
@@ -82,34 +80,9 @@ def test_frames_of_several_files_are_looked_at_in_order_of_time(tmp_path: Path) 
     seen: list[float] = []
     with WatchStore(":memory:", run="") as store, WatchSite(site(("slow", slow), ("quick", quick)), store) as watch:
         look = watch._look_at
-        watch._look_at = lambda taken: (seen.append(taken.frame.seconds), look(taken))[1]  # type: ignore[method-assign]
+        watch._look_at = lambda frame: (seen.append(frame.seconds), look(frame))[1]  # type: ignore[method-assign]
         watch.run(make_seeing())
     assert len(seen) == 18 and seen == sorted(seen)
-
-
-def test_detecting_two_frames_at_once_changes_no_event(tmp_path: Path) -> None:
-    """Each call of the detector waits for a second one beside it; events and tracks are those of one at a time."""
-    door = write_scenes(tmp_path / "door.avi", walk("red", 10) + [EMPTY] * 20)
-    yard = write_scenes(tmp_path / "yard.avi", [EMPTY] * 12 + walk("red", 10) + [EMPTY] * 8)
-    told, rates = [], []
-    for at_once in (1, 2):
-        both = threading.Barrier(at_once, timeout=20)
-
-        def find(image: Any, both: threading.Barrier = both) -> Any:
-            both.wait()
-            return find_squares(image)
-
-        seeing = make_seeing()
-        make_tracker = seeing.make_tracker
-        seeing = replace(
-            seeing, detector=find, at_once=at_once, lock=nullcontext(),
-            make_tracker=lambda rate, make=make_tracker: (rates.append(round(rate, 3)), make(rate))[1],
-        )  # fmt: skip
-        with WatchStore(":memory:", run="") as store:
-            events = run(site(("door", door), ("yard", yard)), store, seeing)
-            told.append([(e.kind, e.camera, e.identity, e.seconds, e.details) for e in events])
-    assert told[0] == told[1] and any(kind == "moved" for kind, *_ in told[0])
-    assert rates == [10.0] * 4
 
 
 def test_every_second_frame_only(tmp_path: Path) -> None:
