@@ -16,7 +16,7 @@ from dpm_edge.errors import SpecError, nearest
 INTERPOLATIONS = ("bilinear", "area", "bicubic")
 NECKS = ("before", "after")
 """Sides of the BN neck."""
-STEMS = ("patch", "lite0")
+STEMS = ("patch", "lite0", "lite0-deep")
 ENCODERS = ("clip", "imagenet")
 VISIBILITIES = ("mask", "map")
 _SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes", "masks", "encoder")
@@ -130,9 +130,9 @@ class ModelSpec:
     its mask over this."""
     stem: str = "patch"
     """Where the patch tokens come from: "patch" (one convolution) or "lite0" (EfficientNet-Lite0 up to `stride` 16 or
-    8; ours)."""
+    8; ours) or "lite0-deep" (its last stages too, at twice that stride; ours)."""
     instance_norm: bool = False
-    """With stem "lite0": half of the channels after its third stage pass an instance norm (ours)."""
+    """With a stem "lite0": half of the channels after its third stage pass an instance norm (ours)."""
     stripes: int = 0
     """With visibility "map": so many horizontal stripes of the grid are pooled apart, over what is seen, and each adds
     to `width` / `stripes` dimensions of the feature; 0: none (ours)."""
@@ -172,16 +172,18 @@ class ModelSpec:
             raise SpecError(f"expected encoder {' or '.join(ENCODERS)}, got {self.encoder!r}.{offer}")
         if self.stem not in STEMS:
             raise SpecError(f"expected stem {' or '.join(STEMS)}, got {self.stem!r}.{nearest(self.stem, STEMS)}")
-        if self.stem == "lite0" and (self.stride not in (8, 16) or self.patch != self.stride):
+        if self.stem != "patch" and (self.stride not in (8, 16) or self.patch != self.stride):
             raise SpecError(
-                f"expected patch and stride both 16 or both 8 for stem 'lite0', got {self.patch} and {self.stride}."
+                f"expected patch and stride both 16 or both 8 for stem {self.stem!r}, got {self.patch} and "
+                f"{self.stride}."
             )
-        if self.stem == "lite0" and (self.preprocessing.height % 16 or self.preprocessing.width % 16):
+        least = 32 if self.stem == "lite0-deep" else 16
+        if self.stem != "patch" and (self.preprocessing.height % least or self.preprocessing.width % least):
             raise SpecError(
-                f"expected an input of multiples of 16 pixels for stem 'lite0', got {self.preprocessing.height}×"
-                f"{self.preprocessing.width}."
+                f"expected an input of multiples of {least} pixels for stem {self.stem!r}, got "
+                f"{self.preprocessing.height}×{self.preprocessing.width}."
             )
-        if self.instance_norm and self.stem != "lite0":
+        if self.instance_norm and self.stem == "patch":
             raise SpecError("expected stem 'lite0' with instance_norm, got stem 'patch'. Set instance_norm to false.")
         if self.visibility not in VISIBILITIES:
             offer = nearest(self.visibility, VISIBILITIES)

@@ -19,6 +19,8 @@ ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = (0.3, 3.33)
 GREY = (0.299, 0.587, 0.114)
 REFERENCE_HEIGHT = 256
+BLACK, WHITE = (0.0, 45.0), (140.0, 255.0)
+"""Where a picture's 2nd and 98th percentile may be moved to."""
 
 
 def uniform(count: int, low: float, high: float, draw: torch.Generator) -> Tensor:
@@ -39,13 +41,17 @@ def augment(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Ten
 
 
 def photograph(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
-    """What does not move anything: blur, colour, noise, random erasing. Shape kept."""
+    """What does not move anything: blur, colour, levels, sharpening, noise, random erasing. Shape kept."""
     if config.blur:
         chosen = uniform(len(pixels), 0, 1, draw) < config.blur
         small = F.interpolate(F.avg_pool2d(pixels, 2), size=pixels.shape[2:], mode="bilinear", align_corners=False)
         pixels = torch.where(chosen[:, None, None, None], small, pixels)
     if config.colour or config.grey:
         pixels = _recolour(pixels, config, draw)
+    if config.levels:
+        pixels = _set_levels(pixels, config.levels, draw)
+    if config.sharpen:
+        pixels = _sharpen(pixels, config.sharpen, draw)
     if config.noise:
         strength = uniform(len(pixels), 0, config.noise, draw)[:, None, None, None]
         pixels = pixels + strength * torch.randn(pixels.shape, generator=draw, device=draw.device)
@@ -83,6 +89,25 @@ def _recolour(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> T
     grey = (pixels * weights).sum(1, keepdim=True)
     saturation = torch.where(uniform(count, 0, 1, draw)[:, None, None, None] < config.grey, 0.0, factor(1.0))
     return grey + (pixels - grey) * saturation
+
+
+def _set_levels(pixels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
+    """Move the 2nd and 98th percentile of some pictures' luminance to BLACK and WHITE, each drawn anew."""
+    count = len(pixels)
+    grey = (pixels[:, :, ::4, ::4] * by_channel(GREY, pixels.device)).sum(1).flatten(1).sort(dim=1).values
+    low, high = (grey[:, round(part * (grey.shape[1] - 1))] for part in (0.02, 0.98))
+    black, white = uniform(count, *BLACK, draw), uniform(count, *WHITE, draw)
+    gain = (white - black) / (high - low).clamp(min=20)
+    moved = (pixels - low[:, None, None, None]) * gain[:, None, None, None] + black[:, None, None, None]
+    chosen = uniform(count, 0, 1, draw) < probability
+    return torch.where(chosen[:, None, None, None], moved, pixels)
+
+
+def _sharpen(pixels: Tensor, most: float, draw: torch.Generator) -> Tensor:
+    """Unsharp masking by up to `most` over a 3×3 mean, in half of the pictures."""
+    amount = uniform(len(pixels), -most, most, draw).clamp(min=0)[:, None, None, None]
+    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
+    return pixels + amount * (pixels - F.avg_pool2d(padded, 3, 1))
 
 
 def _erase(pixels: Tensor, probability: float, draw: torch.Generator) -> Tensor:

@@ -95,6 +95,13 @@ class AugmentConfig:
     """Probability of halving the resolution and back [R]: rendered people are too sharp."""
     noise: float = 0.0
     """Largest standard deviation of pixel noise, of 255 [R]."""
+    levels: float = 0.0
+    """Probability that a picture's darkest and brightest are moved to others, as cameras that set exposure by the
+    picture do [R]: rendered people are flat, photographs are not."""
+    sharpen: float = 0.0
+    """Largest amount of unsharp masking, in half of the pictures [R]: what cameras do to their pictures."""
+    background: float = 0.0
+    """Probability of other surroundings (dpm_edge.train.backgrounds); needs exact masks [R]."""
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpm_edge.train import optimisation, report, state
 from dpm_edge.train.augment import augment, flip, photograph, shift_and_zoom
+from dpm_edge.train.backgrounds import surround
 from dpm_edge.train.covering import cover
 from dpm_edge.train.criterion import Targets
 from dpm_edge.train.data import to_input
@@ -101,13 +102,18 @@ def batch_of(run: Run, rows: Tensor) -> tuple[Tensor, Targets, Tensor | None]:
 
 
 def covered_batch(run: Run, rows: Tensor, draw: torch.Generator) -> tuple[Tensor, Targets, Tensor | None]:
-    """`batch_of` with exact masks: the same moves for pixels and masks, then something pasted, then light and noise."""
+    """`batch_of` with exact masks: moves of both, other surroundings, something pasted, then light and noise."""
     config, grid = run.config, run.net.spec.grid
-    planes = torch.cat([run.train.pixels[rows], run.shares[rows]], 1).float()  # type: ignore[index]
-    planes[:, 3:] /= 255
+    assert run.shares is not None
+    pixels, shares = run.train.pixels[rows].float(), run.shares[rows].float() / 255
+    if shares.shape[2:] != pixels.shape[2:]:
+        shares = F.interpolate(shares, size=pixels.shape[2:], mode="bilinear", align_corners=False)
+    planes = torch.cat([pixels, shares], 1)
     turned = torch.rand(len(planes), generator=draw, device=draw.device) < config.augment.flip
     planes = torch.where(turned[:, None, None, None], planes.flip(3), planes)
     planes = shift_and_zoom(planes, config.augment, draw)
+    if run.backgrounds is not None:
+        planes = surround(planes, run.backgrounds, config.augment.background, draw)
     done = cover(planes, config.covering, draw)
     shares = F.adaptive_avg_pool2d(done.planes[:, 3:], grid)
     shares = torch.stack([shares[:, 0], (shares[:, 1] - shares[:, 0]).clamp(min=0)], 1)

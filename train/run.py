@@ -17,6 +17,7 @@ from dpm_edge.layouts import Dataset, read_dataset, take
 from dpm_edge.market import LabelledFolder
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import distributed, optimisation
+from dpm_edge.train.backgrounds import bank
 from dpm_edge.train.config import COMPILED, Config
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode, visible_shares
@@ -64,9 +65,12 @@ class Run:
     described: str = ""
     """The training pictures in words, for the checkpoint's card."""
     shares: Tensor | None = None
-    """(N, 2, H, W) uint8, 255 for all of a pixel: the person seen, and the person if nothing stood in front."""
+    """(N, 2, H, W) uint8, 255 for all of a pixel: the person seen, and the person if nothing stood in front. May be
+    smaller than the pictures."""
     taught: Tensor | None = None
     """(N, T) float32: a teacher's features of the training pictures."""
+    backgrounds: Tensor | None = None
+    """(M, 3, H, W) uint8: surroundings to put people into."""
     quiet: bool = False
     begin: float = field(default_factory=time.perf_counter)
     """When the run's preparation began: a budget of minutes counts from there."""
@@ -115,16 +119,19 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     if processes.world > 1:
         distributed.share_batch_norm(net)
     optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=texts is not None)
-    shares = taught = None
-    if config.covering.probability or config.loss.visibility:
+    shares = taught = backgrounds = None
+    if config.covering.probability or config.loss.visibility or config.augment.background:
         if config.saliency.source != "labels":
             raise SpecError(
-                f"expected saliency.source=labels with covering or loss.visibility, got {config.saliency.source!r}: "
-                "both need exact masks, which a set has that dpm_edge.train.synthetic rendered"
+                "expected saliency.source=labels with covering, loss.visibility or augment.background, got "
+                f"{config.saliency.source!r}: they need exact masks, which a set has that dpm_edge.train.synthetic "
+                "rendered"
             )
         if config.transfer.probability:
             raise SpecError("expected transfer.probability=0 with covering, got both. Choose one of the two")
         shares = pixel_shares(data, train, (pre.height, pre.width)).to(device)
+        if config.augment.background:
+            backgrounds = bank(pre.height, pre.width, config.seed).to(device)
     if config.loss.distil:
         taught = teach(config.loss.teacher, people.train, train.names, out / TAUGHT, quiet).to(device)
     made = Run(
@@ -148,6 +155,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
         described=f"{data.resolve().name}, layout {people.layout}: {len(sampler.rows)} people, {len(train)} pictures",
         shares=shares,
         taught=taught,
+        backgrounds=backgrounds,
         quiet=quiet,
         begin=begin,
     )

@@ -4,10 +4,11 @@
     python benchmarks/gpu/train_nano.py run --pack PACK --out OUT [--rung-seconds 150] [--final-seconds 360]
     python benchmarks/gpu/train_nano.py finish OUT/final-single-weights --stem lite0.pth --back 0.2 --out dpm-n
 
-`pack` puts rendered people (WebP, quality 70; masks at half size) and the validation people's own files into one folder
+`pack` puts rendered people (WebP, quality 60; masks at half size) and the validation people's own files into one folder
 of a few dozen megabytes, for a machine that cannot be given the whole set. `run` trains every rung of RUNGS side by
-side on one GPU for the same seconds, adopts what gained on the validation people over `base`, and trains the finals.
-A result is plain mAP of the averaged weights, whole and with 40 % of each query covered. OUT/ladder.json holds all.
+side on one GPU for the same seconds, adopts what gained on the validation people, trains the finals, and means of the
+finals' weights. A result is plain mAP of the averaged weights, whole and with 40 % of each query covered.
+OUT/ladder.json holds all.
 `finish` moves the stem's weights a part of the way back to ImageNet's, which loses less on pictures of another kind
 than it was tuned on (Wortsman et al., arXiv 2109.01903), and leaves out the prototypes.
 
@@ -23,7 +24,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ from dpm_edge.files import write_whole
 from dpm_edge.layouts import read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.model.stem import ConvStem
+from dpm_edge.model.stem import OURS, ConvStem
 from dpm_edge.spec import PRESETS, Preprocessing, WeightsCard
-from dpm_edge.train import distributed, optimisation
+from dpm_edge.train import backgrounds, distributed, optimisation
 from dpm_edge.train.config import Config, override
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures
@@ -48,39 +49,40 @@ from dpm_edge.train.loop import train_step
 from dpm_edge.train.moving_average import MovingAverage
 from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import Run
-from dpm_edge.train.start import load_lite0, network
+from dpm_edge.train.start import adopt, load_lite0, network
 from dpm_edge.train.synthetic.layout import HIDDEN, SEEN, mask_of
 
-WEBP_QUALITY = 70
-WIDE = "dpm-n-wide"
-PRESETS[WIDE] = dataclasses.replace(PRESETS["dpm-n"], name=WIDE, width=384, heads=6, layers=1, mask_blocks=(1,))
-"""A trial: features of twice the length, one transformer block in place of two."""
+WEBP_QUALITY = 60
+DEEP, WIDE = "dpm-n-deep", "dpm-n-deep-wide"
+PRESETS[DEEP] = dataclasses.replace(PRESETS["dpm-n"], name=DEEP, stem="lite0-deep")
+PRESETS[WIDE] = dataclasses.replace(PRESETS[DEEP], name=WIDE, width=384, heads=6, layers=1, mask_blocks=(1,))
+"""Trials: all of EfficientNet-Lite0's stages; and features of twice the length with one block in place of two."""
+BACKGROUNDS = 1024
+"""Pieces of clutter that people are put before."""
 
 BASE = [
     "model.height=192", "model.width=96", "model.stripes=6", "model.stem=", "data.identities=32",
-    "augment.scale=0.15", "augment.colour=0.4", "augment.grey=0.1", "augment.blur=0.3", "augment.noise=8",
+    "augment.scale=0.1", "augment.colour=0.25", "augment.grey=0", "augment.blur=0.1", "augment.noise=0",
     "optimiser.stem_lr=0.3", "optimiser.ema=0.998", "schedule.epochs=100", "schedule.warmup_epochs=5",
 ]  # fmt: skip
-LARGE = ["model.height=256", "model.width=128", "model.stripes=8"]
-RUNGS: dict[str, list[str]] = {
+LOOKS: dict[str, list[str]] = {
     "base": [],
-    "mild": ["augment.colour=0.25", "augment.grey=0.0", "augment.blur=0.1", "augment.noise=0", "augment.scale=0.1"],
-    "harsh": ["augment.colour=0.6", "augment.grey=0.2", "augment.blur=0.5", "augment.noise=12", "augment.erase=0.3"],
-    "all stages learn": ["optimiser.frozen_stages=0"],
-    "instance norm": ["model.instance_norm=true"],
-    "no stripes": ["model.stripes=0"],
-    "more covering": ["covering.probability=0.7", "covering.most=0.8"],
-    "lower rate": ["optimiser.lr=3e-4"],
-    "larger batch": ["data.identities=64"],
-    "wide": [f"model.preset={WIDE}"],
-    "large": LARGE,
+    "levels and sharpening": ["augment.levels=0.7", "augment.sharpen=2"],
+    "surroundings": ["augment.background=0.5"],
+    "both": ["augment.levels=0.7", "augment.sharpen=2", "augment.background=0.5"],
 }
-OF_ONE_KIND = (("mild", "harsh"),)
-"""Rungs that set the same fields: at most the better one is adopted."""
-COSTS = ("wide", "large")
-"""Rungs that make the network slower: never adopted into the others, but finals of their own."""
+"""What brings rendered pictures nearer to photographs."""
+CHANGES: dict[str, list[str]] = {
+    "slower stem": ["optimiser.stem_lr=0.1"],
+    "deep": [f"model.preset={DEEP}"],
+    "deep, wide": [f"model.preset={WIDE}"],
+    "from dpm-n": ["model.init=dpm-n", "optimiser.lr=5e-4"],
+}
+"""One more change each, on top of both."""
+NEVER_ADOPTED = ("from dpm-n", "deep, wide")
+RUNGS: dict[str, list[str]] = {**LOOKS, **{name: [*LOOKS["both"], *fields] for name, fields in CHANGES.items()}}
 GAIN = 0.3
-"""Points of score over `base` from which a rung's setting is adopted."""
+"""Points of score over `base` (a look) or over both looks (a change) from which a rung's setting is adopted."""
 SHARE = 0.4
 CHECKS = (0.4, 0.6, 0.8)
 """Parts of the time after which a final is scored, besides the end; the best of them is kept."""
@@ -128,7 +130,7 @@ def pack(
         })  # fmt: skip
     np.savez(out / "validation.npz", **parts)
     tensors = torch.load(stem, map_location="cpu", weights_only=True)
-    kept = {n: t for n, t in tensors.items() if not n.startswith(("_conv_head", "_bn1", "_fc")) and _block(n) < 11}
+    kept = {n: t.half() for n, t in tensors.items() if not n.startswith(("_conv_head", "_bn1", "_fc"))}
     torch.save(kept, out / "stem.pth")
     total = sum(f.stat().st_size for f in out.iterdir()) / 1e6
     print(f"{out}: {len(blobs)} pictures of {len(set(people))} people, {total:.1f} MB")
@@ -137,20 +139,15 @@ def pack(
 def finish(path: Path, stem: Path, back: float, out: Path) -> None:
     """Write the checkpoint with its stem's weights `back` (0..1) of the way to first weights, without prototypes."""
     net = checkpoint.load(path)
-    first = ConvStem(net.spec.width, net.spec.stride, net.spec.instance_norm)
+    first = ConvStem(net.spec.width, net.spec.stride, net.spec.instance_norm, net.spec.stem == "lite0-deep")
     load_lite0(first, stem)
     ours = net.backbone.conv1.state_dict()
-    known = {n: t for n, t in first.state_dict().items() if not n.startswith(("tokens.", "style."))}
+    known = {n: t for n, t in first.state_dict().items() if not n.startswith(OURS)}
     mixed = {n: torch.lerp(ours[n], t, back) for n, t in known.items() if t.is_floating_point()}
     net.backbone.conv1.load_state_dict({**ours, **mixed})
     made = DPM(dataclasses.replace(net.spec, name="dpm-n", mask_mean=0.5))
     made.load_state_dict({n: t for n, t in net.state_dict().items() if n != "prototypes"})
     print(checkpoint.save(made.eval(), out, half=True))
-
-
-def _block(name: str) -> int:
-    parts = name.split(".")
-    return int(parts[1]) if parts[0] == "_blocks" else -1
 
 
 def decode_all(blob: bytes, ends: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -185,6 +182,10 @@ def unpack(folder: Path, scratch: Path) -> None:
         pre = Preprocessing()
         size = (pre.height, pre.width)
         np.save(scratch / f"{name}.npy", decode_all(values[f"{name}_bytes"].tobytes(), values[f"{name}_ends"], size))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        height, width = np.load(scratch / "pixels.npy", mmap_mode="r").shape[2:]
+        parts = pool.map(backgrounds.bank, [height] * 32, [width] * 32, range(32), [BACKGROUNDS // 32] * 32)
+        np.save(scratch / "backgrounds.npy", np.concatenate([part.numpy() for part in parts]))
     query, _ = validation(folder, scratch)
     pixels = np.load(scratch / "pixels.npy", mmap_mode="r")[::50]
     bodies = torch.from_numpy(np.ascontiguousarray(pixels))
@@ -221,16 +222,19 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
     size = (config.model.height, config.model.width)
     with np.load(scratch / "labels.npz") as kept:
         people, cameras = torch.from_numpy(kept["people"]), torch.from_numpy(kept["cameras"])
-    pixels, shares = (
-        resized(torch.from_numpy(np.load(scratch / f"{n}.npy")), size, device) for n in ("pixels", "shares")
+    pixels, pieces = (
+        resized(torch.from_numpy(np.load(scratch / f"{n}.npy")), size, device) for n in ("pixels", "backgrounds")
     )
+    shares = torch.from_numpy(np.load(scratch / "shares.npy")).to(device)
     train = Pictures(pixels, people, cameras, [""] * len(pixels))
     query, gallery = validation(folder, scratch)
     query, gallery = (Pictures(resized(p.pixels, size, device), p.people, p.cameras, p.names) for p in (query, gallery))
     labels = train.labels()
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
-    net = network(config.model, len(sampler.rows), 1, config.seed)
+    net = network(dataclasses.replace(config.model, init=""), len(sampler.rows), 1, config.seed)
     load_lite0(net.backbone.conv1, folder / "stem.pth")  # type: ignore[arg-type]
+    if config.model.init:
+        adopt(net, checkpoint.load(config.model.init))
     net = net.to(device)
     if device.type == "cuda" and (scratch / "channels_last").exists():
         net.backbone.conv1.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -255,19 +259,25 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
         epochs=config.schedule.epochs,
         described="",
         shares=shares,
+        backgrounds=pieces if config.augment.background else None,
         quiet=True,
     )
 
 
-def judge(run: Run, sets: dict[Any, Pictures]) -> dict[str, float]:
-    """Plain and masked mAP, whole and covered, of the averaged weights; `score` is the mean of the plain ones."""
-    size = (run.config.model.height, run.config.model.width)
-    target = embed(run.judged, run.gallery.pixels)
-    whole = scores(run.query, run.gallery, embed(run.judged, run.query.pixels), target)
+def size_of(net: DPM) -> tuple[int, int]:
+    """(H, W) of a network's input."""
+    return net.spec.preprocessing.height, net.spec.preprocessing.width
+
+
+def judge(net: DPM, query: Pictures, gallery: Pictures, sets: dict[Any, Pictures]) -> dict[str, float]:
+    """Plain and masked mAP, whole and covered, of a network; `score` is the mean of the plain ones."""
+    size, device = size_of(net), gallery.pixels.device
+    target = embed(net, gallery.pixels)
+    whole = scores(query, gallery, embed(net, query.pixels), target)
     found: dict[str, list[float]] = {"plain": [], "masked": []}
     for pictures in sets.values():
-        asked = embed(run.judged, resized(pictures.pixels, size, run.device))
-        for metric, s in scores(run.query, run.gallery, asked, target).items():
+        asked = embed(net, resized(pictures.pixels, size, device))
+        for metric, s in scores(query, gallery, asked, target).items():
             found[metric].append(float(s["mAP"]))
     covered = {m: float(np.mean(v)) for m, v in found.items()}
     return {
@@ -280,8 +290,20 @@ def judge(run: Run, sets: dict[Any, Pictures]) -> dict[str, float]:
     }
 
 
+def mean_of(paths: list[Path]) -> DPM:
+    """The mean of several checkpoints' weights (model soups, arXiv 2203.05482), without prototypes."""
+    nets = [checkpoint.load(path) for path in paths]
+    states = [net.state_dict() for net in nets]
+    made = DPM(dataclasses.replace(nets[0].spec, name="dpm-n"))
+    made.load_state_dict({
+        n: torch.stack([s[n].float() for s in states]).mean(0).to(t.dtype) if t.is_floating_point() else t
+        for n, t in states[0].items() if n != "prototypes"
+    })  # fmt: skip
+    return made.eval()
+
+
 def one(name: str, settings: list[str], seconds: float, checks: bool, folder: Path, scratch: Path, out: Path) -> None:
-    """Train one row for `seconds` and write OUT/NAME.json; with `checks` also its checkpoint, the best one."""
+    """Train one row for `seconds` and write OUT/NAME.json and its best checkpoint, scored at the end or at `checks`."""
     torch.set_num_threads(1)
     config = override(recipe("rendered_nano"), [*BASE, *settings])
     run = prepared(config, folder, scratch, out)
@@ -302,13 +324,13 @@ def one(name: str, settings: list[str], seconds: float, checks: bool, folder: Pa
                     raise SystemExit(f"{name}: a loss is not finite at step {run.step}: {losses[-1]}")
             if at and part >= at[0]:
                 at.pop(0)
-                told.append({"step": run.step, "part": round(part, 2), **judge(run, sets)})
+                scored = judge(run.judged, run.query, run.gallery, sets)
+                told.append({"step": run.step, "part": round(part, 2), **scored})
                 best = _keep(run, out / f"{name}-weights", told[-1]["score"], best)
         run.epoch += 1
     took = time.perf_counter() - begin
-    told.append({"step": run.step, "part": 1.0, **judge(run, sets)})
-    if checks:
-        best = _keep(run, out / f"{name}-weights", told[-1]["score"], best)
+    told.append({"step": run.step, "part": 1.0, **judge(run.judged, run.query, run.gallery, sets)})
+    _keep(run, out / f"{name}-weights", told[-1]["score"], best)
     pictures = run.step * config.data.identities * config.data.pictures
     row = {
         "settings": settings, "seconds": round(took, 1), "steps": run.step, "pictures": pictures,
@@ -357,25 +379,52 @@ def side_by_side(rows: dict[str, list[str]], seconds: float, checks: bool, where
     return made
 
 
-def finals(made: dict[str, Any]) -> dict[str, list[str]]:
-    """What the finals are, from the rungs' scores: all that gained, together; wide; large; the best rung alone."""
-    score = {name: row["scores"][-1]["score"] for name, row in made.items()}
-    base = score.get("base", min(score.values()))
-    gained = [n for n in score if n not in (*COSTS, "base") and score[n] > base + GAIN]
-    for kind in OF_ONE_KIND:
-        rivals = sorted((n for n in gained if n in kind), key=score.__getitem__)
-        gained = [n for n in gained if n not in rivals[:-1]]
-    settings = [field for n in gained for field in RUNGS[n]]
-    print("adopted: " + (", ".join(gained) or "nothing"), flush=True)
-    single = max((n for n in score if n not in COSTS), key=score.__getitem__)
-    without = "no stripes" in gained
-    large = [f for f in LARGE if not (without and f.startswith("model.stripes"))]
-    return {
-        "final": settings,
-        "final-wide": [*settings, *RUNGS["wide"]],
-        "final-large": [*settings, *large],
-        "final-single": RUNGS[single],
+def score_of(made: dict[str, Any], name: str) -> float:
+    """The best score of a row; −1 where it failed."""
+    return max((s["score"] for s in made[name]["scores"]), default=-1.0) if name in made else -1.0
+
+
+def finals(made: dict[str, Any], out: Path) -> dict[str, list[str]]:
+    """What the finals are, from the rungs' scores: the best looks with the changes that gained.
+
+    Five go on from the best rung's weights, each with other draws and one other setting; two start from ImageNet's.
+    """
+    looks = max(LOOKS, key=lambda name: score_of(made, name))
+    gained = [n for n in CHANGES if score_of(made, n) > score_of(made, "both") + GAIN and n not in NEVER_ADOPTED]
+    settings = [*RUNGS[looks], *(field for n in gained for field in CHANGES[n])]
+    best = max((n for n in made if n != "from dpm-n"), key=lambda name: score_of(made, name))
+    print(f"adopted: {looks}, {', '.join(gained) or 'no change'}; five finals go on from {best!r}", flush=True)
+    on = [*RUNGS[best], f"model.init={out / f'{best}-weights'}", "optimiser.lr=5e-4"]
+    others = {
+        "on": [],
+        "on, larger batch": ["data.identities=64"],
+        "on, more covering": ["covering.probability=0.7"],
+        "on, more surroundings": ["augment.background=0.8", "augment.levels=0.7", "augment.sharpen=2"],
+        "on, half the rate": ["optimiser.lr=2.5e-4"],
     }
+    rows = {name: [*on, *fields, f"seed={k + 1}"] for k, (name, fields) in enumerate(others.items())}
+    rows["again"] = [*settings, "seed=9"]
+    rows["again, larger"] = [*settings, "model.height=256", "model.width=128", "model.stripes=8", "seed=9"]
+    return rows
+
+
+def means(made: dict[str, Any], where: dict[str, Path]) -> dict[str, Any]:
+    """Score means of the finals that went on from one rung: of the best two, three, … of them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    query, gallery = validation(where["folder"], where["scratch"])
+    sets = occlusion_sets(query, query, (SHARE,), where["scratch"] / "covered.safetensors")
+    ranked = sorted((n for n in made if n.startswith("on")), key=lambda n: -score_of(made, n))
+    groups = {f"best {k}": ranked[:k] for k in range(2, len(ranked) + 1)}
+    told = {}
+    for name, members in groups.items():
+        net = mean_of([where["out"] / f"{n}-weights" for n in members]).to(device)
+        asked, kept = (
+            Pictures(resized(p.pixels, size_of(net), device), p.people, p.cameras, p.names) for p in (query, gallery)
+        )
+        told[name] = {"members": members, **judge(net, asked, kept, sets)}
+        print(f"{name:>24}: {told[name]}", flush=True)
+        checkpoint.save(net.cpu(), where["out"] / f"mean-{len(members)}-weights", half=True)
+    return told
 
 
 def choose_layout(folder: Path, scratch: Path) -> None:
@@ -447,8 +496,8 @@ def main() -> int:
     made = side_by_side(rungs, options.rung_seconds, False, where)
     write_whole(options.out / "ladder.json", json.dumps({"machine": card(), "rungs": made}, indent=1).encode())
     print(f"rungs after {time.perf_counter() - begin:.0f} s", flush=True)
-    last = side_by_side(finals(made), options.final_seconds, True, where)
-    told = {"machine": card(), "base": BASE, "rungs": made, "finals": last}
+    last = side_by_side(finals(made, options.out), options.final_seconds, True, where)
+    told = {"machine": card(), "base": BASE, "rungs": made, "finals": last, "means": means(last, where)}
     write_whole(options.out / "ladder.json", json.dumps(told, indent=1).encode())
     print(f"all after {time.perf_counter() - begin:.0f} s", flush=True)
     return 0

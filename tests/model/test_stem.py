@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpm_edge.errors import CheckpointError, SpecError
-from dpm_edge.model.stem import STAGES, ConvStem, load_lite0
+from dpm_edge.model.stem import DEEP_STAGES, STAGES, ConvStem, load_lite0
 
 WIDTH = 24
 
@@ -33,7 +33,7 @@ def lite0_state() -> dict[str, Tensor]:
     conv("_conv_stem", 32, 3, 3)
     norm("_bn0", 32)
     block, channels = 0, 32
-    for count, kernel, _, expansion, out in STAGES:
+    for count, kernel, _, expansion, out in (*STAGES, *DEEP_STAGES):
         for _ in range(count):
             name, wide = f"_blocks.{block}", channels * expansion
             if expansion > 1:
@@ -58,8 +58,8 @@ def same(x: Tensor, weight: Tensor, stride: int, groups: int = 1) -> Tensor:
     return F.conv2d(F.pad(x, (*pads[1], *pads[0])), weight, stride=stride, groups=groups)
 
 
-def lite0(state: dict[str, Tensor], x: Tensor, last_stride: int = 2) -> Tensor:
-    """The first five stages of EfficientNet-Lite0 in evaluation mode."""
+def lite0(state: dict[str, Tensor], x: Tensor, last_stride: int = 2, stages: int = 5) -> Tensor:
+    """The first stages of EfficientNet-Lite0 in evaluation mode."""
 
     def norm(name: str, y: Tensor) -> Tensor:
         weight, bias, mean, var = (
@@ -73,7 +73,7 @@ def lite0(state: dict[str, Tensor], x: Tensor, last_stride: int = 2) -> Tensor:
 
     x = clipped(norm("_bn0", same(x, state["_conv_stem.weight"], 2)))
     block = 0
-    for number, (count, _, stride, expansion, _) in enumerate(STAGES):
+    for number, (count, _, stride, expansion, _) in enumerate((*STAGES, *DEEP_STAGES)[:stages]):
         for k in range(count):
             name, y = f"_blocks.{block}", x
             if expansion > 1:
@@ -102,6 +102,21 @@ def test_equals_lite0_written_out(weights: tuple[Path, dict[str, Tensor]], strid
         expected = F.conv2d(lite0(weights[1], images, last), stem.tokens.weight, stem.tokens.bias)
         got = stem(images)
     assert got.shape == (2, WIDTH, 64 // stride, 32 // stride)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "last"), [(16, 2), (8, 1)])
+def test_a_deep_stem_adds_the_last_stages(weights: tuple[Path, dict[str, Tensor]], stride: int, last: int) -> None:
+    stem = ConvStem(WIDTH, stride, deep=True).eval()
+    load_lite0(stem, weights[0])
+    images = torch.randn(2, 3, 64, 32)
+    assert stem.deep_tokens is not None
+    with torch.no_grad():
+        near = F.conv2d(lite0(weights[1], images, last), stem.tokens.weight, stem.tokens.bias)
+        far = F.conv2d(lite0(weights[1], images, last, stages=7), stem.deep_tokens.weight, stem.deep_tokens.bias)
+        got = stem(images)
+    assert far.shape[2:] == (32 // stride, 16 // stride)
+    expected = near + far.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 

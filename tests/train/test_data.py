@@ -156,6 +156,27 @@ def test_each_augmentation_changes_pictures_within_their_range_and_follows_the_s
     assert not torch.equal(first, pixels)
 
 
+def test_levels_put_the_darkest_and_the_brightest_where_cameras_have_them():
+    pixels = (pictures(32) - 127.5) * 0.2 + 120  # flat: 94 to 146
+    done = augment(pixels, AugmentConfig(**STILL, levels=1.0), torch.Generator().manual_seed(0))
+    grey = (done * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1).flatten(1)
+    low, high = torch.quantile(grey, 0.02, dim=1), torch.quantile(grey, 0.98, dim=1)
+    assert (low < 55).all() and (high > 130).all() and high.std() > 15
+    kept = augment(pixels, AugmentConfig(**STILL, levels=0.5), torch.Generator().manual_seed(0))
+    same = (kept - pixels).abs().amax((1, 2, 3)) < 1e-3
+    assert 6 < same.sum() < 26
+
+
+def test_sharpening_lifts_edges_and_leaves_flat_places():
+    pixels = torch.full((64, 3, 64, 32), 100.0)
+    pixels[:, :, 32:] = 150.0
+    done = augment(pixels, AugmentConfig(**STILL, sharpen=1.5), torch.Generator().manual_seed(0))
+    assert torch.equal(done[:, :, :31], pixels[:, :, :31]) and torch.equal(done[:, :, 33:], pixels[:, :, 33:])
+    lifted = done[:, 0, 32, 0] - 150  # amount × a third of the step
+    assert 20 < (lifted > 0.01).sum() < 44 and 15 < lifted.max() <= 25.01
+    torch.testing.assert_close(100 - done[:, 0, 31, 0], lifted)
+
+
 def test_grey_pictures_are_grey():
     grey = augment(pictures(8), AugmentConfig(**STILL, grey=1.0), torch.Generator().manual_seed(0))
     assert (grey.amax(1) - grey.amin(1)).max() < 1e-2

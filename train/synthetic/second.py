@@ -24,6 +24,8 @@ _PARTS = ("top", "bottom", "bag", "hair", "shoes", "colour")
 _BOTTOMS = ("skirt", "tights", "trousers")
 _COLOURS, _PATTERN, _SCALE = slice(0, 6), 6, 7
 _CLOTH = (m.CAMOUFLAGE, m.PLAID, m.PRINT, m.MELANGE)
+SLACK = 0.03
+"""How much larger than the person a detector's box is on average."""
 SMALLEST = 40
 """Rows of the smallest person before the picture is enlarged."""
 
@@ -120,10 +122,13 @@ def draw_camera_2(seed: int, number: int) -> Camera:
     )
 
 
-def detector_box(rng: np.random.Generator, view: View, height: int, width: int) -> View:
-    """The view as a detector would box it: loose, shifted, and one in five with the feet (or the head) cut off."""
+def detector_box(rng: np.random.Generator, view: View, height: int, width: int, slack: float = SLACK) -> View:
+    """The view as a detector would box it: loose by a share of `slack` on average, shifted, one in five cut short.
+
+    A short one lacks the feet, or, in one of five, the head.
+    """
     tall, wide = height / view.scale, width / view.scale
-    loose = float(np.clip(np.exp(rng.normal(0.03, 0.09)), 0.9, 1.35))
+    loose = float(np.clip(np.exp(rng.normal(slack, 0.09)), 0.9, 1.35))
     left, top = rng.normal(0, [0.05, 0.03]) * [tall, tall]
     if rng.random() < 0.2:  # cut: zoom in and keep the head (four of five) or the feet
         loose = float(rng.uniform(0.6, 0.9))
@@ -134,11 +139,11 @@ def detector_box(rng: np.random.Generator, view: View, height: int, width: int) 
     return View(view.distance, view.height, view.scale / loose, view.left + left, view.top + top)
 
 
-def transmit(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 → the same after a low resolution (down to 40 rows) and compression, each in some pictures."""
+def transmit(rng: np.random.Generator, picture: np.ndarray, smallest: int = SMALLEST) -> np.ndarray:
+    """(H, W, 3) uint8 → the same after a low resolution (down to `smallest` rows) and compression, each in a half."""
     height, width = picture.shape[:2]
     if rng.random() < 0.5:
-        rows = int(np.exp(rng.uniform(np.log(SMALLEST), np.log(height))))
+        rows = int(np.exp(rng.uniform(np.log(min(smallest, height)), np.log(height))))
         small = cv2.resize(picture, (max(8, width * rows // height), rows), interpolation=cv2.INTER_AREA)
         picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:

@@ -200,7 +200,7 @@ def _above(body: b.Body) -> np.ndarray:
 
 
 def draw_camera_3(seed: int, number: int) -> Camera:
-    """Camera `number`: the second edition's place and light, with half of its casts, exposure, noise and blur."""
+    """Camera `number`: the second edition's place, with half of its casts, exposure and noise, a third of its blur."""
     rng = np.random.default_rng([seed, 13, number])
     warm = rng.normal(0, 0.06)
     harsh = draw_camera_2(seed, number)
@@ -211,5 +211,5 @@ def draw_camera_3(seed: int, number: int) -> Camera:
         tint=np.exp(rng.normal(0, 0.04, 3)),
         gain=float(np.exp(rng.normal(0, 0.25))),
         noise=float(rng.uniform(0.5, 4.0)),
-        blur=float(rng.uniform(0.3, 1.1)),
+        blur=float(rng.uniform(0.1, 0.6)),
     )
