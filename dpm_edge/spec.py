@@ -289,7 +289,7 @@ PRESETS: dict[str, ModelSpec] = {
         joint_dim=0,
         hmg="lite",
         mask_blocks=(1, 2),
-        stem="lite0",
+        stem="lite0-deep",
         visibility="map",
         stripes=6,
         preprocessing=Preprocessing(height=192, width=96),

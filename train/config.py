@@ -155,6 +155,8 @@ class CoveringConfig:
     """Largest share of the picture that is covered."""
     soft: float = 0.5
     """Share of the pasted things with a soft edge."""
+    clutter: bool = False
+    """Whether a quarter of the things are filled with clutter (dpm_edge.train.backgrounds)."""
 
 
 @dataclass(kw_only=True)

@@ -1,8 +1,8 @@
 """Covering in training: things pasted over a batch's pictures, with the masks of what they hide, exactly.
 
 What is pasted is a shape (half-plane, turned box, ellipse, blob or bars) filled with a piece of another picture, upside
-down, with one colour, or with smooth noise; its edge is hard or soft. None is of the kinds that held-out queries are
-covered with (dpm_edge.train.occluders: drawn textures, drawn objects, people's bodies).
+down, with one colour, with smooth noise, or with clutter; its edge is hard or soft. None is of the kinds that held-out
+queries are covered with (dpm_edge.train.occluders: drawn textures, drawn objects, people's bodies).
 
 B pictures · H×W. Planes are float32 (B, 5, H, W): three of pixels 0..255, then the shares 0..1 of each pixel that show
 the person (`seen`) and that would if nothing stood in front (`whole`).
@@ -38,8 +38,12 @@ class Covered:
     """(B,) float32: share of the picture under it; 0 where nothing was pasted."""
 
 
-def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator) -> Covered:
-    """Paste one thing over some of the pictures. planes (B, 5, H, W); `draw` on their device decides everything."""
+def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator, pieces: Tensor | None = None) -> Covered:
+    """Paste one thing over some of the pictures. planes (B, 5, H, W); `draw` on their device decides everything.
+
+    `pieces` (M, 3, H, W) uint8, on the same device: clutter (dpm_edge.train.backgrounds) that fills a quarter of the
+    things.
+    """
     count, _, height, width = planes.shape
 
     def uniform(*shape: int) -> Tensor:
@@ -55,7 +59,7 @@ def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator) -> Cove
     spread = (ranked[:, -1] - ranked[:, 0]).clamp(min=1e-6)
     edge = (soft * spread).clamp(min=1e-4).view(-1, 1, 1)
     alpha = ((level - field) / edge + 0.5).clamp(0, 1) * chosen.view(-1, 1, 1)
-    fill = _fills(planes[:, :3], uniform)
+    fill = _fills(planes[:, :3], uniform, pieces)
     alpha = alpha.unsqueeze(1)
     pixels = planes[:, :3] * (1 - alpha) + fill * alpha
     seen = planes[:, 3:4] * (1 - alpha)
@@ -90,7 +94,7 @@ def _fields(count: int, height: int, width: int, uniform) -> Tensor:
     return field + 1e-4 * uniform(count, height, width)  # no plateau: a threshold would cover all of it or none
 
 
-def _fills(pixels: Tensor, uniform) -> Tensor:
+def _fills(pixels: Tensor, uniform, pieces: Tensor | None) -> Tensor:
     """(B, 3, H, W) 0..255: what the shapes are filled with."""
     count, _, height, width = pixels.shape
     other = pixels.roll(1 + int(uniform(1) * max(count - 2, 1)), 0).flip(2)
@@ -99,6 +103,9 @@ def _fills(pixels: Tensor, uniform) -> Tensor:
     cells = uniform(count, 3, *FILL_CELLS)
     tone = uniform(count, 3, 1, 1)
     noise = F.interpolate(0.6 * cells + 0.7 * tone - 0.15, size=(height, width), mode="bilinear", align_corners=False)
-    fills = torch.stack([other, (colour * light).clamp(0, 255), noise.clamp(0, 1) * 255], 1)
-    kind = (uniform(count) * 4).long().clamp(max=3) % 3  # another picture twice as often
+    fourth = other  # another picture twice as often, or clutter
+    if pieces is not None:
+        fourth = pieces[(uniform(count) * len(pieces)).long().clamp(max=len(pieces) - 1)].float()
+    fills = torch.stack([other, (colour * light).clamp(0, 255), noise.clamp(0, 1) * 255, fourth], 1)
+    kind = (uniform(count) * 4).long().clamp(max=3)
     return fills[torch.arange(count, device=pixels.device), kind]

@@ -112,9 +112,9 @@ def covered_batch(run: Run, rows: Tensor, draw: torch.Generator) -> tuple[Tensor
     turned = torch.rand(len(planes), generator=draw, device=draw.device) < config.augment.flip
     planes = torch.where(turned[:, None, None, None], planes.flip(3), planes)
     planes = shift_and_zoom(planes, config.augment, draw)
-    if run.backgrounds is not None:
+    if run.backgrounds is not None and config.augment.background:
         planes = surround(planes, run.backgrounds, config.augment.background, draw)
-    done = cover(planes, config.covering, draw)
+    done = cover(planes, config.covering, draw, run.backgrounds if config.covering.clutter else None)
     shares = F.adaptive_avg_pool2d(done.planes[:, 3:], grid)
     shares = torch.stack([shares[:, 0], (shares[:, 1] - shares[:, 0]).clamp(min=0)], 1)
     part = run.processes.part(len(rows))

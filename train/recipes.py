@@ -106,17 +106,17 @@ def rendered_tiny() -> Config:
 
 
 def rendered_nano() -> Config:
-    """dpm-n on rendered people of the second edition, half of them covered; its settings are those of the ladder."""
+    """dpm-n on rendered people of the third edition, half of them covered; its settings are those of the ladder."""
     config = _from_scratch("rendered_nano")
     config.model = ModelConfig(preset="dpm-n", height=192, width=96, neck="after", stem=PACKAGE)
     config.transfer.probability = 0.0
     config.covering = CoveringConfig(probability=0.5)
     config.saliency = SaliencyConfig(source="labels", threshold=0.0)
-    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.25, blur=0.1)
+    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.25, blur=0.1, background=0.5)
     config.data = DataConfig(
         identities=32,
         pictures=4,
-        described="rendered people alone (dpm_edge.train.synthetic, second edition); first weights: "
+        described="rendered people alone (dpm_edge.train.synthetic, third edition); first weights: "
         "EfficientNet-Lite0, ImageNet (Apache-2.0)",
         licence="Apache-2.0",
     )

@@ -2,7 +2,8 @@
 
     python benchmarks/gpu/train_nano.py pack --rendered DIR --validation MARKET --stem lite0.pth --out PACK
     python benchmarks/gpu/train_nano.py run --pack PACK --out OUT [--rung-seconds 150] [--final-seconds 360]
-    python benchmarks/gpu/train_nano.py finish OUT/final-single-weights --stem lite0.pth --back 0.2 --out dpm-n
+    python benchmarks/gpu/train_nano.py further --pack PACK --start MEAN --out OUT [--seconds 120]
+    python benchmarks/gpu/train_nano.py finish MEAN --stem lite0.pth --back 0.2 --out dpm-n
 
 `pack` puts rendered people (WebP, quality 60; masks at half size) and the validation people's own files into one folder
 of a few dozen megabytes, for a machine that cannot be given the whole set. `run` trains every rung of RUNGS side by
@@ -53,9 +54,9 @@ from dpm_edge.train.start import adopt, load_lite0, network
 from dpm_edge.train.synthetic.layout import HIDDEN, SEEN, mask_of
 
 WEBP_QUALITY = 60
-DEEP = "dpm-n-deep"
-PRESETS[DEEP] = dataclasses.replace(PRESETS["dpm-n"], name=DEEP, stem="lite0-deep")
-"""A trial: all of EfficientNet-Lite0's stages."""
+SHALLOW = "dpm-n-shallow"
+PRESETS[SHALLOW] = dataclasses.replace(PRESETS["dpm-n"], name=SHALLOW, stem="lite0")
+"""dpm-n as it was before: five stages of EfficientNet-Lite0 in place of seven."""
 BACKGROUNDS = 1024
 """Pieces of clutter that people are put before."""
 
@@ -63,6 +64,7 @@ BASE = [
     "model.height=192", "model.width=96", "model.stripes=6", "model.stem=", "data.identities=32",
     "augment.scale=0.1", "augment.colour=0.25", "augment.grey=0", "augment.blur=0.1", "augment.noise=0",
     "optimiser.stem_lr=0.3", "optimiser.ema=0.998", "schedule.epochs=100", "schedule.warmup_epochs=5",
+    "augment.background=0",
 ]  # fmt: skip
 LOOKS: dict[str, list[str]] = {
     "base": [],
@@ -73,15 +75,34 @@ LOOKS: dict[str, list[str]] = {
 """What brings rendered pictures nearer to photographs."""
 CHANGES: dict[str, list[str]] = {
     "slower stem": ["optimiser.stem_lr=0.1"],
-    "deep": [f"model.preset={DEEP}"],
-    "deep, slower stem": [f"model.preset={DEEP}", "optimiser.stem_lr=0.1"],
-    "from dpm-n": ["model.init=dpm-n", "optimiser.lr=5e-4"],
+    "deep": ["model.preset=dpm-n"],
+    "deep, slower stem": ["model.preset=dpm-n", "optimiser.stem_lr=0.1"],
 }
 """One more change each, on top of both."""
-NEVER_ADOPTED = ("from dpm-n", "deep, slower stem")
-RUNGS: dict[str, list[str]] = {**LOOKS, **{name: [*LOOKS["both"], *fields] for name, fields in CHANGES.items()}}
+NEVER_ADOPTED = ("deep, slower stem",)
+RUNGS: dict[str, list[str]] = {
+    name: [f"model.preset={SHALLOW}", *fields]
+    for name, fields in {**LOOKS, **{n: [*LOOKS["both"], *fields] for n, fields in CHANGES.items()}}.items()
+}
 GAIN = 0.3
 """Points of score over `base` (a look) or over both looks (a change) from which a rung's setting is adopted."""
+ON: dict[str, list[str]] = {
+    "on": [],
+    "on, larger batch": ["data.identities=64"],
+    "on, more covering": ["covering.probability=0.7"],
+    "on, more surroundings": ["augment.background=0.8", "augment.levels=0.7", "augment.sharpen=2"],
+    "on, half the rate": ["optimiser.lr=2.5e-4"],
+}
+"""Finals that go on from the best rung: one other setting each, and other draws."""
+FURTHER: dict[str, list[str]] = {
+    "on, larger batch": ["data.identities=64"],
+    "on, surroundings": ["augment.background=0.8"],
+    "on, clutter": ["covering.clutter=true"],
+    "on, clutter, more covering": ["covering.clutter=true", "covering.probability=0.7", "covering.most=0.8"],
+    "on, clutter, more pull": ["covering.clutter=true", "loss.pull=2"],
+    "on, clutter, both": ["covering.clutter=true", "augment.background=0.8", "data.identities=64"],
+}
+"""What goes on from a mean of finals (`further`), with the settings that it was trained with."""
 SHARE = 0.4
 CHECKS = (0.4, 0.6, 0.8)
 """Parts of the time after which a final is scored, besides the end; the best of them is kept."""
@@ -258,7 +279,7 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
         epochs=config.schedule.epochs,
         described="",
         shares=shares,
-        backgrounds=pieces if config.augment.background else None,
+        backgrounds=pieces,
         quiet=True,
     )
 
@@ -391,39 +412,34 @@ def finals(made: dict[str, Any], out: Path) -> dict[str, list[str]]:
     looks = max(LOOKS, key=lambda name: score_of(made, name))
     gained = [n for n in CHANGES if score_of(made, n) > score_of(made, "both") + GAIN and n not in NEVER_ADOPTED]
     settings = [*RUNGS[looks], *(field for n in gained for field in CHANGES[n])]
-    head_start = {"from dpm-n": 2.0}
-    best = max(made, key=lambda name: score_of(made, name) - head_start.get(name, 0.0))
+    best = max(made, key=lambda name: score_of(made, name))
     print(f"adopted: {looks}, {', '.join(gained) or 'no change'}; five finals go on from {best!r}", flush=True)
     on = [*RUNGS[best], f"model.init={out / f'{best}-weights'}", "optimiser.lr=5e-4"]
-    others = {
-        "on": [],
-        "on, larger batch": ["data.identities=64"],
-        "on, more covering": ["covering.probability=0.7"],
-        "on, more surroundings": ["augment.background=0.8", "augment.levels=0.7", "augment.sharpen=2"],
-        "on, half the rate": ["optimiser.lr=2.5e-4"],
-    }
-    rows = {name: [*on, *fields, f"seed={k + 1}"] for k, (name, fields) in enumerate(others.items())}
+    rows = {name: [*on, *fields, f"seed={k + 1}"] for k, (name, fields) in enumerate(ON.items())}
     rows["again"] = [*settings, "seed=9"]
     rows["again, larger"] = [*settings, "model.height=256", "model.width=128", "model.stripes=8", "seed=9"]
     return rows
 
 
-def means(made: dict[str, Any], where: dict[str, Path]) -> dict[str, Any]:
-    """Score means of the finals that went on from one rung: of the best two, three, … of them."""
+def means(made: dict[str, Any], where: dict[str, Path], start: Path | None = None) -> dict[str, Any]:
+    """Score means of the finals that went on from one rung: of the best two, three, …; each with `start` too."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     query, gallery = validation(where["folder"], where["scratch"])
     sets = occlusion_sets(query, query, (SHARE,), where["scratch"] / "covered.safetensors")
     ranked = sorted((n for n in made if n.startswith("on")), key=lambda n: -score_of(made, n))
     groups = {f"best {k}": ranked[:k] for k in range(2, len(ranked) + 1)}
+    if start is not None:
+        groups |= {"start": ["start"], **{f"{name} and start": [*names, "start"] for name, names in groups.items()}}
+    paths = {n: where["out"] / f"{n}-weights" for n in ranked} | ({"start": start} if start is not None else {})
     told = {}
     for name, members in groups.items():
-        net = mean_of([where["out"] / f"{n}-weights" for n in members]).to(device)
+        net = mean_of([paths[n] for n in members]).to(device)
         asked, kept = (
             Pictures(resized(p.pixels, size_of(net), device), p.people, p.cameras, p.names) for p in (query, gallery)
         )
         told[name] = {"members": members, **judge(net, asked, kept, sets)}
         print(f"{name:>24}: {told[name]}", flush=True)
-        checkpoint.save(net.cpu(), where["out"] / f"mean-{len(members)}-weights", half=True)
+        checkpoint.save(net.cpu(), where["out"] / f"{name}-weights", half=True)
     return told
 
 
@@ -466,6 +482,11 @@ def main() -> int:
     running.add_argument("--rung-seconds", type=float, default=150.0)
     running.add_argument("--final-seconds", type=float, default=360.0)
     running.add_argument("--only", nargs="*", default=[], help="rungs to train; default all")
+    going_on = commands.add_parser("further")
+    for name in ("pack", "start", "out"):
+        going_on.add_argument(f"--{name}", type=Path, required=True)
+    going_on.add_argument("--scratch", type=Path, default=Path("/tmp/dpm-train-nano"))
+    going_on.add_argument("--seconds", type=float, default=120.0)
     finishing = commands.add_parser("finish")
     finishing.add_argument("checkpoint", type=Path)
     finishing.add_argument("--stem", type=Path, required=True)
@@ -491,6 +512,15 @@ def main() -> int:
     where = {"folder": options.pack, "scratch": options.scratch, "out": options.out}
     unpack(options.pack, options.scratch)
     print(f"unpacked after {time.perf_counter() - begin:.0f} s", flush=True)
+    if options.command == "further":
+        fixed = [*LOOKS["surroundings"], f"model.init={options.start}", "optimiser.lr=5e-4"]
+        rows = {name: [*fixed, *fields, f"seed={k + 21}"] for k, (name, fields) in enumerate(FURTHER.items())}
+        (options.scratch / "channels_last").touch()
+        last = side_by_side(rows, options.seconds, False, where)
+        told = {"machine": card(), "base": BASE, "finals": last, "means": means(last, where, options.start)}
+        write_whole(options.out / "further.json", json.dumps(told, indent=1).encode())
+        print(f"all after {time.perf_counter() - begin:.0f} s", flush=True)
+        return 0
     choose_layout(options.pack, options.scratch)
     rungs = {n: s for n, s in RUNGS.items() if not options.only or n in options.only}
     made = side_by_side(rungs, options.rung_seconds, False, where)

@@ -60,7 +60,7 @@ def keep(run: Run, path: Path) -> None:
 def train(pack: Path, start: Path, minutes: float, out: Path, settings: list[str]) -> None:
     """Train for `minutes` of wall-clock time and write OUT/25 … OUT/100 and OUT/train.json."""
     torch.set_num_threads(1)
-    config = override(recipe("rendered_nano"), [*train_nano.BASE, *settings])
+    config = override(recipe("rendered_nano"), [*train_nano.BASE, *train_nano.LOOKS["surroundings"], *settings])
     out.mkdir(parents=True, exist_ok=True)
     scratch = out / "unpacked"
     if not (scratch / "pixels.npy").exists():

@@ -204,4 +204,4 @@ def test_first_weights_are_for_a_convolutional_stem() -> None:
 
 def test_recipe_describes_the_edge_preset() -> None:
     found = model_spec(recipe("rendered_nano").model)
-    assert (found.stem, found.visibility, found.grid) == ("lite0", "map", (12, 6))
+    assert (found.stem, found.visibility, found.grid) == ("lite0-deep", "map", (12, 6))
