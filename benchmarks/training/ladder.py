@@ -159,6 +159,12 @@ def judge(
     return row
 
 
+def speeds(models: dict[str, Model | Histogram], rounds: int = 5) -> dict[str, float]:
+    """Crops a second of each, its median over rounds in which all have their turn: the machine is the same for all."""
+    found = [{name: model.speed() for name, model in models.items()} for _ in range(rounds)]
+    return {name: round(float(np.median([one[name] for one in found])), 1) for name in models}
+
+
 def main() -> int:
     """Command line of this file."""
     parser = argparse.ArgumentParser(description="Checkpoints of short runs side by side.")
@@ -166,6 +172,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--covered", type=Path, required=True, help="file of the covered queries; made when missing")
     parser.add_argument("--out", type=Path, required=True, help="results; rows of the same name are replaced")
+    parser.add_argument("--speed", action="store_true", help="measure speeds again; rows keep their scores")
     options = parser.parse_args()
     torch.set_num_threads(1)
     people = read_dataset(options.data, "market", train=True)
@@ -173,10 +180,11 @@ def main() -> int:
     assert people.train is not None, "the bodies that cover come from training people's pictures"
     sets = occlusion_sets(query, decode(people.train, SIZE, workers=1, quiet=True), SHARES, options.covered, workers=1)
     found = json.loads(options.out.read_text()) if options.out.is_file() else {"rows": {}}
-    for word in options.checkpoints:
-        name, _, path = word.partition("=")
-        model = Histogram() if name == HISTOGRAM else Model(path)
-        row = judge(model, query, gallery, sets) | {"crops_per_cpu_second": round(model.speed(), 1)}
+    paths = {name: path for name, _, path in (word.partition("=") for word in options.checkpoints)}
+    models = {name: Histogram() if name == HISTOGRAM else Model(path) for name, path in paths.items()}
+    for name, model in models.items():
+        path = paths[name]
+        row = found["rows"][name] if options.speed else judge(model, query, gallery, sets)
         run = Path(path).parent / "results.json"
         if run.is_file():
             told = json.loads(run.read_text())
@@ -184,6 +192,8 @@ def main() -> int:
             row["settings"] = told["config"]
         found["rows"][name] = row
         print(json.dumps({name: {k: v for k, v in row.items() if k != "settings"}}), file=sys.stderr, flush=True)
+    for name, speed in speeds(models).items():
+        found["rows"][name]["crops_per_cpu_second"] = speed
     found["machine"] = machine_card()
     found["queries"], found["gallery"] = len(query), len(gallery)
     write_whole(options.out, (json.dumps(found, indent=1) + "\n").encode())
