@@ -31,7 +31,7 @@ SAME_MEAN, SAME_SPREAD = 2.1, 0.9
 """Of one person's pairs, in standard deviations of strangers."""
 FREEDOM = 30
 """Degrees of freedom of strangers: their tail is hardly heavier than a normal one."""
-FIRST_STRANGERS = {False: (0.43, 0.12), True: (0.0, 0.16)}
+FIRST_STRANGERS = {False: (0.25, 0.16), True: (0.0, 0.17)}
 """Mean and spread of strangers' similarities before any was seen, not centred and centred per camera."""
 FIRST_WEIGHT = 20
 """Pairs that those first values count as."""
