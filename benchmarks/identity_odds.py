@@ -36,7 +36,7 @@ PEOPLE_EVERY, LEAST_CROPS, LEAST_VISIBILITY = 3, 3, 0.3
 SITES, LEAST_PEOPLE, MOST_PEOPLE, PAIRS = 300, 6, 30, 60
 PROBABILITIES, MARGIN = (0.6, 0.75, 0.85), 0.2
 SETTINGS = ((2.1, 0.9, 6), (2.1, 0.9, 30), (2.75, 0.8, 30))
-"""SAME_MEAN, SAME_SPREAD, FREEDOM: measured with the first dpm-n, with a heavy and a light tail; with the second one."""
+"""SAME_MEAN, SAME_SPREAD, FREEDOM: the first dpm-n, with a heavy and a light tail; the second one."""
 
 
 class Tracks:
