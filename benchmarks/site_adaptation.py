@@ -7,8 +7,9 @@ name of a person is read by what adapts. Scores are of query/ against bounding_b
 after: plain and masked, and both after centring per camera with the means of the gallery's rows. `--validate` scores on
 VALIDATION other training people instead, for choosing settings: one picture of each camera asks for the rest.
 WORK keeps the links, the covered pictures and the resumable state. Stopped, the same command goes on.
-`--labelled` trains with the people's names, as an upper reference, and adds it to a results file that is there: the
-same crops, rounds, losses and settings, with each person's crops as a group in place of those that adaptation finds.
+`--before` scores the model as it is alone. `--labelled` trains with the people's names, as an upper reference, and adds
+it to a results file that is there: the same crops, rounds, losses and settings, with each person's crops as a group in
+place of those that adaptation finds.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--labelled", action="store_true", help="add the upper reference to the results file")
+    parser.add_argument("--before", action="store_true", help="score the model as it is, and adapt nothing")
     parser.add_argument("-o", "--out", type=Path, help="the results file that ships also goes into docs/site.md")
     for setting in dataclasses.fields(Plan):
         kind = type(setting.default)
@@ -164,7 +166,10 @@ def main() -> None:
     site, validation = split(train)
     crops = link(of_people(train, site), said.work / "crops")
     before = checkpoint.load_any(said.checkpoint)
-    if said.labelled:
+    after, result = before, dict[str, Any]()
+    if said.before:
+        pass
+    elif said.labelled:
         after, result = train_with_names(said.checkpoint, crops, plan, said.work / "labelled")
     else:
         after, result = adapted(said.checkpoint, crops, plan, said.work / "adapted")
@@ -185,12 +190,14 @@ def main() -> None:
         "rows": len(gallery.names),
         "shares": SHARES,
         "before": score(before, query, gallery, covered),
-        "after": score(after, query, gallery, covered),
-        "adaptation": result,
+        **({} if said.before else {"after": score(after, query, gallery, covered), "adaptation": result}),
         "scored by": machine_card(),
     }
-    say(json.dumps({key: written[key] for key in ("before", "after")}, indent=1))
-    if said.out:
+    say(json.dumps({key: written[key] for key in ("before", "after") if key in written}, indent=1))
+    if said.before and said.out:
+        written["model"] = checkpoint.fingerprint(before)
+        write_whole(said.out, (json.dumps(written, indent=1) + "\n").encode())
+    elif said.out:
         save(written, said.out)
 
 
