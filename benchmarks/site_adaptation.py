@@ -167,11 +167,9 @@ def main() -> None:
     crops = link(of_people(train, site), said.work / "crops")
     before = checkpoint.load_any(said.checkpoint)
     after, result = before, dict[str, Any]()
-    if said.before:
-        pass
-    elif said.labelled:
+    if said.labelled:
         after, result = train_with_names(said.checkpoint, crops, plan, said.work / "labelled")
-    else:
+    elif not said.before:
         after, result = adapted(said.checkpoint, crops, plan, said.work / "adapted")
     sides = one_of_each_camera(of_people(train, validation)) if said.validate else query_and_gallery(said.data)
     query, gallery = (decode(side, before.spec.preprocessing) for side in sides)

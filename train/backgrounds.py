@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpm_edge.progress import track
+
 BANK = 512
 """Pieces of clutter that a run draws once."""
 FROM_BATCH = 0.35
@@ -92,10 +94,11 @@ def _bar(rng: np.random.Generator, image: np.ndarray) -> None:
     cv2.line(image, *ends, _colour(rng).tolist(), int(rng.integers(1, max(2, height // 40))), cv2.LINE_AA)
 
 
-def bank(height: int, width: int, seed: int, count: int = BANK) -> Tensor:
+def bank(height: int, width: int, seed: int, count: int = BANK, *, quiet: bool = True) -> Tensor:
     """(count, 3, H, W) uint8 pieces of clutter; the same for the same seed."""
     rng = np.random.default_rng([seed, 21])
-    return torch.from_numpy(np.stack([clutter(rng, height, width) for _ in range(count)]))
+    pieces = [clutter(rng, height, width) for _ in track(range(count), what="surroundings", quiet=quiet)]
+    return torch.from_numpy(np.stack(pieces))
 
 
 def surround(planes: Tensor, pieces: Tensor, probability: float, draw: torch.Generator) -> Tensor:

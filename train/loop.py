@@ -112,7 +112,8 @@ def covered_batch(run: Run, rows: Tensor, draw: torch.Generator) -> tuple[Tensor
     turned = torch.rand(len(planes), generator=draw, device=draw.device) < config.augment.flip
     planes = torch.where(turned[:, None, None, None], planes.flip(3), planes)
     planes = shift_and_zoom(planes, config.augment, draw)
-    if run.backgrounds is not None and config.augment.background:
+    if config.augment.background:
+        assert run.backgrounds is not None
         planes = surround(planes, run.backgrounds, config.augment.background, draw)
     done = cover(planes, config.covering, draw, run.backgrounds if config.covering.clutter else None)
     shares = F.adaptive_avg_pool2d(done.planes[:, 3:], grid)

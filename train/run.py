@@ -131,7 +131,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
             raise SpecError("expected transfer.probability=0 with covering, got both. Choose one of the two")
         shares = pixel_shares(data, train, (pre.height, pre.width)).to(device)
         if config.augment.background or config.covering.clutter:
-            backgrounds = bank(pre.height, pre.width, config.seed).to(device)
+            backgrounds = bank(pre.height, pre.width, config.seed, quiet=quiet).to(device)
     if config.loss.distil:
         taught = teach(config.loss.teacher, people.train, train.names, out / TAUGHT, quiet).to(device)
     made = Run(

@@ -86,7 +86,7 @@ def run_section(name: str, part: str, device: str, quick: bool, ceiling: dict[st
         rows = function(device) if part == "sweep" else function(device, quick)
         rows = rows if part == "check" else [with_fractions(r, ceiling) for r in rows]
     except Exception:
-        rows = [{"name": f"{name}.{part}", "ok": False, "exception": traceback.format_exc()}]
+        rows = [{"name": f"{name}.{part}", "ok": False, "exception": _traceback()}]
     print(f"== {name}.{part}: {len(rows)} rows in {time.perf_counter() - start:.1f} s", flush=True)
     for row in rows:
         if part != "check" or not row.get("ok", True):
@@ -138,6 +138,12 @@ def main() -> int:
             traceback.print_exc()
     print(json.dumps({"results": path.name, "checks": len(checks), "wrong": len(wrong), "broken_timings": len(broken)}))
     return 1 if wrong or broken else 0
+
+
+def _traceback() -> str:
+    """The exception in hand, without the folders of the machine that it came on."""
+    root = Path(__file__).resolve().parents[2]
+    return traceback.format_exc().replace(f"{root}/", "").replace(sys.executable, "python3")
 
 
 def _has_smi() -> bool:

@@ -19,6 +19,7 @@ N pictures · H×W of the packed pictures
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import os
@@ -39,7 +40,7 @@ from dpm_edge.files import write_whole
 from dpm_edge.layouts import read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.model.stem import OURS, ConvStem
+from dpm_edge.model.stem import OURS
 from dpm_edge.spec import PRESETS, Preprocessing, WeightsCard
 from dpm_edge.train import backgrounds, distributed, optimisation
 from dpm_edge.train.config import Config, override
@@ -159,8 +160,8 @@ def pack(
 def finish(path: Path, stem: Path, back: float, out: Path) -> None:
     """Write the checkpoint with its stem's weights `back` (0..1) of the way to first weights, without prototypes."""
     net = checkpoint.load(path)
-    first = ConvStem(net.spec.width, net.spec.stride, net.spec.instance_norm, net.spec.stem == "lite0-deep")
-    load_lite0(first, stem)
+    first = copy.deepcopy(net.backbone.conv1)
+    load_lite0(first, stem)  # type: ignore[arg-type]
     ours = net.backbone.conv1.state_dict()
     known = {n: t for n, t in first.state_dict().items() if not n.startswith(OURS)}
     mixed = {n: torch.lerp(ours[n], t, back) for n, t in known.items() if t.is_floating_point()}
@@ -236,6 +237,11 @@ def resized(pixels: torch.Tensor, size: tuple[int, int], device: torch.device) -
     return torch.cat(done)
 
 
+def resized_pictures(pictures: Pictures, size: tuple[int, int], device: torch.device) -> Pictures:
+    """The same pictures at (H, W) on `device`."""
+    return dataclasses.replace(pictures, pixels=resized(pictures.pixels, size, device))
+
+
 def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
     """A run on the unpacked pictures; the config's device, or the GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -247,8 +253,7 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
     )
     shares = torch.from_numpy(np.load(scratch / "shares.npy")).to(device)
     train = Pictures(pixels, people, cameras, [""] * len(pixels))
-    query, gallery = validation(folder, scratch)
-    query, gallery = (Pictures(resized(p.pixels, size, device), p.people, p.cameras, p.names) for p in (query, gallery))
+    query, gallery = (resized_pictures(part, size, device) for part in validation(folder, scratch))
     labels = train.labels()
     sampler = IdentitySampler(labels.numpy(), config.data.identities, config.data.pictures, config.seed)
     net = network(dataclasses.replace(config.model, init=""), len(sampler.rows), 1, config.seed)
@@ -328,8 +333,7 @@ def one(name: str, settings: list[str], seconds: float, checks: bool, folder: Pa
     config = override(recipe("rendered_nano"), [*BASE, *settings])
     run = prepared(config, folder, scratch, out)
     query, _ = validation(folder, scratch)
-    bodies = query.take(torch.arange(0))
-    sets = occlusion_sets(query, bodies if len(bodies) else query, (SHARE,), scratch / "covered.safetensors")
+    sets = occlusion_sets(query, query, (SHARE,), scratch / "covered.safetensors")
     begin, losses, told, best, at = time.perf_counter(), [], [], -1.0, [*CHECKS] if checks else []
     while (part := (time.perf_counter() - begin) / seconds) < 1:
         for rows in torch.from_numpy(run.sampler.epoch(run.epoch)).to(run.device):
@@ -431,13 +435,12 @@ def means(made: dict[str, Any], where: dict[str, Path], start: Path | None = Non
     if start is not None:
         groups |= {"start": ["start"], **{f"{name} and start": [*names, "start"] for name, names in groups.items()}}
     paths = {n: where["out"] / f"{n}-weights" for n in ranked} | ({"start": start} if start is not None else {})
+    size = size_of(checkpoint.load(next(iter(paths.values()))))
+    query, gallery = (resized_pictures(part, size, device) for part in (query, gallery))
     told = {}
     for name, members in groups.items():
         net = mean_of([paths[n] for n in members]).to(device)
-        asked, kept = (
-            Pictures(resized(p.pixels, size_of(net), device), p.people, p.cameras, p.names) for p in (query, gallery)
-        )
-        told[name] = {"members": members, **judge(net, asked, kept, sets)}
+        told[name] = {"members": members, **judge(net, query, gallery, sets)}
         print(f"{name:>24}: {told[name]}", flush=True)
         checkpoint.save(net.cpu(), where["out"] / f"{name}-weights", half=True)
     return told

@@ -12,15 +12,13 @@ import numpy as np
 
 from dpm_edge.train.synthetic import body as b
 from dpm_edge.train.synthetic import camera as c
-from dpm_edge.train.synthetic import materials, raster, scene, second
+from dpm_edge.train.synthetic import materials, raster, scene, second, third
 from dpm_edge.train.synthetic.figure import Figure
 from dpm_edge.train.synthetic.person import Person
 from dpm_edge.train.synthetic.poses import draw_pose, turn
 from dpm_edge.train.synthetic.wardrobe import NOTHING
 
 SUPERSAMPLE = 2
-THIRD_SLACK, THIRD_SMALLEST = -0.02, 64
-"""The third edition's boxes are tighter than the second's, its pictures sharper: nearer to real ones."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,9 @@ def take(
     main = _figure(body, who[1], draw_pose(rng, who[0]), yaw, (0.0, 0.0))
     shown = np.unique(main.triangles[(main.cut[main.triangles] >= 0).all(1)])
     view = c.frame(rng, camera, main.points[shown], height * SUPERSAMPLE, width * SUPERSAMPLE)
+    sent = third if edition == 3 else second
     if edition >= 2:
-        slack = THIRD_SLACK if edition == 3 else second.SLACK
-        view = second.detector_box(rng, view, height * SUPERSAMPLE, width * SUPERSAMPLE, slack)
+        view = second.detector_box(rng, view, height * SUPERSAMPLE, width * SUPERSAMPLE, sent.SLACK)
     things: list[_Drawn] = []
     if occluder == "passer-by":
         assert other is not None, "a passer-by needs another figure"
@@ -146,7 +144,7 @@ def take(
     )
     taken = c.develop(rng, camera, image)
     if edition >= 2:
-        taken = second.transmit(rng, taken, THIRD_SMALLEST if edition == 3 else second.SMALLEST)
+        taken = second.transmit(rng, taken, sent.SMALLEST)
     return Shot(taken, float(mine.sum() / max(int(whole.sum()), 1)), seen, all_of_it)
 
 

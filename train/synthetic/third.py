@@ -20,6 +20,8 @@ from dpm_edge.train.synthetic.person import Layer, Person, draw_person
 from dpm_edge.train.synthetic.second import ALIKE, GROUP, colour, draw_camera_2
 from dpm_edge.train.synthetic.wardrobe import Garment, Wardrobe
 
+SLACK, SMALLEST = -0.02, 64
+"""As in the second edition; boxes are tighter and pictures sharper here, nearer to real ones."""
 PARTS = ("top", "bottom", "shoes", "hair", "bag", "top colour", "bottom colour")
 _OVER = ("jacket", "coat")
 _HAIR_OF = {"long": ("long01", "braid01", "long01"), "shoulder": ("bob02", "bob01"), "bob": ("bob01", "bob02"),
