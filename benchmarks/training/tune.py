@@ -39,6 +39,7 @@ from dpm_edge.train.run import Run
 from dpm_edge.train.sight import run_frozen_stages
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
+import nano_pack
 import train_nano
 
 PARTS = (0.25, 0.5, 0.75, 1.0)
@@ -64,7 +65,7 @@ def train(pack: Path, start: Path, minutes: float, out: Path, settings: list[str
     out.mkdir(parents=True, exist_ok=True)
     scratch = out / "unpacked"
     if not (scratch / "pixels.npy").exists():
-        train_nano.unpack(pack, scratch)
+        nano_pack.unpack(pack, scratch)
     run = train_nano.prepared(config, pack, scratch, out)
     state, own = checkpoint.load(start).state_dict(), run.net.state_dict()
     run.net.load_state_dict({n: state[n] if n != "prototypes" else t for n, t in own.items()})

@@ -54,7 +54,7 @@ CASES = {
     "gallery migrate": "{w}/seen {w}/engine-2 --to {w}/moved",
     "calibrate": "{w}/engine {w}/market -o {w}/calibration.json --fmr 0.1 --bands 1",
     "eval": "{w}/engine {w}/market",
-    "bench": "{w}/engine --seconds 0.01 --batch 1 --streams 1 --cameras 1 --gallery 10",
+    "bench": "{w}/engine --seconds 0.01 --batch 1 --streams 1 --cameras 1 --gallery 10 --deadline 0.01",
     "doctor": "",
     "models": "",
     "train": "market_tiny --data {w}/nowhere --out {w}/run",
