@@ -74,6 +74,8 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.watch.tracker",
         "dpm_edge.watch.identities",
         "dpm_edge.watch.make_detector",
+        "dpm_edge.web.access",
+        "dpm_edge.web.listening",
     ],
 )
 def test_light_rooms_import_with_every_heavy_library_blocked(room: str) -> None:
@@ -244,6 +246,10 @@ def test_only_its_command_and_the_demo_import_the_camera_application() -> None:
             for line in found
             if not line.startswith(("dpm_edge/watch/", "dpm_edge/cli/watch.py", "dpm_edge/demo/"))
         ] == []
+
+
+def test_what_web_servers_share_imports_no_room() -> None:
+    assert broken("dpm_edge/web", "*.py", ("dpm_edge",), but=("dpm_edge.web", "dpm_edge.errors")) == []
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:
