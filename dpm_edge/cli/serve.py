@@ -19,7 +19,7 @@ INSTALL = "pip install 'dpm-edge[serve]'"
 FINISH_SECONDS = 30.0
 """How long running requests may take once the server was told to end."""
 MOST_PIXELS = 1 << 26
-"""Of one picture. A PNG of a megabyte may hold a billion pixels of one colour, and fill the memory when it is decoded."""
+"""Of one picture. A PNG of a megabyte may hold a billion pixels of one colour, which fill the memory when decoded."""
 
 
 @click.command("serve", short_help="Serve an engine and a gallery over HTTP.")
@@ -63,8 +63,8 @@ def command(
 ) -> None:
     """Serve ENGINE, and a gallery of its model, over HTTP: embed, search, who and add, below /api/v1.
 
-    Requests that come at once share batches. /api/v1/openapi.json describes the API, /metrics is for Prometheus. Stop it
-    with Ctrl-C or SIGTERM: running requests are answered first. docs/serve.md has examples.
+    Requests that come at once share batches. /api/v1/openapi.json describes the API, /metrics is for Prometheus. Stop
+    it with Ctrl-C or SIGTERM: running requests are answered first. docs/serve.md has examples.
 
     \b
     Example:
@@ -92,7 +92,9 @@ def command(
     except ImportError as error:
         raise MissingLibrary(error.name or "fastapi", "dpm-edge serve", INSTALL) from error
 
-    limits = ServeLimits(body_bytes=int(largest * 1_000_000), rate=rate, queue=queue)
+    limits = ServeLimits(
+        body_bytes=int(largest * 1_000_000), rate=rate, queue=queue, crops=min(ServeLimits.crops, queue)
+    )
     known = Calibration.load(calibration) if calibration else None
     needed = needed_token(host, token)
     with contextlib.ExitStack() as stack:
