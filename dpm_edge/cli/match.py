@@ -163,7 +163,8 @@ def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None
     from dpm_edge.runtime import Embeddings
 
     rows = Embeddings.load(queries)
-    print_matches(rows, search(_open(gallery, options["layout"]), rows, **options), as_json)
+    with _open(gallery, options["layout"]) as opened:
+        print_matches(rows, search(opened, rows, **options), as_json)
 
 
 def _open(path: Path, layout: str) -> Gallery:

@@ -32,7 +32,7 @@ from dpm_edge.serve.limits import (
     overloaded,
 )
 from dpm_edge.serve.metrics import RequestMetrics
-from dpm_edge.serve.openapi import ERRORS, describe, described_body
+from dpm_edge.serve.openapi import ERRORS, GET_ERRORS, METRICS_ANSWERS, describe, described_body
 from dpm_edge.serve.options import (
     AddOptions,
     EmbedOptions,
@@ -106,7 +106,7 @@ class ServeApp:
             telemetry=None if is_allowed() else TELEMETRY,
         )
         post = {"responses": ERRORS, "methods": ["POST"]}
-        get = {"responses": {code: ERRORS[code] for code in (401, 403, 409, 421, 422, 429, 500)}, "methods": ["GET"]}
+        get = {"responses": {code: ERRORS[code] for code in GET_ERRORS}, "methods": ["GET"]}
         for name, work, options, answer in (
             ("embed", self.embed, EmbedOptions, schemas.EmbedAnswer),
             ("search", self.search, SearchOptions, schemas.SearchAnswer),
@@ -118,7 +118,7 @@ class ServeApp:
         api.add_api_route(f"{API}/model", self.model, response_model=schemas.ModelAnswer, **get)
         api.add_api_route(f"{API}/gallery", self.gallery, response_model=schemas.GalleryAnswer, **get)
         api.add_api_route("/healthz", self.healthz, response_model=schemas.ReadyAnswer, **get)
-        api.add_api_route("/metrics", self.prometheus, response_class=PrometheusAnswer, **get)
+        api.add_api_route("/metrics", self.prometheus, responses=METRICS_ANSWERS, response_class=PrometheusAnswer)
         describe(api)
         return api
 

@@ -28,6 +28,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": reason, "model": ErrorAnswer} for code, reason in REASONS.items()
 }
 """Status → what a route may answer with it."""
+GET_ERRORS = (401, 403, 409, 421, 422, 429, 500)
+"""Of routes without a body."""
+METRICS_ANSWERS: dict[int | str, dict[str, Any]] = {
+    code: {
+        "description": REASONS[code],
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}},
+    }
+    for code in GET_ERRORS
+}
+"""The errors of a route that otherwise answers with text: FastAPI would give a model the route's own content type."""
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
 
 
