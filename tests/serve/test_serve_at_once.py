@@ -23,10 +23,8 @@ from served import API, PNG, application, features, files, png, serving
 REQUESTS = 100
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_each_answer_is_the_engines_own_of_its_own_pictures(tmp_path: Path, backend: str) -> None:
-    pytest.importorskip(backend, reason=f"{backend} is the extra `engines`")
-    folder, draw = tiny_engine.write_engine(tmp_path / "engine", backend), random.Random(3)
+def test_each_answer_is_the_engines_own_of_its_own_pictures(tmp_path: Path) -> None:
+    folder, draw = tiny_engine.write_engine(tmp_path / "engine"), random.Random(3)
     people = tiny_engine.people(2 * REQUESTS, seed=11)
     work = [[people[2 * i], people[2 * i + 1]][: 1 + i % 2] for i in range(REQUESTS)]
     with application(folder) as app, serving(app) as address:

@@ -149,7 +149,7 @@ def test_a_full_queue_answers_503_and_loses_nothing_that_was_taken(
                 pool.submit(httpx.post, f"{address}{API}/embed", files=files(PEOPLE[i : i + 2])) for i in (0, 2, 4)
             ]
             until(lambda: app.embedder.under_way == 6)
-            refused = httpx.post(url, content=png(PEOPLE[0]), headers=PNG)
+            refused = httpx.post(f"{address}{API}/embed", content=png(PEOPLE[0]), headers=PNG)
             assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
             assert "expected at most 6 crops under way" in refused.json()["error"]
             stopped.gate.set()
