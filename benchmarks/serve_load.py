@@ -6,7 +6,8 @@ writes benchmarks/results/serve-load.json. Clients are coroutines of this proces
 sends a JPEG of the package's samples to /api/v1/embed and sends the next when it has its answer, with the feature as
 base64. The server is a process of its own. In process, as many threads decode the same JPEG files and embed them
 through the runtime's batcher with the server's settings; and one thread calls `Engine.embed` itself, a picture a call.
-Both take turns, twice, so that what else runs meets both. Clients and server share the machine's cores.
+Both take turns, twice, so that what else runs meets both. Clients and server share the machine's cores. Processor
+milliseconds of a request, of the process that holds the engine, hardly depend on what else runs.
 
 --beside says what else ran on the machine; the load that the system reports is written down, too.
 """
@@ -53,19 +54,36 @@ class Measured:
     """Seconds of each request."""
     wall: float = 0.0
     """Seconds in all."""
+    processor: float = 0.0
+    """Seconds of the processor that the process with the engine took, warming up included."""
+    calls: int = 0
+    """Requests, warming up included."""
 
     def figures(self) -> dict[str, float]:
         """Requests a second, and milliseconds that half and 99 % of them took at most."""
         half, most = np.percentile(self.took, [50, 99]) * 1000
-        return {"per_second": round(len(self.took) / self.wall, 1), "p50_ms": round(half, 2), "p99_ms": round(most, 2)}
+        return {
+            "per_second": round(len(self.took) / self.wall, 1),
+            "p50_ms": round(half, 2),
+            "p99_ms": round(most, 2),
+            "processor_ms": round(1000 * self.processor / self.calls, 2),
+        }
 
     def add(self, other: Measured) -> None:
         """Count another turn, too."""
         self.took += other.took
         self.wall += other.wall
+        self.processor += other.processor
+        self.calls += other.calls
 
 
-async def http_clients(port: int, pictures: list[bytes], clients: int, seconds: float) -> Measured:
+def processor_seconds(process: int) -> float:
+    """Seconds of the processor that a process has taken, in all its threads (Linux)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def http_clients(port: int, process: int, pictures: list[bytes], clients: int, seconds: float) -> Measured:
     """So many clients over HTTP."""
     head = (
         "POST /api/v1/embed?encoding=base64 HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
@@ -73,9 +91,11 @@ async def http_clients(port: int, pictures: list[bytes], clients: int, seconds: 
     )
     requests = [head.format(len(one)).encode() + one for one in pictures]
     took: list[float] = []
-    begin = time.monotonic() + WARM_SECONDS
+    calls = 0
+    begin, before = time.monotonic() + WARM_SECONDS, processor_seconds(process)
 
     async def client(number: int) -> None:
+        nonlocal calls
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         at = number
         while (start := time.monotonic()) < begin + seconds:
@@ -84,24 +104,27 @@ async def http_clients(port: int, pictures: list[bytes], clients: int, seconds: 
             length = re.search(rb"content-length: (\d+)", answer, re.I)
             assert answer.startswith(b"HTTP/1.1 200 ") and length is not None, answer
             await reader.readexactly(int(length[1]))
+            calls += 1
             if start >= begin:
                 took.append(time.monotonic() - start)
             at += clients
         writer.close()
 
     await asyncio.gather(*(client(i) for i in range(clients)))
-    return Measured(took, time.monotonic() - begin)
+    return Measured(took, time.monotonic() - begin, processor_seconds(process) - before, calls)
 
 
 def threads_in_process(embed: Callable[[bytes], Any], pictures: list[bytes], clients: int, seconds: float) -> Measured:
     """So many threads that call `embed` in this process."""
     took: list[float] = []
-    begin = time.monotonic() + WARM_SECONDS
+    calls = [0] * clients
+    begin, before = time.monotonic() + WARM_SECONDS, processor_seconds(os.getpid())
 
     def client(number: int) -> None:
         at = number
         while (start := time.monotonic()) < begin + seconds:
             embed(pictures[at % len(pictures)])
+            calls[number] += 1
             if start >= begin:
                 took.append(time.monotonic() - start)
             at += clients
@@ -111,12 +134,12 @@ def threads_in_process(embed: Callable[[bytes], Any], pictures: list[bytes], cli
         one.start()
     for one in threads:
         one.join()
-    return Measured(took, time.monotonic() - begin)
+    return Measured(took, time.monotonic() - begin, processor_seconds(os.getpid()) - before, sum(calls))
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """A server as a process of its own; its port."""
+def server(folder: Path) -> Iterator[tuple[int, int]]:
+    """A server as a process of its own; its port, and its number."""
     command = [sys.executable, "-m", "dpm_edge.cli", "serve", "--engine", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -124,7 +147,7 @@ def server(folder: Path) -> Iterator[int]:
         line = process.stderr.readline()
         found = re.search(r":(\d+)/api", line)
         assert found is not None, line
-        yield int(found[1])
+        yield int(found[1]), process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -132,7 +155,7 @@ def server(folder: Path) -> Iterator[int]:
 
 def measure(folder: Path, pictures: list[bytes], counts: list[int], seconds: float) -> list[dict[str, Any]]:
     """Every way with every number of clients."""
-    with Engine.load(folder) as engine, server(folder) as port:
+    with Engine.load(folder) as engine, server(folder) as (port, process):
 
         def directly(one: bytes) -> Any:
             return engine.embed([decode_image(one)])
@@ -146,7 +169,9 @@ def measure(folder: Path, pictures: list[bytes], counts: list[int], seconds: flo
                 found["Engine.embed", 1].add(threads_in_process(directly, pictures, 1, seconds))
                 for count in counts:
                     found["Batcher", count].add(threads_in_process(batched, pictures, count, seconds))
-                    found["dpm-edge serve", count].add(asyncio.run(http_clients(port, pictures, count, seconds)))
+                    found["dpm-edge serve", count].add(
+                        asyncio.run(http_clients(port, process, pictures, count, seconds))
+                    )
     return [{"how": how, "clients": count, **one.figures()} for (how, count), one in sorted(found.items())]
 
 
@@ -176,7 +201,7 @@ def main() -> None:
     write_whole(given.out, (json.dumps(result, indent=2) + "\n").encode())
     for row in rows:
         print(f"{row['how']:<16} {row['clients']:>3} clients  {row['per_second']:>7} a second  "
-              f"p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms")  # fmt: skip
+              f"p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms  processor {row['processor_ms']} ms")  # fmt: skip
     print(json.dumps({"out": str(given.out)}))
 
 

@@ -107,6 +107,8 @@ def command(
         stack.callback(app.close)
         ended = ended_by_sigterm()
         stack.enter_context(ServingThread(app, listening, what="the server", finish_seconds=FINISH_SECONDS))
+        if gallery is not None:
+            say(f"gallery {place}: {len(gallery)} rows{'' if add and not gallery.store.read_only else ', none added'}")
         say(f"serving {opened.spec.name} at {shown_address(host, listening.getsockname()[1])}api/v1")
         if needed and not token:
             say(f"token: {needed}")

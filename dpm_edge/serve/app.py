@@ -248,6 +248,11 @@ async def _bad_request(request: Request, error: Any) -> Response:
     return error_answer(400, str(error))
 
 
+async def _gallery_fault(request: Request, error: Any) -> Response:
+    """What a client asks for was checked before: its server does not answer, or its files are damaged."""
+    return error_answer(503, str(error))
+
+
 async def _own_fault(request: Request, error: Any) -> Response:
     return error_answer(500, str(error))
 
@@ -273,7 +278,7 @@ HANDLERS: dict[Any, Any] = {
     RequestRefused: _refused,
     QueueFull: _queue_full,
     ImageError: _bad_request,
-    GalleryError: _bad_request,
+    GalleryError: _gallery_fault,
     EngineError: _own_fault,
     DpmError: _own_fault,
     RequestValidationError: _bad_field,

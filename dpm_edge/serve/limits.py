@@ -37,7 +37,7 @@ class ServeLimits:
         DpmError: on construction, when one of them lets nothing through.
     """
 
-    body_bytes: int = 16 << 20
+    body_bytes: int = 16_000_000
     """Of one request."""
     all_bodies: int = 32
     """The bodies of all requests that are running take at most so many times `body_bytes`."""

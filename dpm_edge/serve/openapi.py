@@ -21,14 +21,14 @@ REASONS = {
     422: "An option is not what it should be",
     429: "Too many requests of this client; Retry-After says when to send it again",
     500: "A fault of the server or its engine",
-    503: "Too much is under way; Retry-After says when to send it again",
+    503: "Too much is under way, or the gallery does not answer",
     507: "The gallery could not keep the rows",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": reason, "model": ErrorAnswer} for code, reason in REASONS.items()
 }
 """Status → what a route may answer with it."""
-GET_ERRORS = (401, 403, 409, 421, 422, 429, 500)
+GET_ERRORS = (401, 403, 409, 421, 422, 429, 500, 503)
 """Of routes without a body."""
 METRICS_ANSWERS: dict[int | str, dict[str, Any]] = {
     code: {

@@ -18,6 +18,7 @@ from dpm_edge.gallery.answers import cameras_to_search_with, gallery_json, query
 from dpm_edge.gallery.calibration import Calibration
 from dpm_edge.gallery.labels import new_rows
 from dpm_edge.gallery.rows import Rows
+from dpm_edge.gallery.search.query import make_query
 from dpm_edge.gallery.stores.store import check_model
 from dpm_edge.metrics import chosen_metric
 from dpm_edge.runtime.engine import Engine
@@ -66,52 +67,66 @@ class ServedGallery:
         return await self._in_thread(lambda: len(self.gallery))
 
     async def who(self, crops: RequestCrops, options: WhoOptions) -> list[dict[str, Any]]:
-        """As `dpm-edge who --json`."""
-        return await self._search(crops, options, by="person")
+        """As `dpm-edge who --json`. Raises as `search`."""
+        return await self._search(crops, options, SearchOptions(by="person"))
 
     async def search(self, crops: RequestCrops, options: SearchOptions) -> list[dict[str, Any]]:
         """As `dpm-edge match --json`.
 
         Raises:
-            RequestRefused: 422, an option wants another one.
-            GalleryError: the gallery or the model cannot do what an option wants.
+            RequestRefused: 400, the gallery or the model cannot do what an option wants; 422, an option wants another
+                one.
+            GalleryError: the gallery does not answer, or is damaged.
         """
         if options.exclude_same_camera and not options.seen_by:
             raise RequestRefused(422, "expected seen_by with exclude_same_camera, got none. Say which camera saw it")
-        return await self._search(
-            crops,
-            options,
-            metric=options.metric,
-            camera=options.camera or None,
-            exclude_same_camera=options.exclude_same_camera,
-            since=options.since,
-            until=options.until,
-            min_visibility=options.min_visibility,
-            by=options.by,
-            expand=options.expand,
-            neighbours=options.neighbours,
-        )
+        return await self._search(crops, options, options)
 
-    async def _search(self, crops: RequestCrops, options: WhoOptions, **more: Any) -> list[dict[str, Any]]:
+    async def _search(self, crops: RequestCrops, options: WhoOptions, further: SearchOptions) -> list[dict[str, Any]]:
+        """Search with the options that every search has, and with the further ones."""
         queries = crops.embeddings
+        cameras = one_each(options.seen_by, len(queries), "seen_by") or [""] * len(queries)
         if not len(queries):
             return []
-        cameras = one_each(options.seen_by, len(queries), "seen_by") or [""] * len(queries)
-        metric = more.get("metric") or chosen_metric(None, queries.has_masks)
-        known = self._calibration if self._calibration is not None and self._calibration.metric == metric else None
-        needed = bool(options.centre or more.get("exclude_same_camera"))
+        known = self._calibration_of(further.metric or chosen_metric(None, queries.has_masks), options.centre)
+        needed = bool(options.centre or further.exclude_same_camera)
+        what: dict[str, Any] = {
+            "metric": further.metric,
+            "camera": further.camera or None,
+            "since": further.since,
+            "until": further.until,
+            "min_visibility": further.min_visibility,
+            "exclude_same_camera": further.exclude_same_camera,
+            "query_cameras": cameras_to_search_with(cameras, known, needed=needed),
+            "expand": further.expand,
+            "neighbours": further.neighbours,
+            "by": further.by,
+            "centre": options.centre,
+        }
+        try:  # what the search checks first, apart from what its store refuses
+            make_query(queries, self.gallery.store.meta, k=options.top, candidates=None, cap=1, **what)
+        except GalleryError as error:
+            raise RequestRefused(400, str(error)) from error
         matches = await self._in_thread(
-            lambda: self.gallery.search(
-                queries,
-                options.top,
-                centre=options.centre,
-                prior=options.prior,
-                calibration=known,
-                query_cameras=cameras_to_search_with(cameras, known, needed=needed),
-                **more,
-            )
+            lambda: self.gallery.search(queries, options.top, prior=options.prior, calibration=known, **what)
         )
         return [query_json(queries, matches, i) for i in range(len(queries))]
+
+    def _calibration_of(self, metric: str, centre: bool | None) -> Calibration | None:
+        """The given calibration, for searches under its metric.
+
+        Raises:
+            RequestRefused: 400, it is of centred features and the search shall not be, or the other way round.
+        """
+        known = self._calibration
+        if known is None or known.metric != metric:
+            return None
+        if centre is not None and centre != known.centred:
+            raise RequestRefused(
+                400, f"expected centre={str(known.centred).lower()}, as the server's calibration is, got "
+                f"{str(centre).lower()}. Leave centre out"
+            )  # fmt: skip
+        return known
 
     async def add(self, crops: RequestCrops, options: AddOptions) -> dict[str, Any]:
         """Add every crop, or none; they are on the gallery's disk when this returns.

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from dpm_edge import Engine, Gallery
 from dpm_edge.cli.commands import main
 from dpm_edge.errors import GalleryError
-from dpm_edge.gallery.calibration import Calibration, calibrate
+from dpm_edge.gallery.calibration import Band, Calibration, calibrate
 from dpm_edge.manifest import Manifest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (the extra `serve`)")
@@ -220,6 +220,35 @@ def test_options_that_cannot_be_are_one_sentence(
     answer = post(client, "search", params=options)
     assert answer.status_code == status and set(answer.json()) == {"error"}
     assert words in answer.json()["error"] and answer.json()["error"].startswith("expected ")
+
+
+def test_a_gallery_that_does_not_answer_is_no_fault_of_the_client(
+    folder: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = gallery_of(engine)
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise GalleryError("expected a server at qdrant://10.0.0.9, got no answer. Start it")
+
+    monkeypatch.setattr(gallery, "search", gone)
+    with application(folder, gallery) as app:
+        answer = post(client_of(app), "who")
+    assert answer.status_code == 503 and "got no answer" in answer.json()["error"]
+
+
+def test_a_given_calibration_counts_for_its_own_metric_and_space(folder: Path, engine: Engine) -> None:
+    band = Band(
+        low=0, threshold=0.5, true_match_rate=1, false_match_rate=0, slope=1, offset=0, decides=True, same=9,
+        different=9,
+    )  # fmt: skip
+    known = Calibration(fingerprint=engine.fingerprint, metric="masked", wanted_false_match_rate=0.01, bands=[band])
+    with application(folder, gallery_of(engine), calibration=known) as app:
+        client = client_of(app)
+        (masked,) = post(client, "search").json()["results"]
+        (plain,) = post(client, "search", params={"metric": "plain"}).json()["results"]
+        refused = post(client, "search", params={"centre": True})
+    assert masked["matches"][0]["decision"] == "same" and "decision" not in plain["matches"][0]
+    assert refused.status_code == 400 and "expected centre=false" in refused.json()["error"]
 
 
 def test_an_unknown_field_of_a_form_is_refused_with_the_nearest(client: TestClient) -> None:

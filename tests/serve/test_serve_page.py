@@ -69,7 +69,7 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
     limits = ServeLimits()
     for text in (
         f"`--queue` {limits.queue}: crops", f"{limits.crops} pictures or boxes",
-        f"{limits.body_seconds:g} seconds for a", f"`--largest` {limits.body_bytes >> 20}: megabytes",
+        f"{limits.body_seconds:g} seconds for a", f"`--largest` {limits.body_bytes // 1_000_000}: megabytes",
         f"bodies of {limits.all_bodies} times `--largest`", f"{round(MOST_PIXELS / 1e6)} million pixels",
     ):  # fmt: skip
         assert text in PAGE, text
