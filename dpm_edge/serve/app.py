@@ -188,7 +188,7 @@ class ServeApp:
     async def _crops(self, request: Request, options: Options) -> AsyncIterator[tuple[RequestCrops, Options]]:
         """The crops of a request, embedded, and its options out of query and form."""
         async with request_body(request, self.limits, self._bodies) as body:
-            chosen = merged(options, body.fields)
+            chosen = merged(options, body.fields, request.query_params.keys())
             crops = await self.embedder.embed(body.pictures, chosen.boxes, client_of(request.scope))
         yield crops, chosen
 

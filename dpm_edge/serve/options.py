@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Json
@@ -123,8 +124,13 @@ class AddOptions(PictureOptions):
 Options = TypeVar("Options", bound=PictureOptions)
 
 
-def merged(query: Options, form: dict[str, list[str]]) -> Options:
+def merged(query: Options, form: dict[str, list[str]], in_query: Collection[str]) -> Options:
     """The options of a query with those of a form.
+
+    Args:
+        query: what FastAPI made of the query.
+        form: the form's fields, each with its values.
+        in_query: names that the query gave.
 
     Raises:
         RequestRefused: 422, a field is unknown, given twice, or is not what it should be.
@@ -136,7 +142,7 @@ def merged(query: Options, form: dict[str, list[str]]) -> Options:
             raise RequestRefused(
                 422, f"expected a field of this form, got {name!r:.80}.{nearest(name, [*kind.model_fields, PICTURES])}"
             )
-        if name in query.model_fields_set:
+        if name in in_query:
             raise RequestRefused(422, f"expected {name} in the query or in the form, got it in both. Leave one out")
         if takes_several(kind, name):
             given[name] = values

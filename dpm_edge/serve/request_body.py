@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -107,13 +108,14 @@ async def _form(headers: Headers, chunks: AsyncGenerator[bytes, None], limits: S
     )
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        many = error.message.startswith("Too many files")
+    except (MultiPartException, FormParserError) as error:
+        why = str(getattr(error, "message", error))
+        many = why.startswith("Too many files")
         raise RequestRefused(
             413 if many else 400,
             f"expected at most {limits.crops} pictures in a request, got more. Send several requests"
             if many
-            else f"expected a form of {FORM_TYPE}, got none that can be read ({error.message}). Send it again",
+            else f"expected a form of {FORM_TYPE}, got none that can be read ({why}). Send it again",
         ) from error
     found = RequestBody()
     for name, value in form.multi_items():

@@ -264,6 +264,7 @@ def test_an_option_in_query_and_form_is_refused(client: TestClient) -> None:
 # pictures that are none
 
 
+NO_FILE = b'--x\r\nContent-Disposition: form-data; name="boxes"\r\n\r\n[]\r\n--x--\r\n'
 JPEG = cv2.imencode(".jpg", PEOPLE[0])[1].tobytes()
 
 
@@ -278,7 +279,7 @@ JPEG = cv2.imencode(".jpg", PEOPLE[0])[1].tobytes()
         (b"{}", "application/json", 415, "got 'application/json'"),
         (JPEG, "multipart/form-data", 400, "boundary"),
         (JPEG, "multipart/form-data; boundary=x", 400, "none that can be read"),
-        (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "expected a file in the field pictures, got none"),
+        (NO_FILE, "multipart/form-data; boundary=x", 400, "expected a file in the field pictures, got none"),
     ],
 )
 def test_a_body_without_a_picture_is_one_sentence(
