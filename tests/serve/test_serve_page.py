@@ -25,7 +25,8 @@ from served import application, serving
 from dpm_edge.cli.serve import MOST_PIXELS
 from dpm_edge.serve.limits import ServeLimits
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 CALLS = [line for line in PAGE.splitlines() if line.startswith("curl ")]
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
@@ -73,3 +74,12 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
         f"bodies of {limits.all_bodies} times `--largest`", f"{round(MOST_PIXELS / 1e6)} million pixels",
     ):  # fmt: skip
         assert text in PAGE, text
+
+
+def test_the_figures_of_the_page_are_those_that_were_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "serve-load.json").read_text(encoding="utf-8"))
+    assert measured["machine"]["date"][:10] in PAGE
+    for row in measured["rows"]:
+        if row["how"] != "Engine.embed":
+            cell = f"{row['per_second']:.0f} · {row['p50_ms']:.0f} · {row['p99_ms']:.0f} · {row['processor_ms']:.1f}"
+            assert cell in next(line for line in PAGE.splitlines() if line.startswith(f"| {row['clients']} | "))
