@@ -106,7 +106,9 @@ def command(
         )
         stack.callback(app.close)
         ended = ended_by_sigterm()
-        stack.enter_context(ServingThread(app, listening, what="the server", finish_seconds=FINISH_SECONDS))
+        stack.enter_context(
+            ServingThread(app, listening, what="the server", finish_seconds=FINISH_SECONDS, server_header=False)
+        )
         if gallery is not None:
             say(f"gallery {place}: {len(gallery)} rows{'' if add and not gallery.store.read_only else ', none added'}")
         say(f"serving {opened.spec.name} at {shown_address(host, listening.getsockname()[1])}api/v1")

@@ -25,6 +25,8 @@ from dpm_edge.serve.request_body import SentPicture
 
 WAIT_SECONDS = 0.002
 """How long a crop waits for company. While a batch is computed others gather without waiting."""
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
+"""First bytes of JPEG, PNG and BMP."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,22 @@ class RequestCrops:
     """(n, 4) x0 y0 x1 y1 in the picture's pixels; NaN without boxes."""
     skipped: list[dict[str, Any]]
     """Those that could not be used: picture, box, reason."""
+
+
+def _decoded(picture: SentPicture) -> NDArray[np.uint8]:
+    """A picture of one of the four formats that are promised. OpenCV reads many more, each with faults of its own, and
+    whoever may send pictures should not reach them.
+
+    Raises:
+        ImageError: it is of another format, or cannot be read.
+    """
+    head = picture.data[:12]
+    if head and not (head.startswith(SIGNATURES) or (head.startswith(b"RIFF") and head.endswith(b"WEBP"))):
+        raise ImageError(
+            f"expected a picture (JPEG, PNG, BMP or WebP), got {picture.name} of {len(picture.data)} bytes, which is "
+            "none of them. Convert it"
+        )
+    return decode_image(picture.data, what=picture.name)
 
 
 @dataclass
@@ -154,7 +172,7 @@ class CropEmbedder:
         """Decode a picture, cut its boxes out, and bring them to the network's size."""
         pre, cut = self.engine.spec.preprocessing, _Cut([], [], [], [])
         try:
-            image = decode_image(picture.data, what=picture.name)
+            image = _decoded(picture)
         except ImageError as error:
             cut.skipped.append({"picture": number, "box": None, "reason": str(error)})
             return cut

@@ -21,6 +21,8 @@ from dpm_edge.web.listening import ServingThread, bind
 
 API = "/api/v1"
 PNG = {"content-type": "image/png"}
+PEOPLE = tiny_engine.people(6)
+NAMES = ["anna", "ben", "cleo", "dan", "eve", "finn"]
 LOCAL = "http://localhost:8090"
 
 
@@ -73,3 +75,16 @@ def serving(app: ServeApp) -> Iterator[str]:
     listening = bind("127.0.0.1", 0, "the test")
     with ServingThread(app, listening, what="the test", finish_seconds=10):
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def gallery_of(engine: Engine) -> Gallery:
+    """Six people in memory, half of them of one camera."""
+    gallery = Gallery.for_engine(engine)
+    gallery.add(PEOPLE, people=NAMES, cameras=["gate", "yard"] * 3, timestamps=[1e9 + i for i in range(6)])
+    return gallery
+
+
+def post(client: TestClient, name: str, image: Any = None, **more: Any) -> Any:
+    """A request with one picture as its body."""
+    body = png(PEOPLE[0] if image is None else image)
+    return client.post(f"{API}/{name}", content=body, headers=PNG, **more)

@@ -17,11 +17,6 @@ PICTURE = png(tiny_engine.people(1)[0])
 PATHS = [f"{API}/model", f"{API}/gallery", f"{API}/openapi.json", "/metrics"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_engine.write_engine(tmp_path_factory.mktemp("access") / "engine")
-
-
 def test_with_a_token_nothing_is_given_without_it(folder: Path) -> None:
     with application(folder, token=TOKEN, loopback=False) as app:
         client = client_of(app)

@@ -31,11 +31,6 @@ from served import API, PNG, png
 PEOPLE = tiny_engine.people(3)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_engine.write_engine(tmp_path_factory.mktemp("command") / "engine")
-
-
 @contextmanager
 def server(folder: Path, *arguments: object) -> Iterator[tuple[str, subprocess.Popen[str], list[str]]]:
     """A process that serves: its address, itself, and what it said at its start."""

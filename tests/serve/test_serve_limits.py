@@ -29,11 +29,6 @@ from dpm_edge.serve.limits import client_of as client_name
 PEOPLE = tiny_engine.people(6)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_engine.write_engine(tmp_path_factory.mktemp("limits") / "engine")
-
-
 def until(true: Callable[[], bool]) -> None:
     """Wait for something that happens soon."""
     end = time.monotonic() + 10
