@@ -49,7 +49,7 @@ from dpm_edge.web.access import Access, AccessRules, error_answer
 from dpm_edge.web.prometheus_text import CONTENT_TYPE
 
 API = "/api/v1"
-TELEMETRY = dict.fromkeys(("auto_configure", "tracing", "metrics", "logs", "operation_spans"), False)
+TELEMETRY: Any = dict.fromkeys(("auto_configure", "tracing", "metrics", "logs", "operation_spans"), False)
 """FastAPI's own, off: it would send requests' fields to wherever OTEL_… in the environment points."""
 
 
@@ -105,8 +105,8 @@ class ServeApp:
             exception_handlers=HANDLERS,
             telemetry=None if is_allowed() else TELEMETRY,
         )
-        post = {"responses": ERRORS, "methods": ["POST"]}
-        get = {"responses": {code: ERRORS[code] for code in GET_ERRORS}, "methods": ["GET"]}
+        post: dict[str, Any] = {"responses": ERRORS, "methods": ["POST"]}
+        get: dict[str, Any] = {"responses": {code: ERRORS[code] for code in GET_ERRORS}, "methods": ["GET"]}
         for name, work, options, answer in (
             ("embed", self.embed, EmbedOptions, schemas.EmbedAnswer),
             ("search", self.search, SearchOptions, schemas.SearchAnswer),

@@ -112,7 +112,7 @@ class ClientRates:
         self._left = kept if len(kept) < MOST_CLIENTS else {}
 
 
-def client_of(scope: Scope) -> str:
+def client_of(scope: Mapping[str, Any]) -> str:
     """Who sends a request: the address, of IPv6 its first 64 bits, which one subscriber has to himself."""
     host = (scope.get("client") or ("", 0))[0]
     try:
