@@ -194,6 +194,22 @@ def clip_boxes(boxes: NDArray, frame_shape: tuple[int, ...]) -> tuple[NDArray[np
     return whole, unusable
 
 
+def to_network_size(image: NDArray[np.uint8], pre: Preprocessing) -> NDArray[np.uint8]:
+    """Bring a crop to the network's size: `preprocess` makes the same input of the result as of the crop itself.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, any size.
+        pre: size and interpolation.
+
+    Returns:
+        (height, width, 3) uint8 BGR.
+    """
+    from dpm_edge.opencv import cv2
+
+    small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
+    return np.asarray(small, np.uint8)
+
+
 def resize(image: NDArray[np.uint8], pre: Preprocessing) -> NDArray[np.uint8]:
     """Bring a crop to the network's size and channel order, still in bytes; `pre.affine()` does the rest.
 
@@ -204,10 +220,8 @@ def resize(image: NDArray[np.uint8], pre: Preprocessing) -> NDArray[np.uint8]:
     Returns:
         (height, width, 3) uint8; its channels may be a view in reverse.
     """
-    from dpm_edge.opencv import cv2
-
-    small = cv2.resize(image, (pre.width, pre.height), interpolation=_INTERPOLATION[pre.interpolation])
-    return np.asarray(small[:, :, ::-1] if pre.color == "rgb" else small, np.uint8)
+    small = to_network_size(image, pre)
+    return small[:, :, ::-1] if pre.color == "rgb" else small
 
 
 def preprocess(

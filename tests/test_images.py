@@ -23,6 +23,7 @@ from dpm_edge.images import (
     preprocess,
     read_image,
     resize,
+    to_network_size,
 )
 from dpm_edge.spec import Preprocessing
 
@@ -274,6 +275,15 @@ def test_input_is_the_formulas(color: str, interpolation: str) -> None:
         wanted = (small / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
         np.testing.assert_allclose(got[row], wanted.transpose(2, 0, 1), atol=1e-5)
     assert got.dtype == np.float32 and got.flags.c_contiguous
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+@pytest.mark.parametrize("interpolation", sorted(_INTERPOLATION))
+def test_a_crop_brought_to_the_networks_size_beforehand_becomes_the_same_input(color: str, interpolation: str) -> None:
+    pre = Preprocessing(height=32, width=16, color=color, interpolation=interpolation)
+    for shape in ((12, 10, 3), (70, 33, 3), (32, 16, 3)):
+        crop = RNG.integers(0, 256, shape, np.uint8)
+        np.testing.assert_array_equal(preprocess([to_network_size(crop, pre)], pre), preprocess([crop], pre))
 
 
 def test_input_is_written_into_a_given_buffer() -> None:

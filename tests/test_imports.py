@@ -74,6 +74,10 @@ def without(blocked: tuple[str, ...], script: str) -> subprocess.CompletedProces
         "dpm_edge.watch.tracker",
         "dpm_edge.watch.identities",
         "dpm_edge.watch.make_detector",
+        "dpm_edge.web.access",
+        "dpm_edge.web.listening",
+        "dpm_edge.cli.serve",
+        "dpm_edge.serve.app",
     ],
 )
 def test_light_rooms_import_with_every_heavy_library_blocked(room: str) -> None:
@@ -134,6 +138,31 @@ def test_an_embedding_process_holds_only_its_engines_library(tmp_path: Path) -> 
             gallery = Gallery.for_engine(engine)
             gallery.add(rows, people=["a", "b"])
             gallery.search(rows)
+    """
+    allowed = ("onnxruntime", "numba")
+    result = without(tuple(name for name in HEAVY if name not in allowed), script)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_serving_process_holds_only_its_engines_library(tmp_path: Path) -> None:
+    import tiny_engine
+
+    pytest.importorskip("fastapi", reason="fastapi is not installed (the extra `serve`)")
+    pytest.importorskip("httpx", reason="httpx, which starlette's test client needs, is not installed")
+    folder = tiny_engine.write_engine(tmp_path / "engine")
+    script = f"""
+        import numpy as np, cv2
+        from starlette.testclient import TestClient
+        from dpm_edge import Engine, Gallery
+        from dpm_edge.serve.app import ServeApp
+        with Engine.load({str(folder)!r}) as engine:
+            app = ServeApp(engine, Gallery.for_engine(engine))
+            client = TestClient(app, base_url="http://localhost")
+            picture = cv2.imencode(".png", np.zeros((20, 10, 3), np.uint8))[1].tobytes()
+            for name in ("embed", "add", "search", "who"):
+                answer = client.post("/api/v1/" + name, content=picture)
+                assert answer.status_code == 200, answer.text
+            app.close()
     """
     allowed = ("onnxruntime", "numba")
     result = without(tuple(name for name in HEAVY if name not in allowed), script)
@@ -244,6 +273,17 @@ def test_only_its_command_and_the_demo_import_the_camera_application() -> None:
             for line in found
             if not line.startswith(("dpm_edge/watch/", "dpm_edge/cli/watch.py", "dpm_edge/demo/"))
         ] == []
+
+
+def test_only_its_command_imports_the_server_which_imports_no_application() -> None:
+    above = ("torch", "triton", "onnx", *(f"dpm_edge.{r}" for r in ("model", "build", "train", "cli", "demo", "watch")))
+    assert broken("dpm_edge/serve", "*.py", above) == []
+    found = broken("dpm_edge", "*.py", ("dpm_edge.serve",))
+    assert [line for line in found if not line.startswith(("dpm_edge/serve/", "dpm_edge/cli/serve.py"))] == []
+
+
+def test_what_web_servers_share_imports_no_room() -> None:
+    assert broken("dpm_edge/web", "*.py", ("dpm_edge",), but=("dpm_edge.web", "dpm_edge.errors")) == []
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:

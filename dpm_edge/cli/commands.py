@@ -34,6 +34,7 @@ COMMANDS = {
     "embed": "embed:command",
     "match": "match:command",
     "who": "who:command",
+    "serve": "serve:command",
     "gallery": "gallery:command",
     "calibrate": "calibrate:command",
     "eval": "evaluate:command",

@@ -267,37 +267,15 @@ def stats(place: str, drift: bool, as_json: bool) -> None:
       dpm-edge gallery stats seen --json
       dpm-edge gallery stats seen --drift
     """
-    from collections import Counter
-
-    from dpm_edge.gallery.rows import Where
-    from dpm_edge.gallery.search.space import described
-    from dpm_edge.gallery.stores.store import SITE
+    from dpm_edge.gallery.answers import gallery_json
     from dpm_edge.progress import say
 
-    people: set[str] = set()
-    cameras: Counter[str] = Counter()
-    times: list[float] = []
     with open_to_read(place) as gallery:
-        for rows in gallery.store.scan(Where(), vectors=False):
-            people.update(rows.people)
-            cameras.update(rows.cameras)
-            known = rows.timestamps[rows.timestamps == rows.timestamps]
-            times = [min([*times, *known.tolist()]), max([*times, *known.tolist()])] if len(known) else times
-        about = gallery.describe()
+        result = gallery_json(gallery)
         drifts = gallery.camera_drift() if drift else {}
-    site = {camera: one["count"] for camera, one in ((about.pop(SITE, None) or {}).get("cameras") or {}).items()}
-    result = {
-        "rows": sum(cameras.values()),
-        "people": len(people - {""}),
-        "cameras": dict(cameras),
-        "first": times[0] if times else None,
-        "last": times[-1] if times else None,
-        "centring": described(cameras + Counter(site), about),
-        "site_statistics": site or None,
-    }
     if drift:
         result["drift"] = {camera: round(one.drift, 3) for camera, one in drifts.items()}
-    _print({**result, **about}, as_json)
+    _print(result, as_json)
     for camera, one in drifts.items():
         if one.warns:
             say(one.sentence(camera))

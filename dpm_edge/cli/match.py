@@ -99,18 +99,18 @@ def search(
     **options: Any,
 ) -> Matches:
     """Search as the options say; queries' cameras come from their paths."""
+    from dpm_edge.gallery.answers import cameras_to_search_with
     from dpm_edge.gallery.calibration import Calibration
 
     wanted = exclude_same_camera or centre is not False
     cameras = labels(queries, layout)[1] if wanted else []
     known = Calibration.load(calibration) if calibration else None
-    named = exclude_same_camera or centre or any(cameras) or (known is not None and known.centred)
     return gallery.search(
         queries,
         top,
         camera=list(camera) or None,
         exclude_same_camera=exclude_same_camera,
-        query_cameras=cameras if named else None,
+        query_cameras=cameras_to_search_with(cameras, known, needed=bool(exclude_same_camera or centre)),
         centre=centre,
         calibration=known,
         **options,
@@ -119,6 +119,8 @@ def search(
 
 def print_matches(queries: Embeddings, matches: Matches, as_json: bool) -> None:
     """Print each query with its matches on stdout; on stderr what needs an explanation."""
+    from dpm_edge.gallery.answers import query_json
+
     results = [query_json(queries, matches, i) for i in range(len(queries))]
     if as_json:
         click.echo(json.dumps(results, indent=2))
@@ -144,28 +146,6 @@ def explain_decisions(matches: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def query_json(queries: Embeddings, matches: Matches, i: int) -> dict[str, Any]:
-    """Return one query and its matches as JSON types."""
-    found = []
-    for match in matches.of_query(i):
-        row: dict[str, Any] = {
-            "row": match.row,
-            "similarity": round(match.similarity, 6),
-            "score": round(match.score, 6),
-            "person": match.person,
-            "camera": match.camera,
-            "timestamp": None if match.timestamp != match.timestamp else match.timestamp,
-            "source": match.source,
-            "payload": match.payload,
-        }
-        if match.decision:
-            row |= {"probability": round(match.probability, 4), "decision": match.decision}
-        found.append(row)
-    name = queries.sources[i] if queries.sources else f"row {queries.rows[i]}"
-    seen = {} if queries.visibility is None else {"visibility": round(float(queries.visibility[i]), 4)}
-    return {"query": name, **seen, "matches": found}
-
-
 @click.command("match", short_help="The nearest people of a gallery for each query.")
 @click.argument("queries", type=PATH)
 @click.argument("gallery", type=PATH)
@@ -183,7 +163,8 @@ def command(queries: Path, gallery: Path, as_json: bool, **options: Any) -> None
     from dpm_edge.runtime import Embeddings
 
     rows = Embeddings.load(queries)
-    print_matches(rows, search(_open(gallery, options["layout"]), rows, **options), as_json)
+    with _open(gallery, options["layout"]) as opened:
+        print_matches(rows, search(opened, rows, **options), as_json)
 
 
 def _open(path: Path, layout: str) -> Gallery:

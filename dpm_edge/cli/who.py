@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpm_edge.cli.match import PRIOR, explain_decisions, labels, open_to_read, query_json
+from dpm_edge.cli.match import PRIOR, explain_decisions, labels, open_to_read
 from dpm_edge.cli.options import PATH, as_json, engine_options
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def command(
       dpm-edge who door.jpg --engine demo-out/engine --gallery seen
     """
     from dpm_edge.errors import ImageError
+    from dpm_edge.gallery.answers import cameras_to_search_with, query_json
     from dpm_edge.gallery.calibration import Calibration
     from dpm_edge.runtime import Engine
     from dpm_edge.runtime.folder import embed_files
@@ -65,7 +66,6 @@ def command(
         if not len(queries):
             raise ImageError(f"expected a picture that can be read, got none among {len(pictures)}")
         cameras = labels(queries)[1] if seen_by is None else [seen_by] * len(queries)
-        named = centre or any(cameras) or (known is not None and known.centred)
         matches = gallery.search(
             queries,
             top,
@@ -73,7 +73,7 @@ def command(
             calibration=known,
             prior=prior,
             centre=centre,
-            query_cameras=cameras if named else None,
+            query_cameras=cameras_to_search_with(cameras, known, needed=bool(centre)),
         )
     results = [query_json(queries, matches, i) for i in range(len(queries))]
     if as_json:

@@ -1,4 +1,4 @@
-"""Numbers about a running watch in the text format that Prometheus reads (version 0.0.4)."""
+"""Numbers about a running watch in the text that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dpm_edge.drift import DRIFTED
 from dpm_edge.watch.outputs import OutputStatus
 from dpm_edge.watch.sources import SourceStatus
+from dpm_edge.web.prometheus_text import family
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("connecting", "live", "stalled", "lost", "ended", "failed", "closed")
 
 
@@ -33,53 +33,40 @@ def exposition(
     by_camera = [({"camera": one.camera}, one) for one in cameras]
     by_output = [({"output": one.name}, one) for one in outputs]
     parts = [
-        _family(
+        family(
             "camera_state", "gauge", "1 for the state that a camera is in.",
             [({**labels, "state": state}, float(one.state == state)) for labels, one in by_camera for state in STATES],
         ),
-        _family("camera_frames_total", "counter", "Frames read.", [(n, one.frames) for n, one in by_camera]),
-        _family(
+        family("camera_frames_total", "counter", "Frames read.", [(n, one.frames) for n, one in by_camera]),
+        family(
             "camera_dropped_total", "counter", "Frames left out for a newer one.",
             [(n, one.dropped) for n, one in by_camera],
         ),
-        _family(
+        family(
             "camera_reconnects_total", "counter", "Times that a camera was connected again.",
             [(n, one.reconnects) for n, one in by_camera],
         ),
-        _family(
+        family(
             "camera_silent_seconds", "gauge", "Seconds since the last frame.", [(n, one.silent) for n, one in by_camera]
         ),
-        _family(
+        family(
             "frames_processed_total", "counter", "Frames looked at.",
             [({"camera": name}, count) for name, count in processed.items()],
         ),
-        _family(
+        family(
             "frame_latency_seconds", "gauge", "From a frame's arrival to its events, of the last frame.",
             [({"camera": name}, seconds) for name, seconds in latency.items()],
         ),
-        _family(
+        family(
             "camera_drift", "gauge",
             f"How far the features of the last tracks are from the camera's statistics; {DRIFTED} or more is a change.",
             [({"camera": name}, value) for name, value in drift.items()],
         ),
-        _family("events_total", "counter", "Events by kind.", [({"kind": k}, count) for k, count in events.items()]),
-        _family(
+        family("events_total", "counter", "Events by kind.", [({"kind": k}, count) for k, count in events.items()]),
+        family(
             "output_delivered_total", "counter", "Events delivered.", [(n, one.delivered) for n, one in by_output]
         ),
-        _family("output_failures_total", "counter", "Failed attempts.", [(n, one.failures) for n, one in by_output]),
-        _family("output_backlog", "gauge", "Events that wait.", [(n, one.backlog) for n, one in by_output]),
+        family("output_failures_total", "counter", "Failed attempts.", [(n, one.failures) for n, one in by_output]),
+        family("output_backlog", "gauge", "Events that wait.", [(n, one.backlog) for n, one in by_output]),
     ]  # fmt: skip
     return "".join(parts)
-
-
-def _family(name: str, kind: str, help: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
-    """One metric with its samples; nothing where there is none."""
-    lines = []
-    for labels, value in samples:
-        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        lines.append(f"dpm_edge_{name}{{{pairs}}} {value:.10g}\n")
-    return f"# HELP dpm_edge_{name} {help}\n# TYPE dpm_edge_{name} {kind}\n{''.join(lines)}" if lines else ""
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

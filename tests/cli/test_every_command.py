@@ -40,6 +40,7 @@ CASES = {
     "embed": "{w}/engine {w}/market/query -o {w}/new.safetensors",
     "match": "{w}/q.safetensors {w}/q.safetensors",
     "who": "{w}/market/query/0001_c1s1_000001_00.png --gallery {w}/seen --engine {w}/engine",
+    "serve": "--engine {w}/engine --gallery {w}/seen --host 192.0.2.1",
     "gallery create": "{w}/new-gallery --model {w}/engine",
     "gallery add": "{w}/seen {w}/q.safetensors",
     "gallery fill": "{w}/filled {w}/engine {w}/market/query --archive {w}/archive",
@@ -69,8 +70,9 @@ CASES = {
 """Command → arguments for a small folder {w}, an engine in it, pictures, a video, embeddings and a gallery."""
 
 FAILING = {"import", "refit", "train", "adapt", "site init", "explain", "export deepstream"}
-FAILING |= {"label", "site update", "site back", "site show"}
-"""Those that end in an error on purpose: they need a GPU, torch, which the walk hides, a site, or tracks."""
+FAILING |= {"label", "site update", "site back", "site show", "serve"}
+"""Those that end in an error on purpose: they need a GPU, torch, which the walk hides, a site, tracks, or an address of
+this machine, without which a server does not run until somebody ends it."""
 SILENT = {"trust", "watch"}
 """Those whose stdout is empty: no plan is trusted here, and nobody is in the video."""
 

@@ -23,10 +23,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from dpm_edge.watch.page import app as page
 from dpm_edge.watch.page.openapi import document
-from dpm_edge.watch.page.server import PageServer, is_loopback
+from dpm_edge.watch.page.server import PageServer
 from dpm_edge.watch.site_config import CameraConfig, Site, Zone
 from dpm_edge.watch.store import WatchStore
 from dpm_edge.watch.watch_site import WatchSite
+from dpm_edge.web.listening import is_loopback
 
 TOKEN = "a-token-of-more-than-sixteen-letters"
 WS = "ws://localhost:8080"

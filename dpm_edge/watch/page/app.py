@@ -23,11 +23,13 @@ from dpm_edge import __version__
 from dpm_edge.errors import DpmError, NotSeen
 from dpm_edge.images import decode_image
 from dpm_edge.watch.events import KINDS
-from dpm_edge.watch.page.access import Access
 from dpm_edge.watch.page.openapi import document
 from dpm_edge.watch.page.pictures import JpegCache, describe
-from dpm_edge.watch.prometheus import CONTENT_TYPE, exposition
+from dpm_edge.watch.page.sign_in import RULES
+from dpm_edge.watch.prometheus import exposition
 from dpm_edge.watch.watch_site import WatchSite
+from dpm_edge.web.access import Access
+from dpm_edge.web.prometheus_text import CONTENT_TYPE
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_PICTURE = 16 << 20
@@ -78,7 +80,7 @@ def make_app(watch: WatchSite, *, token: str = "", loopback: bool = True, ending
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _broken})
-    return Access(app, token=token, loopback=loopback)
+    return Access(app, token=token, loopback=loopback, rules=RULES)
 
 
 class _Page:
