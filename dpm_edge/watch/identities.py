@@ -22,54 +22,22 @@ import itertools
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dpm_edge.errors import DataError
 from dpm_edge.gallery import Gallery
-from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.watch.decisions import Decision, IdentityChange, move_rows
-from dpm_edge.watch.evidence import Crops, Strangers, log_odds
-from dpm_edge.watch.overlap import assign
+from dpm_edge.watch.evidence import Strangers, odds_by_looks
+from dpm_edge.watch.joint_decision import decide_together, probabilities
+from dpm_edge.watch.live_track import LiveTrack, checked_crops
 from dpm_edge.watch.whereabouts import Stay, Whereabouts
 
-CANDIDATES = 30
-"""People of the gallery that a track is compared with: the most alike ones."""
-LEAST_TO_CENTRE = 100
-"""Rows in the gallery from which on features are centred per camera."""
 CLEARER = 0.2
 """A track whose visibility has risen by so much is looked at again: somebody came out from behind something."""
-KEEP = 1.0
-"""Log odds by which a track's identity is preferred to a change that others bring about."""
 LEFT = 0.3
 """Probability below which a track is no longer who it was taken for."""
 TOO_FEW, TOO_HIDDEN, NOBODY, CLOSE = "too few views", "low visibility", "nobody alike", "small margin"
-
-
-@dataclass
-class _Live:
-    """A track that has not ended."""
-
-    stay: Stay
-    crops: Crops = field(default_factory=Crops)
-    decision: Decision | None = None
-    own: str | None = None
-    """The identity that was made for this track."""
-    odds: dict[str, float] = field(default_factory=dict)
-    """Log odds of each candidate against somebody new, of the last look."""
-    looked_at: int = 0
-    """Crops at the last look."""
-    clearest: float = 0.0
-    """Visibility at the last look."""
-    fixed: bool = False
-    """Corrected by hand."""
-    barred: set[str] = field(default_factory=set)
-    """Identities that somebody said it is not."""
-    seen: int = 0
-    """Crops so far, usable or not."""
 
 
 class Identities:
@@ -118,7 +86,7 @@ class Identities:
         self._probability, self._margin, self._absent, self._hidden = probability, margin, absent, hidden
         self._where = Whereabouts(cameras, travel, overlap)
         self._strangers = Strangers(metric)
-        self._live: dict[tuple[str, str], _Live] = {}
+        self._live: dict[tuple[str, str], LiveTrack] = {}
         self._names: dict[str, str] = dict(gallery.describe().get("identity_names", {}))
         self._changes: list[IdentityChange] = []
         self._counter = itertools.count(1)
@@ -152,12 +120,14 @@ class Identities:
         """
         if not math.isfinite(seconds):
             raise DataError(f"expected seconds, got {seconds}. Pass the frame's time")
-        crops, weight = self._checked(features, masks, visibility, quality)
+        crops, weight = checked_crops(self.gallery, features, masks, visibility, quality)
         self._sweep(seconds)
         key = str(camera), str(track_id)
         live = self._live.get(key)
         if live is None:
-            live = self._live[key] = _Live(Stay(camera=key[0], track=key[1], start=float(seconds), last=float(seconds)))
+            live = self._live[key] = LiveTrack(
+                Stay(camera=key[0], track=key[1], start=float(seconds), last=float(seconds))
+            )
         live.stay.last = max(live.stay.last, float(seconds))
         live.seen += len(crops)
         for i in range(len(crops)):
@@ -259,36 +229,12 @@ class Identities:
             self._keep_names()
         return self.gallery.forget(identity)
 
-    def _checked(
-        self, features: Any, masks: Any, visibility: Any, quality: Any
-    ) -> tuple[Embeddings, NDArray[np.float32]]:
-        if isinstance(features, Embeddings):
-            features, masks, visibility = features.features, features.masks, features.weight
-        found = np.asarray(features, np.float32)
-        n = len(found) if found.ndim == 2 else 0
-        crops = Embeddings(
-            features=found,
-            masks=np.ones_like(found) if masks is None else np.asarray(masks, np.float32),
-            visibility=np.ones(n, np.float32) if visibility is None else np.asarray(visibility, np.float32),
-            rows=np.arange(n),
-            fingerprint=self.gallery.fingerprint,
-        )
-        if n and crops.dimension != self.gallery.dimension:
-            raise DataError(
-                f"expected features of {self.gallery.dimension} dimensions, as the gallery's, got {crops.dimension}. "
-                "Embed with the gallery's model"
-            )
-        weight = np.ones(n, np.float32) if quality is None else np.asarray(quality, np.float32)
-        if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
-            raise DataError(f"expected a quality of 0 or more for each of {n} crops, got {quality}")
-        return crops, weight
-
     def _sweep(self, seconds: float) -> None:
         """End tracks that have had no crop for a while."""
         for live in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
             self._end(live)
 
-    def _due(self, live: _Live) -> bool:
+    def _due(self, live: LiveTrack) -> bool:
         """Whether a track shows enough, or enough more than at the last look."""
         count = live.crops.count
         if live.fixed or count < self._least_views:
@@ -296,7 +242,7 @@ class Identities:
         clearest = max(live.crops.visibility)
         return live.looked_at == 0 or count >= 2 * live.looked_at or clearest >= live.clearest + CLEARER
 
-    def _look(self, live: _Live) -> None:
+    def _look(self, live: LiveTrack) -> None:
         """Compare a track with everybody who can be it, and decide together with the others of its camera."""
         live.looked_at, live.clearest = live.crops.count, max(live.crops.visibility)
         query = live.crops.query(self.gallery.fingerprint)
@@ -309,12 +255,16 @@ class Identities:
             self._strangers.add(query, live.stay.camera, one.crops.query(query.fingerprint), one.stay.camera)
         live.odds = {
             identity: odds + self._where.log_odds(identity, live.stay)
-            for identity, odds in self._odds(query, live.stay.camera).items()
+            for identity, odds in odds_by_looks(
+                self.gallery, query, live.stay.camera, self._metric, self._strangers
+            ).items()
             if identity not in live.barred and self._can_be(live, identity)
         }
-        self._decide([live, *(one for one in others if one.decision is not None and not one.fixed)], live)
+        together = [live, *(one for one in others if one.decision is not None and not one.fixed)]
+        for one, odds in decide_together(together, live):
+            self._conclude(one, odds)
 
-    def _can_be(self, live: _Live, identity: str) -> bool:
+    def _can_be(self, live: LiveTrack, identity: str) -> bool:
         """Whether time and place allow it, but for tracks of its own camera, with which it is decided together."""
         free = [one for one in self._live.values() if one.stay.camera == live.stay.camera and not one.fixed]
         rivals = {id(one.stay) for one in free}
@@ -324,67 +274,22 @@ class Identities:
             if stay is not live.stay
         )
 
-    def _odds(self, query: Embeddings, camera: str) -> dict[str, float]:
-        """Log odds, by looks, of each person in the gallery who is alike."""
-        if not len(self.gallery):
-            return {}
-        statistics = self.gallery.camera_statistics()
-        centre = sum(statistics.counts.values()) >= LEAST_TO_CENTRE
-        matches = self.gallery.search(
-            query,
-            CANDIDATES,
-            metric=self._metric,
-            by="person",
-            centre=centre,
-            query_cameras=[camera] if centre else None,
-        )
-        mean, spread = self._strangers.mean_and_spread(statistics if centre else None)
-        found = {}
-        for one in matches.of_query(0):
-            if one.person:
-                p = one.probability
-                known = math.log(p / (1 - p)) if 0 < p < 1 else None  # by a calibration that the gallery keeps
-                found[one.person] = log_odds(one.score, mean, spread) if known is None else known
-        return found
-
-    def _decide(self, tracks: list[_Live], asked: _Live) -> None:
-        """Give each of the tracks of one camera at most one identity, and none to two, so that all is most probable."""
-        names = sorted({identity for one in tracks for identity in one.odds})
-        worth = np.full((len(tracks), len(names) + len(tracks)), -1e3)
-        for i, one in enumerate(tracks):
-            held = one.decision.identity if one.decision is not None and one is not asked else None
-            scale = math.log(max(len(one.odds), 1))
-            for identity, odds in one.odds.items():
-                worth[i, names.index(identity)] = odds - scale + KEEP * (identity == held)
-            worth[i, len(names) + i] = KEEP * (held is not None and held == one.own)
-        _, columns = assign(-worth)
-        taken = {int(column): i for i, column in enumerate(columns)}
-        for i, one in enumerate(tracks):
-            chosen = names[columns[i]] if columns[i] < len(names) else None
-            held = one.decision.identity if one.decision is not None else None
-            if one is not asked and chosen == (None if held == one.own else held):
-                continue  # nothing changed for it
-            free = {n: o for n, o in one.odds.items() if taken.get(names.index(n), i) == i}
-            self._conclude(one, free)
-
-    def _conclude(self, live: _Live, odds: dict[str, float]) -> None:
+    def _conclude(self, live: LiveTrack, odds: dict[str, float]) -> None:
         """State and identity by the odds of the candidates that no other track of the camera has."""
-        weight = {identity: math.exp(min(one, 50)) / len(odds) for identity, one in odds.items()}
-        total = 1 + sum(weight.values())
-        ranked = tuple(sorted(((n, w / total) for n, w in weight.items()), key=lambda pair: (-pair[1], pair[0])))
+        ranked, p_new = probabilities(odds)
         best, p = ranked[0] if ranked else (None, 0.0)
         second = ranked[1][1] if len(ranked) > 1 else 0.0
-        held = live.decision.identity if live.decision is not None else None
+        held = live.identity
         if best is not None and p >= self._probability and p - second >= self._margin:
             self._set(live, "known", best, p, candidates=ranked)
         elif held is not None and held != live.own and dict(ranked).get(held, 0.0) >= LEFT:
             self._set(live, "known", held, dict(ranked)[held], candidates=ranked)  # too little to take it back
         else:
-            reason = NOBODY if p < 1 / total else CLOSE
-            self._set(live, "unknown", self._own(live), 1 / total, candidates=ranked, reason=reason)
+            reason = NOBODY if p < p_new else CLOSE
+            self._set(live, "unknown", self._own(live), p_new, candidates=ranked, reason=reason)
 
     def _set(
-        self, live: _Live, state: str, identity: str, probability: float | None, *,
+        self, live: LiveTrack, state: str, identity: str, probability: float | None, *,
         candidates: tuple[tuple[str, float], ...] = (), reason: str = "", fixed: bool = False,
     ) -> None:  # fmt: skip
         """Write a decision down, and tell of a change."""
@@ -409,7 +314,7 @@ class Identities:
             probability=probability, previous_ids=previous, reason=reason, candidates=candidates,
         )  # fmt: skip
 
-    def _decision(self, live: _Live, seconds: float) -> Decision:
+    def _decision(self, live: LiveTrack, seconds: float) -> Decision:
         """The present decision; one that waited too long for clear crops is unknown."""
         if live.decision is None and live.stay.last - live.stay.start >= self._hidden:
             reason = TOO_HIDDEN if live.seen >= self._least_views else TOO_FEW
@@ -423,7 +328,7 @@ class Identities:
         fields = {**made.__dict__, "seconds": seconds, "name": self._names.get(made.identity or "", "")}
         return Decision(**fields)
 
-    def _own(self, live: _Live) -> str:
+    def _own(self, live: LiveTrack) -> str:
         """The identity made for a track, at its first need."""
         if live.own is None:
             live.own = self._new_identity()
@@ -433,7 +338,7 @@ class Identities:
         """A name that no identity has: those of another run of the program begin otherwise."""
         return f"P{self._series}-{next(self._counter)}"
 
-    def _end(self, live: _Live) -> Decision:
+    def _end(self, live: LiveTrack) -> Decision:
         """Decide finally, keep the best crops, and follow the track no longer."""
         if not live.fixed and live.crops.count >= self._least_views and live.crops.count > live.looked_at:
             self._look(live)
