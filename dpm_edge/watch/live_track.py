@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dpm_edge.errors import DataError
 from dpm_edge.gallery import Gallery
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.watch.decisions import Decision
+from dpm_edge.watch.decisions import TOO_FEW, TOO_HIDDEN, Decision
 from dpm_edge.watch.evidence import Crops
 from dpm_edge.watch.whereabouts import Stay
 
@@ -40,13 +40,20 @@ class LiveTrack:
     """Identities that somebody said it is not."""
     seen: int = 0
     """Crops so far, usable or not."""
-    since: float = 0.0
-    """When it got its identity."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Camera and track."""
+        return self.stay.camera, self.stay.track
 
     @property
     def identity(self) -> str | None:
         """Who it is taken for; None while pending."""
         return None if self.decision is None else self.decision.identity
+
+    def lack(self, least_views: int) -> str:
+        """Why there is no identity yet."""
+        return TOO_FEW if self.seen < least_views else TOO_HIDDEN
 
 
 def checked_crops(
@@ -78,3 +85,17 @@ def checked_crops(
     if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
         raise DataError(f"expected a quality of 0 or more for each of {n} crops, got {quality}")
     return crops, weight
+
+
+def add_best_crops(gallery: Gallery, live: LiveTrack, identity: str) -> None:
+    """Put a track's best crops into the gallery, as an identity's."""
+    best = live.crops.best()
+    crops = best.embeddings(gallery.fingerprint)
+    gallery.add(
+        crops,
+        people=[identity] * len(crops),
+        cameras=[live.stay.camera] * len(crops),
+        timestamps=best.seconds,
+        tracks=[live.stay.track] * len(crops),
+        payloads=[{"quality": max(q, 1e-3)} for q in best.quality],
+    )

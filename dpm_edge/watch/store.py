@@ -214,6 +214,16 @@ class WatchStore:
         rows = self._read("SELECT wall, kind, body FROM corrections ORDER BY seq")
         return [Correction(kind=kind, wall=wall, body=json.loads(body)) for wall, kind, body in rows]
 
+    def heard(self) -> float | None:
+        """When the last correction of another program that was acted on was written; None where there was none."""
+        rows = self._read("SELECT value FROM meta WHERE key = 'heard'")
+        return float(rows[0][0]) if rows else None
+
+    def set_heard(self, written: float) -> None:
+        """Remember that corrections of other programs up to then were acted on."""
+        with self._changing() as database:
+            database.execute("INSERT OR REPLACE INTO meta VALUES ('heard', ?)", (repr(written),))
+
     def names(self) -> dict[str, str]:
         """Identity → the name that somebody gave."""
         return dict(self._read("SELECT identity, name FROM names"))
