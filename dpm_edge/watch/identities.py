@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from dpm_edge.errors import DataError
 from dpm_edge.gallery import Gallery
+from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.watch.decisions import CLOSE, NOBODY, Decision, IdentityChange, move_rows, move_track
 from dpm_edge.watch.elsewhere import Elsewhere, Names
 from dpm_edge.watch.evidence import Strangers, odds_by_looks
@@ -151,6 +152,11 @@ class Identities:
         live = self._live.get((str(camera), str(track_id)))
         return None if live is None else self._decision(live, live.stay.last)
 
+    def pooled(self, camera: str, track_id: int | str) -> Embeddings | None:
+        """One row: what a track has shown so far; None where it is not followed or has shown nothing clear."""
+        live = self._live.get((str(camera), str(track_id)))
+        return live.crops.query(self.gallery.fingerprint) if live is not None and live.crops.count else None
+
     def changes(self) -> list[IdentityChange]:
         """Merges and splits since the last call, in order."""
         changes, self._changes = self._changes, []
@@ -161,8 +167,7 @@ class Identities:
 
         Tracks without a crop for a while end by themselves.
         """
-        live = self._live.get((str(camera), str(track_id)))
-        return None if live is None else self._end(live)
+        return None if (live := self._live.get((str(camera), str(track_id)))) is None else self._end(live)
 
     def finish(self) -> list[Decision]:
         """End every track, in the order in which they began; the final decisions."""
@@ -224,7 +229,7 @@ class Identities:
         key = str(camera), str(track_id)
         live, new = self._live.get(key), self._new_identity()
         moved_from = move_track(self.gallery, *key, new)
-        old = (live.identity if live is not None else None) or moved_from
+        old = live.identity or moved_from if live is not None else moved_from
         if old is None:
             raise DataError(f"expected a track that has an identity, got {key[1]!r} of camera {key[0]!r}")
         for stay in self._where.stays(old):
@@ -321,10 +326,9 @@ class Identities:
         ranked, p_new = probabilities(odds)
         best, p = ranked[0] if ranked else (None, 0.0)
         second = ranked[1][1] if len(ranked) > 1 else 0.0
-        held = live.identity
         if best is not None and p >= self._probability and p - second >= self._margin:
             self._set(live, "known", best, p, candidates=ranked)
-        elif held is not None and held != live.own and dict(ranked).get(held, 0.0) >= LEFT:
+        elif (held := live.identity) is not None and held != live.own and dict(ranked).get(held, 0.0) >= LEFT:
             self._set(live, "known", held, dict(ranked)[held], candidates=ranked)  # too little to take it back
         else:
             reason = NOBODY if p < p_new else CLOSE
@@ -364,15 +368,14 @@ class Identities:
             self._set(live, "unknown", self._own(live), None, reason=live.lack(self._least_views))
         made = live.decision
         if made is None:
-            (camera, track), reason = live.key, live.lack(self._least_views)
-            return Decision(camera=camera, track=track, seconds=seconds, state="pending", reason=reason)
-        fields = {**made.__dict__, "seconds": seconds, "name": self._names.of(made.identity)}
-        return Decision(**fields)
+            camera, track = live.key
+            lack = live.lack(self._least_views)
+            return Decision(camera=camera, track=track, seconds=seconds, state="pending", reason=lack)
+        return Decision(**{**made.__dict__, "seconds": seconds, "name": self._names.of(made.identity)})
 
     def _own(self, live: LiveTrack) -> str:
         """The identity made for a track, at its first need."""
-        if live.own is None:
-            live.own = self._new_identity()
+        live.own = live.own or self._new_identity()
         return live.own
 
     def _new_identity(self) -> str:

@@ -20,6 +20,7 @@ from dpm_edge.watch.rules import Moment, Sighting
 from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Seeing, SeenTrack
 from dpm_edge.watch.site_config import CameraConfig
 from dpm_edge.watch.sources import CameraFrame, Source
+from dpm_edge.watch.vectors import vector_json
 
 EMBED_SECONDS = 0.5
 """A track is embedded again after so long."""
@@ -71,6 +72,8 @@ class _Followed:
     """How its identity changed last: merged, split, or not."""
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     ended: bool = False
+    vector: dict[str, Any] | None = None
+    """What it looked like when it ended, where vectors are wanted."""
 
     def take(self, decision: DecidedTrack) -> None:
         """Take over what was decided about it."""
@@ -113,11 +116,12 @@ class CameraPipeline:
         run: begins the names of tracks, so that those of several runs differ.
         drift: is given the features of each track.
         lock: held while tracks and identities change; the page reads them.
+        vectors: remember what ended tracks looked like, for `vector`.
     """
 
     def __init__(
         self, config: CameraConfig, source: Source, *, thumbnails: bool, run: str, drift: DriftWatch,
-        lock: AbstractContextManager,
+        lock: AbstractContextManager, vectors: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.source = config, source
         self.view: CameraView | None = None
@@ -125,7 +129,7 @@ class CameraPipeline:
         self.latency = self.turn = 0.0
         self.message = ""
         self.lost_since: float | None = None
-        self._thumbnails, self._run, self._drift, self._lock = thumbnails, run, drift, lock
+        self._thumbnails, self._vectors, self._run, self._drift, self._lock = thumbnails, vectors, run, drift, lock
         self._tracker: FollowsBoxes | None = None
         self._size = (0, 0)
         self._first_id = self._last_id = 0
@@ -177,12 +181,21 @@ class CameraPipeline:
             followed = self._followed.get(name)
             if followed is None or followed.ended:
                 continue
+            followed.vector = self.vector(seeing, name) if self._vectors else None
             followed.ended = True
             decision = seeing.identities.end(self.config.name, name)
             if decision is not None:
                 followed.take(decision)
                 final.append(followed.sighting(name))
         return tuple(final)
+
+    def vector(self, seeing: Seeing, name: str) -> dict[str, Any] | None:
+        """What a track looks like, as JSON types, from all it has shown; None where it has shown nothing clear."""
+        followed = self._followed.get(name)
+        if followed is None or followed.ended:
+            return None if followed is None else followed.vector
+        row = seeing.identities.pooled(self.config.name, name)
+        return None if row is None else vector_json(row)
 
     def status(self) -> dict[str, Any]:
         """How the camera is, as JSON types."""

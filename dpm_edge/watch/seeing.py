@@ -63,6 +63,9 @@ class KnowsPeople(Protocol):
     def decision(self, camera: str, track_id: str) -> Any:
         """The present decision, which other tracks may have changed; None where the track is not followed."""
 
+    def pooled(self, camera: str, track_id: str) -> Embeddings | None:
+        """One row of what a track has shown so far; None where it is not followed or has shown nothing clear."""
+
     def end(self, camera: str, track_id: str) -> Any:
         """The final decision about a track that has ended; None where it is not followed."""
 

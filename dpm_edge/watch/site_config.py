@@ -119,6 +119,8 @@ class OutputConfig:
     tls: bool = False
     events: tuple[str, ...] = ()
     """Only these kinds; all without."""
+    vectors: bool = False
+    """Add what a track looks like to events of somebody who has an identity."""
 
 
 @dataclass(frozen=True, kw_only=True)

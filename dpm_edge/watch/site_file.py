@@ -329,6 +329,7 @@ class _Checker:
             password=text("password"),
             tls=table.flag("tls") if "tls" in allowed else False,
             events=events,
+            vectors=table.flag("vectors"),
         )
         if output.url and not re.match(r"https?://[^/\s]+", output.url):
             table.problem("url", f"expected http:// or https://, got {addresses.redacted(output.url)!r:.60}")

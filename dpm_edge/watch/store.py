@@ -71,7 +71,7 @@ class WatchStore:
         """
         with self._changing() as database:
             for event in events:
-                body = json.dumps(event.as_json(), ensure_ascii=False)
+                body = json.dumps(event.as_json(vector=True), ensure_ascii=False)
                 row = (event.id, event.kind, event.camera, event.wall, event.identity, body)
                 done = database.execute(
                     "INSERT OR IGNORE INTO events (id, kind, camera, wall, identity, body) VALUES (?, ?, ?, ?, ?, ?)",

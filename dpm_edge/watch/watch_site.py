@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ class WatchSite:
         self._clock = SteadyClock()
         self._rules = Rules(site, self._last_seen())
         self._written = self._expired = self._compared = 0.0
+        self._vectors = any(one.vectors for one in site.outputs)
         self._drift = DriftWatch()
         begin = self._clock.now()[0]
         more = {} if opener is None else {"opener": opener}
@@ -83,6 +85,7 @@ class WatchSite:
                     stall_after=one.stall_after, clock=self._clock, wake=self._turns.wake, **more,
                 ),
                 thumbnails=site.thumbnails,
+                vectors=self._vectors,
                 run=f"{store.run}-" if store.run else "",
                 drift=self._drift,
                 lock=self._lock,
@@ -285,10 +288,18 @@ class WatchSite:
         """Store events, then tell whoever listens; the outputs take them out of the store."""
         if not events:
             return
+        if self._vectors:
+            events = [replace(event, vector=self._vector(event)) for event in events]
         self.store.add_events(events)
         for event in events:
             self.counts[event.kind] += 1
             self._on_event(event)
+
+    def _vector(self, event: Event) -> dict[str, Any] | None:
+        """What the track of somebody who has an identity looks like."""
+        camera = self._cameras.get(event.camera)
+        known = event.identity is not None and camera is not None and self.seeing is not None
+        return camera.vector(self.seeing, event.track) if known else None  # type: ignore[union-attr,arg-type]
 
     def _now_and_then(self) -> None:
         """What needs doing whether frames come or not."""

@@ -119,10 +119,15 @@ class ColourIdentities:
         self.calls: list[tuple[Any, ...]] = []
         self._crops: dict[tuple[str, str], int] = {}
         self._decided: dict[tuple[str, str], Known] = {}
+        self._last: dict[tuple[str, str], Embeddings] = {}
 
     def observe(self, camera: str, track_id: str, seconds: float, features: Any, masks: Any, *more: Any) -> Known:
         key = (camera, track_id)
         self._crops[key] = self._crops.get(key, 0) + 1
+        self._last[key] = Embeddings(
+            features=features, masks=masks, visibility=np.full(1, 0.75, np.float32), rows=np.zeros(1, np.int64),
+            fingerprint=ColourEngine.fingerprint,
+        )  # fmt: skip
         if self._crops[key] < 3:
             return Known()
         identity = ("blue", "green", "red")[int(np.argmax(features[0]))]
@@ -137,6 +142,11 @@ class ColourIdentities:
 
     def decision(self, camera: str, track_id: str) -> Known | None:
         return self._decided.get((camera, track_id))
+
+    def pooled(self, camera: str, track_id: str) -> Embeddings | None:
+        return self._last.get((camera, track_id))
+
+    def hear(self, news: Any) -> None: ...
 
     def end(self, camera: str, track_id: str) -> Known | None:
         return self._decided.pop((camera, track_id), Known("unknown", f"{camera}-{track_id}"))

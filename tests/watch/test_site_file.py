@@ -130,6 +130,7 @@ CAMERA = '[cameras.door]\nsource = "0"\n'
         (CAMERA + '[[outputs]]\nkind = "webhook"\nurl = "example.com"\n', 5, "expected http://"),
         (CAMERA + '[[outputs]]\nkind = "webhok"\n', 4, "Did you mean 'webhook'?"),
         (CAMERA + '[[outputs]]\nkind = "jsonl"\n', 3, "expected path"),
+        (CAMERA + '[[outputs]]\nkind = "jsonl"\npath = "e"\nvectors = "on"\n', 6, "expected true or false for vectors"),
         (CAMERA + '[site]\nkeep = "soon"\n', 4, "for keep"),
         (CAMERA + '[page]\ntoken = "short"\n', 4, "at least 16 characters"),
         (CAMERA + "[page]\nport = 99999\n", 4, "0..65535"),
