@@ -165,17 +165,11 @@ class MilvusStore(CandidateStore):
         return self._rows(list(found), vectors)
 
     def scan(self, where: Where, *, vectors: bool) -> Iterator[Rows]:
-        """By rising id. Few rows come in one call; an iterator makes several of its own."""
-        fits, wanted = _expression(where), self._fields(vectors)
-        few = self._client.query(
-            self._collection, filter=fits, limit=BATCH + 1, output_fields=wanted, consistency_level="Strong"
-        )
-        if len(few) <= BATCH:
-            if few:
-                yield self._rows(sorted(few, key=lambda one: one["id"]), vectors)
-            return
+        """By rising id."""
         pages = ServerClient(
-            self._client.query_iterator(self._collection, filter=fits, batch_size=BATCH, output_fields=wanted),
+            self._client.query_iterator(
+                self._collection, filter=_expression(where), batch_size=BATCH, output_fields=self._fields(vectors)
+            ),
             "the Milvus server",
         )
         try:
