@@ -37,6 +37,11 @@ class FollowsBoxes(Protocol):
 
     ended: Any
     """Tracks that ended with the last `update`."""
+    frame_rate: float
+    """Frames a second that `update` gets; set again where that changes."""
+
+    def predict(self, seconds: float) -> Any:
+        """The tracks of the last frame where they are in a later one, as a list of `SeenTrack`."""
 
     def update(self, boxes: NDArray, scores: NDArray, seconds: float) -> Any:
         """Tracks of this frame, as a list of `SeenTrack`."""

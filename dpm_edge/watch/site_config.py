@@ -34,6 +34,8 @@ class CameraConfig:
     """Seconds without a frame after which it is connected anew."""
     every: int = 1
     """Of a file, use every n-th frame."""
+    detect_every: int | None = None
+    """Detect people in every n-th frame that is used, and follow their motion between; None: as the machine can."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dpm_edge.errors import DpmError
 from dpm_edge.progress import say
 from dpm_edge.watch.corrections import Corrections
+from dpm_edge.watch.detector_pace import DetectorPace
 from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
@@ -93,6 +94,7 @@ class WatchSite:
             for one in site.cameras
         }  # fmt: skip
         self._corrections = Corrections(site, store, self._rules, self._cameras, self._drift, self._clock, self._keep)
+        self._pace = DetectorPace({one.name: one.detect_every for one in site.cameras})
         outputs: list[tuple[str, Output, tuple[str, ...]]] = [
             (one.name, make_output(one), one.events) for one in site.outputs
         ]
@@ -171,6 +173,10 @@ class WatchSite:
         """Camera → seconds from its last frame to that frame's events."""
         return {name: camera.latency for name, camera in self._cameras.items()}
 
+    def detect_every(self) -> dict[str, int]:
+        """Camera → n, where the detector looks at every n-th of the frames that are looked at."""
+        return {name: self._pace.every(name) for name in self._cameras}
+
     def drift(self) -> dict[str, float]:
         """Camera → how far its features have moved away from its statistics, where both are known."""
         return {name: one.drift for name, one in self._drift.found.items()}
@@ -248,7 +254,7 @@ class WatchSite:
             return
         begin = time.monotonic()
         try:
-            looked = camera.look_at(self.seeing, frame)
+            looked = camera.look_at(self.seeing, frame, self._pace.every(frame.camera))
         except Exception as error:  # one camera's bad frame must not end the others
             camera.failures += 1
             message = str(error) if isinstance(error, DpmError) else f"{type(error).__name__}: {error}"
@@ -261,6 +267,7 @@ class WatchSite:
         with self._lock:  # an event that cannot be kept ends the program: going on would lose it silently
             self._decide(frame.camera, looked.final)
             self._keep(self._rules.see(frame.camera, looked.moment, looked.sightings, looked.size))
+        self._pace.took(frame.camera, looked.detector_seconds, time.monotonic() - begin)
         now = self._clock.now()[0]
         camera.latency = max(0.0, now - frame.seconds) if camera.source.live else time.monotonic() - begin
 
@@ -307,6 +314,7 @@ class WatchSite:
         if now - self._written < WRITE_SECONDS:
             return
         self._written = now
+        self._pace.choose({n: one.source.status().rate for n, one in self._cameras.items() if one.source.live}, now)
         with self._lock:
             self._corrections.write_tracks()
             for name, camera in self._cameras.items():

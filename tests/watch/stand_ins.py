@@ -64,6 +64,10 @@ class NearestTracker:
         self._tracks: list[SquareTrack] = []
         self._count = 0
         self.ended: list[SquareTrack] = []
+        self.frame_rate = 10.0
+
+    def predict(self, seconds: float) -> list[SquareTrack]:
+        return []
 
     def update(self, boxes: NDArray, scores: NDArray, seconds: float) -> list[SquareTrack]:
         self.ended = [one for one in self._tracks if seconds - one.seconds > 1.0]
