@@ -5,8 +5,8 @@ and O_c for everything else of a frame, it is busy for the share
 
     load(n) = Σ_c R_c · (D_c / n_c + O_c)
 
-of the time. n is the least one whose load is at most BUSY; it is lowered again only when the load has been at most CALM
-for a while, so that it does not go to and fro.
+of the time. n is raised, one by one, while the load is above BUSY for BUSY_SECONDS, which one slow frame does not bring
+about, and lowered once the load with a lower n would have been at most CALM for CALM_SECONDS.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 
 BUSY, CALM = 0.95, 0.8
 """Loads above which n is raised, and below which it is lowered."""
-CALM_SECONDS = 10.0
-"""So long the load must be low before n is lowered."""
+BUSY_SECONDS, CALM_SECONDS = 2.0, 10.0
+"""So long the load must be high before n is raised, and low before it is lowered."""
 LEAST_RATE = 3.0
 """Detections a second that are left to a camera at least: with fewer, people who cross are mistaken for each other."""
 GAIN = 0.1
 """Weight of a new time in the running means."""
+WARM_UP = 3
+"""First frames of a camera, which open what later ones use, and are not timed."""
 LEAST_FRAMES = 10
 """Frames of a camera that were timed before its times count."""
 
@@ -45,6 +47,7 @@ class DetectorPace:
         self._times = {camera: _Times() for camera in given}
         self._rates: dict[str, float] = {}
         self._chosen = 1
+        self._busy_since: float | None = None
         self._calm_since: float | None = None
 
     def every(self, camera: str) -> int:
@@ -56,7 +59,9 @@ class DetectorPace:
         """Count a frame: seconds of the detector, None where it did not look, and of everything."""
         times = self._times[camera]
         times.frames += 1
-        gain = max(GAIN, 1 / times.frames)
+        if times.frames <= WARM_UP:
+            return
+        gain = max(GAIN, 1 / (times.frames - WARM_UP))
         if detector is not None:
             times.detector += gain * (detector - times.detector)
         times.rest += gain * (whole - (detector or 0.0) - times.rest)
@@ -70,13 +75,13 @@ class DetectorPace:
         """
         self._rates = dict(rates)
         most = max((self._most(camera) for camera, n in self._given.items() if n is None), default=1)
-        while self._chosen < most and self._load(self._chosen) > BUSY:
-            self._chosen, self._calm_since = self._chosen + 1, None
-        if self._chosen == 1 or self._load(self._chosen - 1) > CALM:
-            self._calm_since = None
-        elif self._calm_since is None:
-            self._calm_since = now
-        elif now - self._calm_since >= CALM_SECONDS:
+        busy = self._chosen < most and self._load(self._chosen) > BUSY
+        calm = self._chosen > 1 and self._load(self._chosen - 1) <= CALM
+        self._busy_since = (self._busy_since if self._busy_since is not None else now) if busy else None
+        self._calm_since = (self._calm_since if self._calm_since is not None else now) if calm else None
+        if self._busy_since is not None and now - self._busy_since >= BUSY_SECONDS:
+            self._chosen, self._busy_since, self._calm_since = self._chosen + 1, now, None
+        elif self._calm_since is not None and now - self._calm_since >= CALM_SECONDS:
             self._chosen, self._calm_since = self._chosen - 1, now
 
     def _most(self, camera: str) -> int:
@@ -89,6 +94,6 @@ class DetectorPace:
         for camera, rate in self._rates.items():
             times, given = self._times[camera], self._given[camera]
             used = given if given is not None else min(n, self._most(camera))
-            if times.frames >= LEAST_FRAMES:
+            if times.frames >= WARM_UP + LEAST_FRAMES:
                 load += rate * (times.detector / used + times.rest)
         return load

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import pytest
 from stand_ins import make_seeing, scene, walk, write_scenes
 
 from dpm_edge.errors import DataError
-from dpm_edge.watch.detector_pace import CALM_SECONDS, LEAST_FRAMES, DetectorPace
+from dpm_edge.watch import detector_pace, watch_site
+from dpm_edge.watch.detector_pace import CALM_SECONDS, LEAST_FRAMES, WARM_UP, DetectorPace
 from dpm_edge.watch.site_config import CameraConfig, CountingLine, Rule, Site
 from dpm_edge.watch.store import WatchStore
 from dpm_edge.watch.tracker import Tracker
@@ -22,7 +26,7 @@ def timed(detector: float, rest: float, cameras: tuple[str, ...] = ("a",), given
     """A pace whose cameras' frames took so long."""
     pace = DetectorPace(dict.fromkeys(cameras, given))
     for camera in cameras:
-        for _ in range(LEAST_FRAMES):
+        for _ in range(WARM_UP + LEAST_FRAMES):
             pace.took(camera, detector, detector + rest)
     return pace
 
@@ -40,14 +44,29 @@ def timed(detector: float, rest: float, cameras: tuple[str, ...] = ("a",), given
 def test_n_is_the_least_that_keeps_up(rate: float, detector: float, rest: float, n: int) -> None:
     pace = timed(detector, rest)
     pace.choose({"a": rate}, 0.0)
+    assert pace.every("a") == 1
+    for second in range(1, 10):
+        pace.choose({"a": rate}, float(second))
     assert pace.every("a") == n
+
+
+def test_one_slow_frame_and_the_first_ones_change_nothing() -> None:
+    pace = DetectorPace({"a": None})
+    for number in range(100):
+        took = 2.0 if number < WARM_UP or number == 50 else 0.03
+        pace.took("a", took, took + 0.02)
+        if number % 10 == 9:
+            pace.choose({"a": 10}, number / 10)
+        assert pace.every("a") == 1
 
 
 def test_all_cameras_count_together() -> None:
     pace = timed(0.05, 0.01, ("a", "b"))
-    pace.choose({"a": 10}, 0.0)
+    for second in range(5):
+        pace.choose({"a": 10}, float(second))
     assert pace.every("a") == 1
-    pace.choose({"a": 10, "b": 10}, 1.0)
+    for second in range(5, 10):
+        pace.choose({"a": 10, "b": 10}, float(second))
     assert (pace.every("a"), pace.every("b")) == (2, 2)
 
 
@@ -60,7 +79,7 @@ def test_n_falls_only_after_a_calm_time_and_does_not_go_to_and_fro() -> None:
             pace.took("a", 0.12 if slow else 0.03, (0.12 if slow else 0.03) + 0.02)
         pace.choose({"a": 10}, float(second))
         seen.append(pace.every("a"))
-    assert set(seen) == {2}
+    assert set(seen[:2]) == {1} and set(seen[2:]) == {2}
     for second in range(60, 75):
         for _ in range(20):
             pace.took("a", 0.03, 0.05)
@@ -128,3 +147,47 @@ def test_a_camera_with_every_third_frame_detected_gives_the_same_events(tmp_path
     assert [(e.kind, e.identity) for e in third] == [(e.kind, e.identity) for e in every]
     told = [[one.seconds for one in events if one.kind != "entered"] for events in (every, third)]
     assert np.allclose(*told, atol=0.31)
+
+
+class Endless:
+    """A live camera with twenty-five frames a second."""
+
+    total = 0
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def __iter__(self) -> Iterator[tuple[Any, None]]:
+        while not self.ended.wait(0.04):
+            yield scene(("red", 100, 200)), None
+
+    def shortfall(self) -> str:
+        return ""
+
+    def __enter__(self) -> Endless:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+
+
+@pytest.mark.parametrize(("seconds", "slow"), [(0.1, True), (0.0, False)])
+def test_a_live_camera_whose_detector_is_too_slow_has_fewer_frames_detected(
+    seconds: float, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_site, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(detector_pace, "BUSY_SECONDS", 0.3)
+    seeing = make_seeing()
+    slowed = replace(seeing, detector=lambda image: time.sleep(seconds) or seeing.detector(image))  # type: ignore[func-returns-value]
+    site = Site(cameras=(CameraConfig(name="a", source="rtsp://host/a"),))
+    with WatchStore(":memory:", run="") as store, WatchSite(site, store, opener=lambda address: Endless()) as watch:
+        thread = threading.Thread(target=watch.run, args=(slowed,))
+        thread.start()
+        end = time.monotonic() + (20 if slow else 2)
+        while time.monotonic() < end and watch.detect_every()["a"] == 1:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        status = watch.status()[0]
+        watch.stop()
+        thread.join(10)
+    assert (status["detect_every"] > 1) is slow
