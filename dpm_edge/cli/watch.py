@@ -161,7 +161,7 @@ def _open_gallery(site: Site, engine: Engine) -> Any:
     try:
         with contextlib.suppress(GalleryError):
             return Gallery.for_engine(engine, place)
-        if site.elsewhere:  # another program may be making the server's collection at this moment
+        if site.elsewhere and "://" in str(place):  # another program may be making the collection at this moment
             time.sleep(2.0)
         return Gallery.for_engine(engine, place)
     except GalleryInUse as error:
