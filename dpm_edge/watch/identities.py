@@ -97,7 +97,7 @@ class Identities:
         self._seen_cameras: set[str] = set()
         self._changes: list[IdentityChange] = []
         self._counter = itertools.count(1)
-        self._series = secrets.token_hex(3)
+        self._series = secrets.token_hex(4)
 
     def observe(
         self,

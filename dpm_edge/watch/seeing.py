@@ -174,7 +174,7 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
     from dpm_edge.watch.tracker import Tracker
 
     on_server = site.gallery is not None and "://" in site.gallery
-    shared = SharedSightings.beside(site.gallery) if site.gallery is not None and on_server else None
+    shared = SharedSightings.beside(site.gallery, keep=site.keep) if site.gallery is not None and on_server else None
     identities = Identities(
         gallery,
         cameras=[camera.name for camera in (*site.cameras, *site.elsewhere)],

@@ -90,9 +90,10 @@ class SharedSightings:
         identities = Identities(gallery, shared=shared)
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
-        """Over an open store, for tests one in memory; nothing is exchanged until `start` or `exchange`."""
+    def __init__(self, store: Store, *, keep: float | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Over an open store; nothing is exchanged until `start` or `exchange`. keep: seconds, of a day at most."""
         self._store, self._ids, self._clock = store, Ids(store), clock
+        self._keep = STAY_SECONDS if keep is None else min(keep, STAY_SECONDS)
         self._writer = secrets.token_hex(6)
         self._lock, self._busy = threading.Lock(), threading.Lock()
         self._waiting: dict[tuple[str, str], SharedStay] = {}
@@ -113,8 +114,12 @@ class SharedSightings:
         """Why the last exchange failed; empty while all is well."""
 
     @classmethod
-    def beside(cls, gallery: str) -> SharedSightings:
+    def beside(cls, gallery: str, *, keep: float | None = None) -> SharedSightings:
         """Open, or make, the collection beside the gallery at a server's address.
+
+        Args:
+            gallery: its address.
+            keep: seconds after which tracks are removed, a day at most; a day without.
 
         Raises:
             GalleryError: the server does not answer, or the collection is something else.
@@ -125,8 +130,8 @@ class SharedSightings:
         for tries in range(OPEN_TRIES, 0, -1):
             try:
                 if is_there(place):
-                    return cls(open_store(place))
-                return cls(create_store(place, new_meta(FINGERPRINT, DIMENSION, False)))
+                    return cls(open_store(place), keep=keep)
+                return cls(create_store(place, new_meta(FINGERPRINT, DIMENSION, False)), keep=keep)
             except GalleryError:  # another program is making it at this moment
                 if tries == 1:
                     raise
@@ -194,7 +199,7 @@ class SharedSightings:
             with self._telling() as (stays, corrections):
                 self._write(stays, corrections, now)
             self._read(now)
-            if now - self._expired > EXPIRE_SECONDS:
+            if now - self._expired > min(EXPIRE_SECONDS, self._keep):
                 self._expired = now
                 self._expire(now)
 
@@ -305,7 +310,7 @@ class SharedSightings:
 
     def _expire(self, now: float) -> None:
         """Remove what is too old."""
-        for rows in self._store.scan(Where(until=now - STAY_SECONDS), vectors=False):
+        for rows in self._store.scan(Where(until=now - self._keep), vectors=False):
             kinds = [payload.get("told", "") for payload in rows.payloads]
             old = [
                 kind == "" or (kind != "name" and at < now - CORRECTION_SECONDS)
@@ -313,8 +318,8 @@ class SharedSightings:
             ]
             if any(old):
                 self._store.delete(rows.ids[np.array(old)])
-        self._written = {key: at for key, at in self._written.items() if at >= now - STAY_SECONDS}
-        self._mine = {key: (number, at) for key, (number, at) in self._mine.items() if at >= now - STAY_SECONDS}
+        self._written = {key: at for key, at in self._written.items() if at >= now - self._keep}
+        self._mine = {key: (number, at) for key, (number, at) in self._mine.items() if at >= now - self._keep}
 
     def _serve(self) -> None:
         while not self._stop.is_set():

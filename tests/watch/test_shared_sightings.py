@@ -209,6 +209,16 @@ def test_a_track_is_one_row_however_often_it_is_told_and_is_removed_after_a_day(
     assert group.store.count(Where()) == 0
 
 
+def test_a_track_is_kept_no_longer_than_the_site_keeps_its_own() -> None:
+    store, now = sightings(), [1e6]
+    one = SharedSightings(store, keep=60.0, clock=lambda: now[0])
+    one.put(SharedStay(identity="a", camera="door", track="1", start=0, last=1, since=0))
+    one.exchange()
+    now[0] += 61
+    one.exchange()
+    assert store.count(Where()) == 0
+
+
 def test_a_server_that_is_away_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group()
 
