@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tiny_engine
+from milvus_server import milvus_url, pytest_runtest_teardown  # noqa: F401  # a fixture and a hook for every room
 from shared_folders import MakeOnce, maker
 
 from dpm_edge import Engine

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 @click.option("--engine", type=PATH, help="An engine to use; one is built from the model that ships if not given.")
 @click.option("--detector", type=PATH, help="A detector to use; the one that ships if not given.")
 @click.option("--folder", type=PATH, help="Where store, gallery and engine are kept.  [default: watch]")
+@click.option(
+    "--camera",
+    "cameras",
+    multiple=True,
+    metavar="NAME",
+    help="Watch this camera of SITE.toml alone, or these: other programs with the same gallery watch the others.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Cores for one call; the library decides if not given.")
 @click.option("--once", is_flag=True, help="End when all files have ended, instead of keeping the page open.")
 @click.option("--page/--no-page", default=True, show_default=True, help="Serve the page.")
@@ -32,6 +39,7 @@ def command(
     engine: Path | None,
     detector: Path | None,
     folder: Path | None,
+    cameras: tuple[str, ...],
     threads: int | None,
     once: bool,
     page: bool,
@@ -50,11 +58,13 @@ def command(
     Example:
       dpm-edge watch door.mp4 yard.mp4
       dpm-edge watch site.toml --no-page --json
+      dpm-edge watch site.toml --camera door --folder door
     """
     import dataclasses
     import os
 
     from dpm_edge.errors import SiteError
+    from dpm_edge.watch.site_config import part_of
     from dpm_edge.watch.site_file import read_site, site_of
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own words name addresses; our states say it
@@ -63,6 +73,8 @@ def command(
     if tables and len(sources) > 1:
         raise SiteError(f"expected one site file or several sources, got {len(sources)} with {tables[0]} among them")
     site = read_site(Path(tables[0])) if tables else site_of(sources, Path("watch"))
+    if cameras:
+        site = part_of(site, cameras)
     given: dict[str, Any] = {"engine": engine, "detector": detector, "folder": folder, "host": host, "port": port}
     site = dataclasses.replace(site, **{key: value for key, value in given.items() if value is not None})
     _watch(site, threads=threads, once=once, page=page, as_json=as_json, quiet=quiet)
@@ -135,12 +147,28 @@ def stop_when_asked(watch: WatchSite) -> None:
 
 def _open_gallery(site: Site, engine: Engine) -> Any:
     """The site's gallery; in memory, and said so, where the library of folders is missing."""
-    from dpm_edge.errors import MissingLibrary
+    import contextlib
+    import time
+
+    from dpm_edge.errors import GalleryError, GalleryInUse, MissingLibrary
     from dpm_edge.gallery import Gallery
     from dpm_edge.progress import say
 
+    place = site.gallery or site.folder / "gallery"
+    if site.elsewhere and "://" not in str(place):
+        names = ", ".join(one.name for one in site.elsewhere)
+        say(f"people at {names} are not recognised here: programs share a gallery on a server alone ([site] gallery)")
     try:
-        return Gallery.for_engine(engine, site.gallery or site.folder / "gallery")
+        with contextlib.suppress(GalleryError):
+            return Gallery.for_engine(engine, place)
+        if site.elsewhere and "://" in str(place):  # another program may be making the collection at this moment
+            time.sleep(2.0)
+        return Gallery.for_engine(engine, place)
+    except GalleryInUse as error:
+        raise GalleryInUse(
+            f"{error}. Programs that watch one site share a gallery on a server: [site] gallery = "
+            f'"qdrant://HOST:PORT/NAME"'
+        ) from error
     except MissingLibrary as error:
         if site.gallery is not None:
             raise

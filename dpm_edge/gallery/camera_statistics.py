@@ -53,14 +53,17 @@ class KeptStatistics:
         self._fold()
         return self._known
 
+    def of_all_writers(self) -> CameraStatistics:
+        """Return those of now, with the rows that other writers of a server have added but for the last GROWTH."""
+        now = self.now()
+        return now if self._store.one_writer else self._beside_other_writers(now)
+
     def for_search(self) -> CameraStatistics:
         """Return the version that searches use: a new object whenever it is another version.
 
         It is taken anew when rows were removed, or a camera's rows have grown by more than GROWTH of its rows and κ.
         """
-        now = self.now()
-        if not self._store.one_writer:
-            now = self._beside_other_writers(now)
+        now = self.of_all_writers()
         site, used = self._of_site(), self._used_counts
         if self._used is None or any(
             count - used.get(camera, 0) > GROWTH * (used.get(camera, 0) + now.shrink)

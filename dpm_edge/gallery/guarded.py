@@ -128,7 +128,7 @@ class GuardedStore:
     def camera_statistics(self) -> CameraStatistics:
         """A copy of those of now."""
         with self.lock:
-            return copy.deepcopy(self.statistics.now())
+            return copy.deepcopy(self.statistics.of_all_writers())
 
     def all_statistics(self) -> CameraStatistics:
         """A copy of those of now with the site's."""

@@ -74,6 +74,13 @@ class CheckedTable:
             return default
         return value
 
+    def number_or_word(self, key: str, word: str, low: int, high: int) -> int | None:
+        """A whole number in low..high; None where the word stands there or nothing does."""
+        value = self.get(key, (int, str), f'a whole number or "{word}"', word)
+        if value != word and not (isinstance(value, int) and low <= value <= high):
+            self.problem(key, f'expected {key} in {low}..{high} or "{word}", got {value!r:.60}')
+        return value if isinstance(value, int) and low <= value <= high else None
+
     def seconds(self, key: str, default: float | None = None) -> Any:
         """A length of time in seconds."""
         value = self.get(key, (int, float, str), 'seconds or text like "4min"', None)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from dpm_edge.gallery import Gallery
 from dpm_edge.runtime.embeddings import Embeddings
 
+TOO_FEW, TOO_HIDDEN, NOBODY, CLOSE = "too few views", "low visibility", "nobody alike", "small margin"
+"""Why a track is unknown or pending."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -69,3 +72,16 @@ def move_rows(gallery: Gallery, ids: NDArray[np.int64], into: str) -> None:
         boxes=rows.boxes, payloads=rows.payloads,
     )  # fmt: skip
     gallery.delete(rows.ids)
+
+
+def move_track(gallery: Gallery, camera: str, track: str, into: str) -> str | None:
+    """Give a track's rows to another identity; whose they were, None where there are none."""
+    ids = gallery.ids(camera=camera)
+    if not len(ids):
+        return None
+    rows = gallery.rows(ids, vectors=False)
+    mine = np.array([one == track for one in rows.tracks], bool)
+    if not mine.any():
+        return None
+    move_rows(gallery, rows.ids[mine], into)
+    return rows.people[int(np.argmax(mine))]

@@ -54,6 +54,8 @@ class Event:
     """Identities that this person had before, oldest first."""
     details: dict[str, Any] = field(default_factory=dict)
     """What belongs to this kind, as JSON values."""
+    vector: dict[str, Any] | None = None
+    """What the track looks like (`vectors.vector_json`), where an output asks for it; given to those outputs alone."""
     id: str = field(default_factory=new_id)
 
     def people(self) -> set[str]:
@@ -66,8 +68,9 @@ class Event:
         }
         return {str(one) for one in named if one}
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON types, as outputs and the API give them."""
+    def as_json(self, *, vector: bool = False) -> dict[str, Any]:
+        """JSON types, as outputs and the API give them; with the vector, if there is one and it is asked for."""
+        more = {"vector": self.vector} if vector and self.vector is not None else {}
         return {
             "id": self.id,
             "kind": self.kind,
@@ -83,6 +86,7 @@ class Event:
             "probability": None if self.probability is None else round(self.probability, 4),
             "previous_ids_chain": list(self.previous_ids),
             "details": self.details,
+            **more,
         }
 
     @classmethod
@@ -102,6 +106,7 @@ class Event:
             probability=data["probability"],
             previous_ids=tuple(data["previous_ids_chain"]),
             details=data["details"],
+            vector=data.get("vector"),
         )
 
     def sentence(self) -> str:

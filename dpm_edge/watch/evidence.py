@@ -19,10 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.centring import CameraStatistics
+from dpm_edge.gallery import Gallery
 from dpm_edge.gallery.search.prototypes import prototypes
 from dpm_edge.metrics import similarity
 from dpm_edge.runtime.embeddings import Embeddings
 
+CANDIDATES = 30
+"""People of the gallery that a track is compared with: the most alike ones."""
+LEAST_TO_CENTRE = 100
+"""Rows in the gallery from which on features are centred per camera."""
 POOLED_CROPS = 64
 """Crops of a track that make up its query: the best ones."""
 BEST_CROPS = 8
@@ -152,3 +157,24 @@ def log_odds(score: float, mean: float, spread: float) -> float:
     same = -0.5 * (min(z - SAME_MEAN, 0) / SAME_SPREAD) ** 2 - math.log(SAME_SPREAD * math.sqrt(2 * math.pi))
     norm = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * math.log(FREEDOM * math.pi)
     return same - (norm - (FREEDOM + 1) / 2 * math.log1p(max(z, -SAME_MEAN) ** 2 / FREEDOM))
+
+
+def odds_by_looks(
+    gallery: Gallery, query: Embeddings, camera: str, metric: str, strangers: Strangers
+) -> dict[str, float]:
+    """Log odds, by looks, of each of the people in the gallery who are most alike a query of one row."""
+    if not len(gallery):
+        return {}
+    statistics = gallery.camera_statistics()
+    centre = sum(statistics.counts.values()) >= LEAST_TO_CENTRE
+    matches = gallery.search(
+        query, CANDIDATES, metric=metric, by="person", centre=centre, query_cameras=[camera] if centre else None
+    )
+    mean, spread = strangers.mean_and_spread(statistics if centre else None)
+    found = {}
+    for one in matches.of_query(0):
+        if one.person:
+            p = one.probability
+            known = math.log(p / (1 - p)) if 0 < p < 1 else None  # by a calibration that the gallery keeps
+            found[one.person] = log_odds(one.score, mean, spread) if known is None else known
+    return found

@@ -43,6 +43,7 @@ class GivenTracks:
         """A track's id → the id as it was given."""
         self.ended: list[GivenTrack] = []
         """Tracks that ended with the last `update`."""
+        self.frame_rate = 0.0
         self._memory = memory
         self._placed: list[tuple[str, NDArray[np.float32]]] = []
         self._tracks: dict[str, GivenTrack] = {}
@@ -57,6 +58,10 @@ class GivenTracks:
         """The boxes of the next frame and scores of 1, as a detector gives them."""
         boxes = np.array([box for _, box in self._placed], np.float32).reshape(-1, 4)
         return boxes, np.ones(len(boxes), np.float32)
+
+    def predict(self, seconds: float) -> list[GivenTrack]:
+        """Nobody: who is in a frame is given for each of them."""
+        return []
 
     def update(self, boxes: ArrayLike, scores: ArrayLike, seconds: float) -> list[GivenTrack]:
         """The tracks of the next frame, as a tracker gives them; boxes and scores are those that were placed."""

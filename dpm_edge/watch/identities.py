@@ -22,54 +22,24 @@ import itertools
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dpm_edge.errors import DataError
 from dpm_edge.gallery import Gallery
 from dpm_edge.runtime.embeddings import Embeddings
-from dpm_edge.watch.decisions import Decision, IdentityChange, move_rows
-from dpm_edge.watch.evidence import Crops, Strangers, log_odds
-from dpm_edge.watch.overlap import assign
+from dpm_edge.watch.decisions import CLOSE, NOBODY, Decision, IdentityChange, move_rows, move_track
+from dpm_edge.watch.elsewhere import Elsewhere, Names
+from dpm_edge.watch.evidence import Strangers, odds_by_looks
+from dpm_edge.watch.joint_decision import decide_together, probabilities
+from dpm_edge.watch.live_track import LiveTrack, add_best_crops, checked_crops
+from dpm_edge.watch.shared_sightings import News, SharedSightings
 from dpm_edge.watch.whereabouts import Stay, Whereabouts
 
-CANDIDATES = 30
-"""People of the gallery that a track is compared with: the most alike ones."""
-LEAST_TO_CENTRE = 100
-"""Rows in the gallery from which on features are centred per camera."""
 CLEARER = 0.2
 """A track whose visibility has risen by so much is looked at again: somebody came out from behind something."""
-KEEP = 1.0
-"""Log odds by which a track's identity is preferred to a change that others bring about."""
 LEFT = 0.3
 """Probability below which a track is no longer who it was taken for."""
-TOO_FEW, TOO_HIDDEN, NOBODY, CLOSE = "too few views", "low visibility", "nobody alike", "small margin"
-
-
-@dataclass
-class _Live:
-    """A track that has not ended."""
-
-    stay: Stay
-    crops: Crops = field(default_factory=Crops)
-    decision: Decision | None = None
-    own: str | None = None
-    """The identity that was made for this track."""
-    odds: dict[str, float] = field(default_factory=dict)
-    """Log odds of each candidate against somebody new, of the last look."""
-    looked_at: int = 0
-    """Crops at the last look."""
-    clearest: float = 0.0
-    """Visibility at the last look."""
-    fixed: bool = False
-    """Corrected by hand."""
-    barred: set[str] = field(default_factory=set)
-    """Identities that somebody said it is not."""
-    seen: int = 0
-    """Crops so far, usable or not."""
 
 
 class Identities:
@@ -89,6 +59,7 @@ class Identities:
         margin: float = 0.2,
         absent: float = 1.5,
         hidden: float = 5.0,
+        shared: SharedSightings | None = None,
     ) -> None:
         """Begin without tracks; whoever is in the gallery can be recognised.
 
@@ -104,6 +75,8 @@ class Identities:
             margin: by which its probability must be above the next candidate's.
             absent: seconds without a crop after which a track has ended.
             hidden: seconds after which a track without enough clear crops is unknown, no longer pending.
+            shared: tracks and corrections of the other programs that use this gallery, a server's; call `hear` for
+                what they tell. Without, this program's cameras are all.
 
         Raises:
             DataError: a camera's name or a time in `travel` or `overlap` cannot be, or a number is out of range.
@@ -117,12 +90,14 @@ class Identities:
         self._least_views, self._least_visibility = least_views, least_visibility
         self._probability, self._margin, self._absent, self._hidden = probability, margin, absent, hidden
         self._where = Whereabouts(cameras, travel, overlap)
+        self._shared, self._elsewhere = shared, Elsewhere(self._where, shared)
         self._strangers = Strangers(metric)
-        self._live: dict[tuple[str, str], _Live] = {}
-        self._names: dict[str, str] = dict(gallery.describe().get("identity_names", {}))
+        self._live: dict[tuple[str, str], LiveTrack] = {}
+        self._names = Names(gallery, shared)
+        self._seen_cameras: set[str] = set()
         self._changes: list[IdentityChange] = []
         self._counter = itertools.count(1)
-        self._series = secrets.token_hex(3)
+        self._series = secrets.token_hex(4)
 
     def observe(
         self,
@@ -152,12 +127,14 @@ class Identities:
         """
         if not math.isfinite(seconds):
             raise DataError(f"expected seconds, got {seconds}. Pass the frame's time")
-        crops, weight = self._checked(features, masks, visibility, quality)
+        crops, weight = checked_crops(self.gallery, features, masks, visibility, quality)
         self._sweep(seconds)
         key = str(camera), str(track_id)
         live = self._live.get(key)
         if live is None:
-            live = self._live[key] = _Live(Stay(camera=key[0], track=key[1], start=float(seconds), last=float(seconds)))
+            stay = Stay(camera=key[0], track=key[1], start=float(seconds), last=float(seconds))
+            live = self._live[key] = LiveTrack(stay)
+            self._seen_cameras.add(key[0])
         live.stay.last = max(live.stay.last, float(seconds))
         live.seen += len(crops)
         for i in range(len(crops)):
@@ -166,12 +143,19 @@ class Identities:
                 live.crops.add(crops.features[i], crops.masks[i], seen, float(weight[i]), seconds)
         if self._due(live):
             self._look(live)
+        self._part(live)
+        self._elsewhere.tell(live.identity, live.stay)
         return self._decision(live, seconds)
 
     def decision(self, camera: str, track_id: int | str) -> Decision | None:
         """The present decision about a track; None for one that is not followed."""
         live = self._live.get((str(camera), str(track_id)))
         return None if live is None else self._decision(live, live.stay.last)
+
+    def pooled(self, camera: str, track_id: int | str) -> Embeddings | None:
+        """One row: what a track has shown so far; None where it is not followed or has shown nothing clear."""
+        live = self._live.get((str(camera), str(track_id)))
+        return live.crops.query(self.gallery.fingerprint) if live is not None and live.crops.count else None
 
     def changes(self) -> list[IdentityChange]:
         """Merges and splits since the last call, in order."""
@@ -183,12 +167,30 @@ class Identities:
 
         Tracks without a crop for a while end by themselves.
         """
-        live = self._live.get((str(camera), str(track_id)))
-        return None if live is None else self._end(live)
+        return None if (live := self._live.get((str(camera), str(track_id)))) is None else self._end(live)
 
     def finish(self) -> list[Decision]:
         """End every track, in the order in which they began; the final decisions."""
         return [self._end(live) for live in sorted(self._live.values(), key=lambda one: one.stay.start)]
+
+    def hear(self, news: News) -> None:
+        """Take in what other programs told (`SharedSightings.news`): their tracks, and corrections at their pages.
+
+        A track of this program whose identity somebody else has had for longer, where both cannot be, is looked at
+        again.
+        """
+        for one in news.corrections:
+            if one.kind == "merge":
+                self._merge_here(one.identity, one.into, sorted(self._seen_cameras))
+            elif one.kind == "name":
+                self._names.hear(one.identity, one.name)
+            elif one.kind == "forget":
+                self._forget_here(one.identity)
+        for told in news.stays:
+            self._elsewhere.take(told)
+            for live in list(self._live.values()):
+                if live.crops.count and not live.fixed and self._elsewhere.comes_before(told, live):
+                    self._look(live)
 
     def merge(self, identity: str, into: str) -> str:
         """Two identities are one person, whatever times and places say; every row and track of the first is moved.
@@ -198,19 +200,25 @@ class Identities:
         """
         if identity == into:
             raise DataError(f"expected two identities to merge, got {identity!r} twice")
-        move_rows(self.gallery, self.gallery.ids(person=identity), into)
-        self._where.rename(identity, into)
+        self._merge_here(identity, into)
+        if self._shared is not None:
+            self._shared.tell("merge", identity, into=into)
+        self._changes.append(IdentityChange(kind="merged", identity=identity, into=into, seconds=0.0, by_hand=True))
+        return into
+
+    def _merge_here(self, identity: str, into: str, cameras: list[str] | None = None) -> None:
+        """Move rows, of `cameras` or of all, and this program's tracks from one identity to another."""
+        which = {} if cameras is None else {"camera": cameras}
+        if cameras is None or cameras:
+            move_rows(self.gallery, self.gallery.ids(person=identity, **which), into)
+        self._elsewhere.rename(identity, into)
         for live in self._live.values():
             live.barred.discard(into)
-            if live.decision is not None and live.decision.identity == identity:
+            if live.identity == identity:
                 self._set(live, "known", into, None, fixed=True)
             if identity in live.odds:
                 live.odds[into] = max(live.odds.pop(identity), live.odds.get(into, -math.inf))
-        if identity in self._names:
-            self._names.setdefault(into, self._names.pop(identity))
-            self._keep_names()
-        self._changes.append(IdentityChange(kind="merged", identity=identity, into=into, seconds=0.0, by_hand=True))
-        return into
+        self._names.rename(identity, into)
 
     def split(self, camera: str, track_id: int | str) -> str:
         """A track is not who it was taken for: it gets a new identity, with its rows, for good.
@@ -220,19 +228,15 @@ class Identities:
         """
         key = str(camera), str(track_id)
         live, new = self._live.get(key), self._new_identity()
-        ids = self.gallery.ids(camera=key[0])
-        rows = self.gallery.rows(ids, vectors=False) if len(ids) else None
-        mine = [] if rows is None else [i for i, track in enumerate(rows.tracks) if track == key[1]]
-        old = live.decision.identity if live is not None and live.decision is not None else None
-        if rows is not None and mine:
-            old = old or rows.people[mine[0]]
-            move_rows(self.gallery, rows.ids[mine], new)
+        moved_from = move_track(self.gallery, *key, new)
+        old = live.identity or moved_from if live is not None else moved_from
         if old is None:
             raise DataError(f"expected a track that has an identity, got {key[1]!r} of camera {key[0]!r}")
         for stay in self._where.stays(old):
             if (stay.camera, stay.track) == key:
                 self._where.remove(old, stay)
                 self._where.add(new, stay)
+                self._elsewhere.tell(new, stay)
         if live is not None:
             live.barred.add(old)
             live.odds.pop(old, None)
@@ -245,50 +249,29 @@ class Identities:
 
     def name(self, identity: str, name: str) -> None:
         """Call an identity something; "" takes its name away. Names are kept with the gallery."""
-        self._names[identity] = str(name)
-        self._keep_names()
+        self._names.give(identity, str(name))
 
     def forget(self, identity: str) -> int:
         """Remove everything about an identity; how many rows the gallery had."""
-        self._where.forget(identity)
+        if self._shared is not None:
+            self._shared.tell("forget", identity)
+        return self._forget_here(identity)
+
+    def _forget_here(self, identity: str) -> int:
+        self._elsewhere.forget(identity)
         for key, live in list(self._live.items()):
             live.odds.pop(identity, None)
-            if live.decision is not None and live.decision.identity == identity:
+            if live.identity == identity:
                 del self._live[key]
-        if self._names.pop(identity, None) is not None:
-            self._keep_names()
+        self._names.forget(identity)
         return self.gallery.forget(identity)
-
-    def _checked(
-        self, features: Any, masks: Any, visibility: Any, quality: Any
-    ) -> tuple[Embeddings, NDArray[np.float32]]:
-        if isinstance(features, Embeddings):
-            features, masks, visibility = features.features, features.masks, features.weight
-        found = np.asarray(features, np.float32)
-        n = len(found) if found.ndim == 2 else 0
-        crops = Embeddings(
-            features=found,
-            masks=np.ones_like(found) if masks is None else np.asarray(masks, np.float32),
-            visibility=np.ones(n, np.float32) if visibility is None else np.asarray(visibility, np.float32),
-            rows=np.arange(n),
-            fingerprint=self.gallery.fingerprint,
-        )
-        if n and crops.dimension != self.gallery.dimension:
-            raise DataError(
-                f"expected features of {self.gallery.dimension} dimensions, as the gallery's, got {crops.dimension}. "
-                "Embed with the gallery's model"
-            )
-        weight = np.ones(n, np.float32) if quality is None else np.asarray(quality, np.float32)
-        if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
-            raise DataError(f"expected a quality of 0 or more for each of {n} crops, got {quality}")
-        return crops, weight
 
     def _sweep(self, seconds: float) -> None:
         """End tracks that have had no crop for a while."""
         for live in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
             self._end(live)
 
-    def _due(self, live: _Live) -> bool:
+    def _due(self, live: LiveTrack) -> bool:
         """Whether a track shows enough, or enough more than at the last look."""
         count = live.crops.count
         if live.fixed or count < self._least_views:
@@ -296,7 +279,17 @@ class Identities:
         clearest = max(live.crops.visibility)
         return live.looked_at == 0 or count >= 2 * live.looked_at or clearest >= live.clearest + CLEARER
 
-    def _look(self, live: _Live) -> None:
+    def _part(self, live: LiveTrack) -> None:
+        """Look again at the later of two tracks of different cameras that are taken for one person and cannot be."""
+        if live.identity is None:
+            return
+        for other in list(self._live.values()):
+            if other.identity == live.identity and other.stay.camera != live.stay.camera:
+                later = live if live.stay.came_after(other.stay) else other
+                if not later.fixed and later.crops.count and not self._where.compatible(live.stay, other.stay):
+                    self._look(later)
+
+    def _look(self, live: LiveTrack) -> None:
         """Compare a track with everybody who can be it, and decide together with the others of its camera."""
         live.looked_at, live.clearest = live.crops.count, max(live.crops.visibility)
         query = live.crops.query(self.gallery.fingerprint)
@@ -307,84 +300,42 @@ class Identities:
         ]  # fmt: skip
         for one in others:
             self._strangers.add(query, live.stay.camera, one.crops.query(query.fingerprint), one.stay.camera)
+        found = odds_by_looks(self.gallery, query, live.stay.camera, self._metric, self._strangers)
         live.odds = {
             identity: odds + self._where.log_odds(identity, live.stay)
-            for identity, odds in self._odds(query, live.stay.camera).items()
+            for identity, odds in found.items()
             if identity not in live.barred and self._can_be(live, identity)
         }
-        self._decide([live, *(one for one in others if one.decision is not None and not one.fixed)], live)
+        together = [live, *(one for one in others if one.decision is not None and not one.fixed)]
+        for one, odds in decide_together(together, live):
+            self._conclude(one, odds)
 
-    def _can_be(self, live: _Live, identity: str) -> bool:
+    def _can_be(self, live: LiveTrack, identity: str) -> bool:
         """Whether time and place allow it, but for tracks of its own camera, with which it is decided together."""
-        free = [one for one in self._live.values() if one.stay.camera == live.stay.camera and not one.fixed]
-        rivals = {id(one.stay) for one in free}
+        rivals = {id(one.stay) for one in self._live.values() if one.stay.camera == live.stay.camera and not one.fixed}
         return all(
-            id(stay) in rivals or self._where.compatible(stay, live.stay)
+            id(stay) in rivals
+            or (live.identity == identity and stay.came_after(live.stay))  # that one is looked at again
+            or self._where.compatible(stay, live.stay)
             for stay in self._where.stays(identity)
             if stay is not live.stay
         )
 
-    def _odds(self, query: Embeddings, camera: str) -> dict[str, float]:
-        """Log odds, by looks, of each person in the gallery who is alike."""
-        if not len(self.gallery):
-            return {}
-        statistics = self.gallery.camera_statistics()
-        centre = sum(statistics.counts.values()) >= LEAST_TO_CENTRE
-        matches = self.gallery.search(
-            query,
-            CANDIDATES,
-            metric=self._metric,
-            by="person",
-            centre=centre,
-            query_cameras=[camera] if centre else None,
-        )
-        mean, spread = self._strangers.mean_and_spread(statistics if centre else None)
-        found = {}
-        for one in matches.of_query(0):
-            if one.person:
-                p = one.probability
-                known = math.log(p / (1 - p)) if 0 < p < 1 else None  # by a calibration that the gallery keeps
-                found[one.person] = log_odds(one.score, mean, spread) if known is None else known
-        return found
-
-    def _decide(self, tracks: list[_Live], asked: _Live) -> None:
-        """Give each of the tracks of one camera at most one identity, and none to two, so that all is most probable."""
-        names = sorted({identity for one in tracks for identity in one.odds})
-        worth = np.full((len(tracks), len(names) + len(tracks)), -1e3)
-        for i, one in enumerate(tracks):
-            held = one.decision.identity if one.decision is not None and one is not asked else None
-            scale = math.log(max(len(one.odds), 1))
-            for identity, odds in one.odds.items():
-                worth[i, names.index(identity)] = odds - scale + KEEP * (identity == held)
-            worth[i, len(names) + i] = KEEP * (held is not None and held == one.own)
-        _, columns = assign(-worth)
-        taken = {int(column): i for i, column in enumerate(columns)}
-        for i, one in enumerate(tracks):
-            chosen = names[columns[i]] if columns[i] < len(names) else None
-            held = one.decision.identity if one.decision is not None else None
-            if one is not asked and chosen == (None if held == one.own else held):
-                continue  # nothing changed for it
-            free = {n: o for n, o in one.odds.items() if taken.get(names.index(n), i) == i}
-            self._conclude(one, free)
-
-    def _conclude(self, live: _Live, odds: dict[str, float]) -> None:
+    def _conclude(self, live: LiveTrack, odds: dict[str, float]) -> None:
         """State and identity by the odds of the candidates that no other track of the camera has."""
-        weight = {identity: math.exp(min(one, 50)) / len(odds) for identity, one in odds.items()}
-        total = 1 + sum(weight.values())
-        ranked = tuple(sorted(((n, w / total) for n, w in weight.items()), key=lambda pair: (-pair[1], pair[0])))
+        ranked, p_new = probabilities(odds)
         best, p = ranked[0] if ranked else (None, 0.0)
         second = ranked[1][1] if len(ranked) > 1 else 0.0
-        held = live.decision.identity if live.decision is not None else None
         if best is not None and p >= self._probability and p - second >= self._margin:
             self._set(live, "known", best, p, candidates=ranked)
-        elif held is not None and held != live.own and dict(ranked).get(held, 0.0) >= LEFT:
+        elif (held := live.identity) is not None and held != live.own and dict(ranked).get(held, 0.0) >= LEFT:
             self._set(live, "known", held, dict(ranked)[held], candidates=ranked)  # too little to take it back
         else:
-            reason = NOBODY if p < 1 / total else CLOSE
-            self._set(live, "unknown", self._own(live), 1 / total, candidates=ranked, reason=reason)
+            reason = NOBODY if p < p_new else CLOSE
+            self._set(live, "unknown", self._own(live), p_new, candidates=ranked, reason=reason)
 
     def _set(
-        self, live: _Live, state: str, identity: str, probability: float | None, *,
+        self, live: LiveTrack, state: str, identity: str, probability: float | None, *,
         candidates: tuple[tuple[str, float], ...] = (), reason: str = "", fixed: bool = False,
     ) -> None:  # fmt: skip
         """Write a decision down, and tell of a change."""
@@ -403,59 +354,46 @@ class Identities:
                     )
                 )  # fmt: skip
         self._where.add(identity, live.stay)
+        if live.identity != identity:
+            live.stay.since = live.stay.last
         live.fixed = live.fixed or fixed
         live.decision = Decision(
             camera=live.stay.camera, track=live.stay.track, seconds=live.stay.last, state=state, identity=identity,
             probability=probability, previous_ids=previous, reason=reason, candidates=candidates,
         )  # fmt: skip
 
-    def _decision(self, live: _Live, seconds: float) -> Decision:
+    def _decision(self, live: LiveTrack, seconds: float) -> Decision:
         """The present decision; one that waited too long for clear crops is unknown."""
         if live.decision is None and live.stay.last - live.stay.start >= self._hidden:
-            reason = TOO_HIDDEN if live.seen >= self._least_views else TOO_FEW
-            self._set(live, "unknown", self._own(live), None, reason=reason)
+            self._set(live, "unknown", self._own(live), None, reason=live.lack(self._least_views))
         made = live.decision
         if made is None:
-            reason = TOO_FEW if live.seen < self._least_views else TOO_HIDDEN
-            return Decision(
-                camera=live.stay.camera, track=live.stay.track, seconds=seconds, state="pending", reason=reason
-            )
-        fields = {**made.__dict__, "seconds": seconds, "name": self._names.get(made.identity or "", "")}
-        return Decision(**fields)
+            camera, track = live.key
+            lack = live.lack(self._least_views)
+            return Decision(camera=camera, track=track, seconds=seconds, state="pending", reason=lack)
+        return Decision(**{**made.__dict__, "seconds": seconds, "name": self._names.of(made.identity)})
 
-    def _own(self, live: _Live) -> str:
+    def _own(self, live: LiveTrack) -> str:
         """The identity made for a track, at its first need."""
-        if live.own is None:
-            live.own = self._new_identity()
+        live.own = live.own or self._new_identity()
         return live.own
 
     def _new_identity(self) -> str:
         """A name that no identity has: those of another run of the program begin otherwise."""
         return f"P{self._series}-{next(self._counter)}"
 
-    def _end(self, live: _Live) -> Decision:
+    def _end(self, live: LiveTrack) -> Decision:
         """Decide finally, keep the best crops, and follow the track no longer."""
         if not live.fixed and live.crops.count >= self._least_views and live.crops.count > live.looked_at:
             self._look(live)
         if live.decision is None:
-            self._set(live, "unknown", self._own(live), None, reason=TOO_FEW if live.seen < 3 else TOO_HIDDEN)
-        self._live.pop((live.stay.camera, live.stay.track), None)
+            self._set(live, "unknown", self._own(live), None, reason=live.lack(self._least_views))
+        self._live.pop(live.key, None)
+        self._elsewhere.tell(live.identity, live.stay)
         made = self._decision(live, live.stay.last)
         assert made.identity is not None
         if live.crops.count >= self._least_views:
             if made.state == "known" and (made.probability is None or made.probability >= 0.9):
                 self._where.learn(made.identity, live.stay)
-            best = live.crops.best()
-            crops = best.embeddings(self.gallery.fingerprint)
-            self.gallery.add(
-                crops,
-                people=[made.identity] * len(crops),
-                cameras=[live.stay.camera] * len(crops),
-                timestamps=best.seconds,
-                tracks=[live.stay.track] * len(crops),
-                payloads=[{"quality": max(q, 1e-3)} for q in best.quality],
-            )
+            add_best_crops(self.gallery, live, made.identity)
         return made
-
-    def _keep_names(self) -> None:
-        self.gallery.describe(identity_names=self._names)

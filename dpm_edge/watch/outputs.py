@@ -56,13 +56,13 @@ class Output(Protocol):
 class JsonLines:
     """Appends a line of JSON for each event to a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, vectors: bool = False) -> None:
         """Append to `path`; a last line that a kill cut short is taken away, as its event comes again."""
-        self._path = path
+        self._path, self._vectors = path, vectors
 
     def send(self, event: Event) -> None:
         """Write a line and bring it to the disk."""
-        line = (json.dumps(event.as_json(), ensure_ascii=False) + "\n").encode()
+        line = (json.dumps(event.as_json(vector=self._vectors), ensure_ascii=False) + "\n").encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
@@ -84,14 +84,17 @@ class Webhook:
     Headers: `X-Event-Id` is the event's id; with a secret, `X-Signature-256` is "sha256=" and the HMAC of the body.
     """
 
-    def __init__(self, url: str, *, secret: str = "", headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Post to `url`, with headers of your own."""
+    def __init__(
+        self, url: str, *, secret: str = "", headers: Iterable[tuple[str, str]] = (), vectors: bool = False
+    ) -> None:
+        """Post to `url`, with headers of your own, and with the tracks' vectors or without."""
+        self._vectors = vectors
         self._url, self._secret, self._headers = url, secret, tuple(headers)
         self._opener = urllib.request.build_opener(_NoRedirects())
 
     def send(self, event: Event) -> None:
         """Post one event and wait for the answer."""
-        body = json.dumps(event.as_json(), ensure_ascii=False).encode()
+        body = json.dumps(event.as_json(vector=self._vectors), ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json", "X-Event-Id": event.id, "User-Agent": "dpm-edge"}
         if self._secret:
             headers["X-Signature-256"] = f"sha256={hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()}"
@@ -120,9 +123,9 @@ class Mqtt:
 
     def __init__(
         self, host: str, *, port: int = 1883, topic: str = "dpm-edge", user: str = "", password: str = "",
-        tls: bool = False,
+        tls: bool = False, vectors: bool = False,
     ) -> None:  # fmt: skip
-        """Connect in the background, again and again.
+        """Connect in the background, again and again; send events with the tracks' vectors or without.
 
         Raises:
             MissingLibrary: paho-mqtt is not installed.
@@ -131,6 +134,7 @@ class Mqtt:
             from paho.mqtt import client as paho
         except ImportError as error:
             raise MissingLibrary("paho-mqtt", "sending events over MQTT", "pip install 'dpm-edge[mqtt]'") from error
+        self._vectors = vectors
         self._where, self._topic = f"mqtt://{host}:{port}", topic.strip("/")
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._refusal = ""
@@ -154,7 +158,9 @@ class Mqtt:
                 raise OutputError(f"expected a broker at {self._where}, got no connection{self._refusal}")
             time.sleep(0.05)
         topic = f"{self._topic}/{_level(event.camera)}/{event.kind}"
-        message = self._client.publish(topic, json.dumps(event.as_json(), ensure_ascii=False), qos=1)
+        message = self._client.publish(
+            topic, json.dumps(event.as_json(vector=self._vectors), ensure_ascii=False), qos=1
+        )
         with contextlib.suppress(ValueError, RuntimeError):
             message.wait_for_publish(max(0.1, end - time.monotonic()))
         if not message.is_published():
@@ -275,7 +281,7 @@ def make_output(config: OutputConfig) -> Output:
         MissingLibrary: it needs a library that is not installed.
     """
     if config.kind == "webhook":
-        return Webhook(config.url, secret=config.secret, headers=config.headers)
+        return Webhook(config.url, secret=config.secret, headers=config.headers, vectors=config.vectors)
     if config.kind == "mqtt":
         return Mqtt(
             config.host,
@@ -284,9 +290,10 @@ def make_output(config: OutputConfig) -> Output:
             user=config.user,
             password=config.password,
             tls=config.tls,
+            vectors=config.vectors,
         )
     assert config.path is not None, "a site file's JSON lines have a path"
-    return JsonLines(config.path)
+    return JsonLines(config.path, vectors=config.vectors)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

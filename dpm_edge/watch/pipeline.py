@@ -5,6 +5,7 @@ This file and `seeing.py` alone touch the detector, the trackers and the identit
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dpm_edge.watch.rules import Moment, Sighting
 from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Seeing, SeenTrack
 from dpm_edge.watch.site_config import CameraConfig
 from dpm_edge.watch.sources import CameraFrame, Source
+from dpm_edge.watch.vectors import vector_json
 
 EMBED_SECONDS = 0.5
 """A track is embedded again after so long."""
@@ -71,6 +73,8 @@ class _Followed:
     """How its identity changed last: merged, split, or not."""
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     ended: bool = False
+    vector: dict[str, Any] | None = None
+    """What it looked like when it ended, where vectors are wanted."""
 
     def take(self, decision: DecidedTrack) -> None:
         """Take over what was decided about it."""
@@ -101,6 +105,8 @@ class Looked:
     """Height and width of the frame."""
     final: tuple[Sighting, ...]
     """Tracks that have ended, with what was finally decided about them."""
+    detector_seconds: float | None
+    """Seconds that the detector took; None where it did not look."""
 
 
 class CameraPipeline:
@@ -113,11 +119,12 @@ class CameraPipeline:
         run: begins the names of tracks, so that those of several runs differ.
         drift: is given the features of each track.
         lock: held while tracks and identities change; the page reads them.
+        vectors: remember what ended tracks looked like, for `vector`.
     """
 
     def __init__(
         self, config: CameraConfig, source: Source, *, thumbnails: bool, run: str, drift: DriftWatch,
-        lock: AbstractContextManager,
+        lock: AbstractContextManager, vectors: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.source = config, source
         self.view: CameraView | None = None
@@ -125,23 +132,39 @@ class CameraPipeline:
         self.latency = self.turn = 0.0
         self.message = ""
         self.lost_since: float | None = None
-        self._thumbnails, self._run, self._drift, self._lock = thumbnails, run, drift, lock
+        self._thumbnails, self._vectors, self._run, self._drift, self._lock = thumbnails, vectors, run, drift, lock
         self._tracker: FollowsBoxes | None = None
         self._size = (0, 0)
         self._first_id = self._last_id = 0
+        self._every = self._unlooked = 0
         self._followed: dict[str, _Followed] = {}
 
-    def look_at(self, seeing: Seeing, frame: CameraFrame) -> Looked:
-        """Find, follow and recognise the people of a frame."""
+    def look_at(self, seeing: Seeing, frame: CameraFrame, every: int = 1) -> Looked:
+        """Find, follow and recognise the people of a frame.
+
+        Args:
+            seeing: what looks.
+            frame: this camera's next one.
+            every: detect people in every n-th frame only; between, they are where their motion brings them.
+        """
         size = (frame.image.shape[0], frame.image.shape[1])
         ended: list[str] = []
         if self._tracker is None or size != self._size:  # a camera that changes its size is looked at anew
             ended += [name for name, one in self._followed.items() if not one.ended]
             self._tracker, self._size = seeing.make_tracker(self._rate(frame)), size
-            self._first_id = self._last_id
-        boxes, scores = seeing.detect(frame.image)
-        tracks = self._tracker.update(boxes, scores, frame.seconds)
-        ended += [self._name(track) for track in self._tracker.ended]
+            self._first_id, self._every, self._unlooked = self._last_id, 1, every
+        if every != self._every:
+            self._tracker.frame_rate, self._every = self._tracker.frame_rate * self._every / every, every
+        took = None
+        if self._unlooked >= every - 1:
+            begin = time.monotonic()
+            boxes, scores = seeing.detect(frame.image)
+            took, self._unlooked = time.monotonic() - begin, 0
+            tracks = self._tracker.update(boxes, scores, frame.seconds)
+            ended += [self._name(track) for track in self._tracker.ended]
+        else:
+            self._unlooked += 1
+            tracks = self._tracker.predict(frame.seconds)
         moment = Moment(seconds=frame.seconds, wall=frame.wall, uncertainty=frame.uncertainty)
         with self._lock:
             for track in tracks:
@@ -149,7 +172,8 @@ class CameraPipeline:
                 followed = self._followed.setdefault(self._name(track), _Followed(moment, moment))
                 x0, y0, x1, y1 = (float(value) for value in track.box)
                 followed.last, followed.changed, followed.box = moment, True, (x0, y0, x1, y1)
-        self._recognise(seeing, frame, self._due(tracks, frame.seconds))
+        if took is not None:  # a crop where somebody may be would tell nothing
+            self._recognise(seeing, frame, self._due(tracks, frame.seconds))
         with self._lock:
             final = self._end(seeing, ended)
             for change in seeing.identities.changes():
@@ -162,7 +186,7 @@ class CameraPipeline:
         self.view = CameraView(
             number=frame.number, image=frame.image, seconds=frame.seconds, wall=frame.wall, sightings=sightings
         )
-        return Looked(moment=moment, sightings=sightings, size=size, final=final)
+        return Looked(moment=moment, sightings=sightings, size=size, final=final, detector_seconds=took)
 
     def end_tracks(self, seeing: Seeing) -> tuple[Sighting, ...]:
         """End every track, because no frame comes any more; what was finally decided about each."""
@@ -177,12 +201,21 @@ class CameraPipeline:
             followed = self._followed.get(name)
             if followed is None or followed.ended:
                 continue
+            followed.vector = self.vector(seeing, name) if self._vectors else None
             followed.ended = True
             decision = seeing.identities.end(self.config.name, name)
             if decision is not None:
                 followed.take(decision)
                 final.append(followed.sighting(name))
         return tuple(final)
+
+    def vector(self, seeing: Seeing, name: str) -> dict[str, Any] | None:
+        """What a track looks like, as JSON types, from all it has shown; None where it has shown nothing clear."""
+        followed = self._followed.get(name)
+        if followed is None or followed.ended:
+            return None if followed is None else followed.vector
+        row = seeing.identities.pooled(self.config.name, name)
+        return None if row is None else vector_json(row)
 
     def status(self) -> dict[str, Any]:
         """How the camera is, as JSON types."""
@@ -204,6 +237,7 @@ class CameraPipeline:
             "silent_s": round(source.silent, 1),
             "latency_s": round(self.latency, 3),
             "people": len(self.view.sightings) if self.view else 0,
+            "detect_every": max(1, self._every),
             "drift": None if drift is None else round(drift.drift, 3),
         }
 

@@ -19,6 +19,7 @@ def exposition(
     processed: Mapping[str, int],
     latency: Mapping[str, float],
     drift: Mapping[str, float],
+    detect_every: Mapping[str, int],
 ) -> str:
     """Everything at this moment.
 
@@ -27,6 +28,7 @@ def exposition(
         events: kind → how many in this run.
         processed: camera → frames looked at.
         latency: camera → seconds from its last frame's arrival to the end of its processing.
+        detect_every: camera → n, where the detector looks at every n-th frame.
         drift: camera → how far its features have moved away from its statistics (`dpm_edge.drift`).
     """
     cameras, outputs = list(cameras), list(outputs)
@@ -56,6 +58,10 @@ def exposition(
         family(
             "frame_latency_seconds", "gauge", "From a frame's arrival to its events, of the last frame.",
             [({"camera": name}, seconds) for name, seconds in latency.items()],
+        ),
+        family(
+            "camera_detect_every", "gauge", "The detector looks at every so many-th of the frames looked at.",
+            [({"camera": name}, float(n)) for name, n in detect_every.items()],
         ),
         family(
             "camera_drift", "gauge",

@@ -139,6 +139,10 @@ class Rules:
         presence = self._presence(here, camera, of_track.last, final)
         return self._identity(presence) + self._entry(presence, presence.last)
 
+    def saw_elsewhere(self, identity: str, camera: str, moment: Moment) -> None:
+        """Somebody was seen at a camera of another program, which reports what happens there."""
+        self._seen.setdefault(identity, {})[camera] = LastSeen(camera=camera, moment=moment)
+
     def forget(self, identity: str) -> None:
         """Know nothing of an identity any more."""
         self._seen.pop(identity, None)

@@ -15,6 +15,7 @@ from dpm_edge.errors import DpmError
 from dpm_edge.gallery import Gallery
 from dpm_edge.images import read_image
 from dpm_edge.runtime import Embeddings
+from dpm_edge.watch.shared_sightings import News, SharedSightings
 from dpm_edge.watch.site_config import PersonOfInterest, Site
 
 ABSENT_SECONDS = 10.0
@@ -36,6 +37,11 @@ class FollowsBoxes(Protocol):
 
     ended: Any
     """Tracks that ended with the last `update`."""
+    frame_rate: float
+    """Frames a second that `update` gets; set again where that changes."""
+
+    def predict(self, seconds: float) -> Any:
+        """The tracks of the last frame where they are in a later one, as a list of `SeenTrack`."""
 
     def update(self, boxes: NDArray, scores: NDArray, seconds: float) -> Any:
         """Tracks of this frame, as a list of `SeenTrack`."""
@@ -62,8 +68,14 @@ class KnowsPeople(Protocol):
     def decision(self, camera: str, track_id: str) -> Any:
         """The present decision, which other tracks may have changed; None where the track is not followed."""
 
+    def pooled(self, camera: str, track_id: str) -> Embeddings | None:
+        """One row of what a track has shown so far; None where it is not followed or has shown nothing clear."""
+
     def end(self, camera: str, track_id: str) -> Any:
         """The final decision about a track that has ended; None where it is not followed."""
+
+    def hear(self, news: News) -> None:
+        """Take in what the programs at other cameras tell."""
 
     def changes(self) -> Any:
         """Merges and splits since the last call, each with kind, camera and track."""
@@ -98,6 +110,8 @@ class Seeing:
     engine: EmbedsCrops
     gallery: Gallery
     identities: KnowsPeople
+    shared: SharedSightings | None = None
+    """Tracks and corrections of other programs with the same gallery."""
     lock: AbstractContextManager = field(default_factory=threading.Lock)
     """Held while the detector works: a search on the page comes from another thread."""
 
@@ -159,12 +173,15 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
     from dpm_edge.watch.identities import Identities
     from dpm_edge.watch.tracker import Tracker
 
+    on_server = site.gallery is not None and "://" in site.gallery
+    shared = SharedSightings.beside(site.gallery, keep=site.keep) if site.gallery is not None and on_server else None
     identities = Identities(
         gallery,
-        cameras=[camera.name for camera in site.cameras],
+        cameras=[camera.name for camera in (*site.cameras, *site.elsewhere)],
         travel={(one.origin, one.destination): (one.least, one.most) for one in site.travel},
         overlap=list(site.overlaps),
         absent=ABSENT_SECONDS,
+        shared=shared,
     )
     return Seeing(
         detector=Detector.load(site.detector, threads=threads),
@@ -172,4 +189,5 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
         engine=engine,
         gallery=gallery,
         identities=identities,
+        shared=shared,
     )

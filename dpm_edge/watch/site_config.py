@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from dpm_edge.errors import SiteError, nearest
 
 Point = tuple[float, float]
 """x, y: in pixels, or as shares of the frame where every number of a zone or line is in 0..1."""
 
 DEFAULT_RULES = ("entered", "identified", "left", "returned", "moved", "merged", "split", "camera_lost", "camera_back")
 """Kinds of events that are reported where the site file has no rules."""
+CLOCK_ERROR = 0.5
+"""How far a camera's times of day may be wrong, in seconds, where a site file says nothing."""
 RETURN_SECONDS = 60.0
 """Absence that makes a return, where a rule says none."""
 
@@ -23,12 +28,14 @@ class CameraConfig:
     """A file, a folder, rtsp://… or the number of a USB camera."""
     start: float | None = None
     """Unix seconds of a file's first frame; the start of the run without."""
-    clock_error: float = 0.5
+    clock_error: float = CLOCK_ERROR
     """How far its times of day may be wrong, in seconds."""
     stall_after: float = 10.0
     """Seconds without a frame after which it is connected anew."""
     every: int = 1
     """Of a file, use every n-th frame."""
+    detect_every: int | None = None
+    """Detect people in every n-th frame that is used, and follow their motion between; None: as the machine can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,8 @@ class OutputConfig:
     tls: bool = False
     events: tuple[str, ...] = ()
     """Only these kinds; all without."""
+    vectors: bool = False
+    """Add what a track looks like to events of somebody who has an identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,8 @@ class Site:
     )
     people: tuple[PersonOfInterest, ...] = ()
     travel: tuple[Travel, ...] = ()
+    elsewhere: tuple[CameraConfig, ...] = ()
+    """Cameras of the site that other programs with the same gallery watch."""
     overlaps: tuple[tuple[str, str], ...] = ()
     """Pairs of cameras that see one place at one time."""
     outputs: tuple[OutputConfig, ...] = ()
@@ -146,3 +157,17 @@ class Site:
     port: int = 8080
     token: str = field(default="", repr=False)
     """What the page asks for; always needed beyond loopback."""
+
+
+def part_of(site: Site, cameras: Sequence[str]) -> Site:
+    """A site of which this program watches some cameras, and others the rest.
+
+    Raises:
+        SiteError: a camera is none of the site's.
+    """
+    known = [one.name for one in site.cameras]
+    for name in cameras:
+        if name not in known:
+            raise SiteError(f"expected cameras of the site to watch, got {name!r}.{nearest(name, known)}")
+    here = tuple(one for one in site.cameras if one.name in cameras)
+    return replace(site, cameras=here, elsewhere=tuple(one for one in site.cameras if one.name not in cameras))

@@ -165,6 +165,7 @@ class _Checker:
             clock_error=table.seconds("clock_error", 0.5),
             stall_after=table.seconds("stall_after", 10.0),
             every=table.number("every", 1, 1, 1000, whole=True),
+            detect_every=table.number_or_word("detect_every", "auto", 1, 100),
         )
         if not re.fullmatch(r"[\w.-]{1,64}", name):
             table.problem(None, f"expected a camera name of letters, digits, . _ and -, got {name!r}. Rename it")
@@ -329,6 +330,7 @@ class _Checker:
             password=text("password"),
             tls=table.flag("tls") if "tls" in allowed else False,
             events=events,
+            vectors=table.flag("vectors"),
         )
         if output.url and not re.match(r"https?://[^/\s]+", output.url):
             table.problem("url", f"expected http:// or https://, got {addresses.redacted(output.url)!r:.60}")

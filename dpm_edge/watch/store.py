@@ -71,7 +71,7 @@ class WatchStore:
         """
         with self._changing() as database:
             for event in events:
-                body = json.dumps(event.as_json(), ensure_ascii=False)
+                body = json.dumps(event.as_json(vector=True), ensure_ascii=False)
                 row = (event.id, event.kind, event.camera, event.wall, event.identity, body)
                 done = database.execute(
                     "INSERT OR IGNORE INTO events (id, kind, camera, wall, identity, body) VALUES (?, ?, ?, ?, ?, ?)",
@@ -213,6 +213,16 @@ class WatchStore:
         """Everything that was said about identities, oldest first."""
         rows = self._read("SELECT wall, kind, body FROM corrections ORDER BY seq")
         return [Correction(kind=kind, wall=wall, body=json.loads(body)) for wall, kind, body in rows]
+
+    def heard(self) -> float | None:
+        """When the last correction of another program that was acted on was written; None where there was none."""
+        rows = self._read("SELECT value FROM meta WHERE key = 'heard'")
+        return float(rows[0][0]) if rows else None
+
+    def set_heard(self, written: float) -> None:
+        """Remember that corrections of other programs up to then were acted on."""
+        with self._changing() as database:
+            database.execute("INSERT OR REPLACE INTO meta VALUES ('heard', ?)", (repr(written),))
 
     def names(self) -> dict[str, str]:
         """Identity → the name that somebody gave."""

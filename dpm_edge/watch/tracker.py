@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -140,9 +140,9 @@ class Tracker:
             )
         if not (memory > 0 and edge_memory > 0):
             raise DataError(f"expected a memory above 0 seconds, got {memory} and {edge_memory} at the edge")
-        self.frame_rate, self.confident, self.faint, self.new = frame_rate, confident, faint, new
+        self.confident, self.faint, self.new = confident, faint, new
         self.memory, self.edge_memory = memory, edge_memory
-        self.confirm = min(max(round(0.4 * frame_rate), 3), 6)
+        self.frame_rate = frame_rate
         self.tracks: list[Track] = []
         """Every track that has not ended, also those without a box in the last frame and those not confirmed."""
         self.ended: list[Track] = []
@@ -189,6 +189,39 @@ class Tracker:
             if row not in taken:
                 self._begin(found[row], float(confidence[row]), row)
         return [track for track in self.tracks if track.confirmed and track.last == self._now]
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second that `update` gets; it may change."""
+        return self._frame_rate
+
+    @frame_rate.setter
+    def frame_rate(self, rate: float) -> None:
+        self._frame_rate = rate
+        self.confirm = min(max(round(0.4 * rate), 3), 6)
+
+    def predict(self, seconds: float) -> list[Track]:
+        """Where people are in a frame that no detector has looked at, by their motion alone; the tracks do not change.
+
+        Args:
+            seconds: when the frame was taken, after the last that `update` was given.
+
+        Returns:
+            Copies of the tracks that the last `update` returned, with boxes at `seconds`.
+
+        Raises:
+            DataError: the time is before that frame.
+        """
+        if self._now is None:
+            return []
+        if not (math.isfinite(seconds) and seconds >= self._now):
+            raise DataError(f"expected a time from {self._now} seconds on, got {seconds}. Give the frames in order")
+        moved = []
+        for track in self.tracks:
+            if track.confirmed and track.last == self._now:
+                shift = np.tile(track._speed * (seconds - self._now), 2)
+                moved.append(replace(track, box=(track.box + shift).astype(np.float32)))
+        return moved
 
     def finish(self) -> list[Track]:
         """End every track, and return the confirmed ones."""

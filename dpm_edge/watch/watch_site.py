@@ -9,23 +9,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm_edge.errors import DpmError, NotSeen
+from dpm_edge.errors import DpmError
 from dpm_edge.progress import say
+from dpm_edge.watch.corrections import Corrections
+from dpm_edge.watch.detector_pace import DetectorPace
 from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.outputs import Callback, Delivery, Output, make_output
 from dpm_edge.watch.pipeline import CameraPipeline, CameraView
-from dpm_edge.watch.records import Correction
 from dpm_edge.watch.rules import LastSeen, Moment, Rules, Sighting
 from dpm_edge.watch.seeing import Seeing
-from dpm_edge.watch.site_config import Site
+from dpm_edge.watch.site_config import CLOCK_ERROR, Site
 from dpm_edge.watch.sources import CameraFrame, Source, SourceStatus, SteadyClock
 from dpm_edge.watch.store import WatchStore
+from dpm_edge.watch.turns import Turns
 
 WRITE_SECONDS = 1.0
 """Tracks are written so often."""
@@ -66,12 +69,12 @@ class WatchSite:
         """Kind of event → how many in this run."""
         self._on_event = on_event or (lambda event: None)
         self._lock = threading.RLock()
-        self._arrived = threading.Condition()
-        self._news = 0
         self._stop = threading.Event()
+        self._turns = Turns(self._stop)
         self._clock = SteadyClock()
         self._rules = Rules(site, self._last_seen())
         self._written = self._expired = self._compared = 0.0
+        self._vectors = any(one.vectors for one in site.outputs)
         self._drift = DriftWatch()
         begin = self._clock.now()[0]
         more = {} if opener is None else {"opener": opener}
@@ -80,15 +83,18 @@ class WatchSite:
                 one,
                 Source(
                     one.source, one.name, start=begin if one.start is None else one.start, clock_error=one.clock_error,
-                    stall_after=one.stall_after, clock=self._clock, wake=self._wake, **more,
+                    stall_after=one.stall_after, clock=self._clock, wake=self._turns.wake, **more,
                 ),
                 thumbnails=site.thumbnails,
+                vectors=self._vectors,
                 run=f"{store.run}-" if store.run else "",
                 drift=self._drift,
                 lock=self._lock,
             )
             for one in site.cameras
         }  # fmt: skip
+        self._corrections = Corrections(site, store, self._rules, self._cameras, self._drift, self._clock, self._keep)
+        self._pace = DetectorPace({one.name: one.detect_every for one in site.cameras})
         outputs: list[tuple[str, Output, tuple[str, ...]]] = [
             (one.name, make_output(one), one.events) for one in site.outputs
         ]
@@ -129,9 +135,12 @@ class WatchSite:
         """
         self.seeing = seeing
         seeing.enrol(self.site.people)
+        if seeing.shared is not None:
+            seeing.shared.start(self.store.heard())
         try:
             while not self._stop.is_set():
-                frame = self._next()
+                frame = self._turns.next(self._cameras)
+                self._hear()
                 if frame is not None:
                     self._look_at(frame)
                 elif all(camera.source.ended for camera in self._cameras.values()):
@@ -142,7 +151,9 @@ class WatchSite:
                 for name, camera in self._cameras.items():
                     self._decide(name, camera.end_tracks(seeing))
                 self._keep(self._rules.finish())
-                self._write_tracks()
+                self._corrections.write_tracks()
+            if seeing.shared is not None:
+                seeing.shared.close()
         self._drift.compare(seeing.gallery)
         self._complain_if_blind()
 
@@ -161,6 +172,10 @@ class WatchSite:
     def latency(self) -> dict[str, float]:
         """Camera → seconds from its last frame to that frame's events."""
         return {name: camera.latency for name, camera in self._cameras.items()}
+
+    def detect_every(self) -> dict[str, int]:
+        """Camera → n, where the detector looks at every n-th of the frames that are looked at."""
+        return {name: self._pace.every(name) for name in self._cameras}
 
     def drift(self) -> dict[str, float]:
         """Camera → how far its features have moved away from its statistics, where both are known."""
@@ -185,16 +200,7 @@ class WatchSite:
             DpmError: they are one identity already.
         """
         with self._lock:
-            self._must_be_known(identity, into)
-            if identity == into:
-                raise DpmError(f"expected two identities to merge, got {identity!r} twice. Choose another one")
-            if self.seeing is not None:
-                self.seeing.identities.merge(identity, into)
-            self._correct("merge", {"identity": identity, "into": into}, [identity, into])
-            self._rules.rename(identity, into)
-            for camera in self._cameras.values():
-                camera.rename(identity, into)
-            self._report_correction("merged", into, previous_ids=(identity,))
+            self._corrections.merge(self.seeing, identity, into)
 
     def split(self, camera: str, track: str, identity: str) -> str:
         """Say that a track is not the identity that it was given; the identity that it has now.
@@ -203,16 +209,7 @@ class WatchSite:
             NotSeen: that identity has no such track.
         """
         with self._lock:
-            tracks = self.store.tracks(identity=identity)
-            if not any((one.camera, one.track) == (camera, track) for one in tracks):
-                raise NotSeen(f"expected a track of {identity!r}, got {track!r} of camera {camera!r}. Reload the page")
-            new = f"{identity}-{camera}-{track}" if self.seeing is None else self.seeing.identities.split(camera, track)
-            body = {"identity": identity, "into": new, "camera": camera, "track": track}
-            self._correct("split", body, [identity, new])
-            if camera in self._cameras:
-                self._cameras[camera].rename(identity, new, track)
-            self._report_correction("split", new, camera=camera, track=track, from_identity=identity)
-            return new
+            return self._corrections.split(self.seeing, camera, track, identity)
 
     def name(self, identity: str, name: str) -> None:
         """Give an identity a name.
@@ -221,14 +218,8 @@ class WatchSite:
             NotSeen: nobody has that identity.
             DpmError: the name is empty or longer than 100 characters.
         """
-        name = " ".join(name.split())
-        if not 0 < len(name) <= 100:
-            raise DpmError(f"expected a name of 1 to 100 characters, got {len(name)}")
         with self._lock:
-            self._must_be_known(identity)
-            self._correct("name", {"identity": identity, "name": name}, [identity])
-            if self.seeing is not None:
-                self.seeing.identities.name(identity, name)
+            self._corrections.name(self.seeing, identity, name)
 
     def forget(self, identity: str) -> int:
         """Delete everything about an identity: tracks, thumbnails, events, corrections, names and gallery rows.
@@ -236,13 +227,7 @@ class WatchSite:
         What outputs have delivered already is with their receivers.
         """
         with self._lock:
-            self._rules.forget(identity)
-            for one in self.store.tracks(identity=identity):
-                self._drift.forget(one.camera, one.track)
-            for camera in self._cameras.values():
-                camera.forget(identity)
-            rows = self.seeing.identities.forget(identity) if self.seeing is not None else 0
-            return rows + self.store.forget(identity)
+            return self._corrections.forget(self.seeing, identity)
 
     def search(self, picture: NDArray[np.uint8], k: int = 10) -> dict[str, Any]:
         """Who of the gallery is on a picture, as `Seeing.search` says it.
@@ -261,35 +246,6 @@ class WatchSite:
             found.setdefault(identity, []).append(LastSeen(camera=camera, moment=moment, this_run=False))
         return found
 
-    def _wake(self) -> None:
-        with self._arrived:
-            self._news += 1
-            self._arrived.notify_all()
-
-    def _next(self) -> CameraFrame | None:
-        """The frame to look at next; waits a moment where there is none."""
-        with self._arrived:
-            before = self._news
-        frame = self._choose()
-        if frame is None:
-            with self._arrived:
-                self._arrived.wait_for(lambda: self._news != before or self._stop.is_set(), 0.2)
-        return frame
-
-    def _choose(self) -> CameraFrame | None:
-        live = [one for one in self._cameras.values() if one.source.live and one.source.peek() is not None]
-        for camera in sorted(live, key=lambda one: one.turn):
-            camera.turn = time.monotonic()
-            if (frame := camera.source.get()) is not None:
-                return frame
-        files = [one for one in self._cameras.values() if not one.source.live and not one.source.ended]
-        heads = [(one.source.peek(), one) for one in files]
-        if any(head is None for head, _ in heads):
-            return None  # the order of time is only known once every file has its next frame
-        for _, camera in sorted(heads, key=lambda pair: pair[0].seconds if pair[0] else 0.0):
-            return camera.source.get()
-        return None
-
     def _look_at(self, frame: CameraFrame) -> None:
         assert self.seeing is not None, "run sets it before the first frame"
         camera = self._cameras[frame.camera]
@@ -298,7 +254,7 @@ class WatchSite:
             return
         begin = time.monotonic()
         try:
-            looked = camera.look_at(self.seeing, frame)
+            looked = camera.look_at(self.seeing, frame, self._pace.every(frame.camera))
         except Exception as error:  # one camera's bad frame must not end the others
             camera.failures += 1
             message = str(error) if isinstance(error, DpmError) else f"{type(error).__name__}: {error}"
@@ -311,8 +267,24 @@ class WatchSite:
         with self._lock:  # an event that cannot be kept ends the program: going on would lose it silently
             self._decide(frame.camera, looked.final)
             self._keep(self._rules.see(frame.camera, looked.moment, looked.sightings, looked.size))
+        self._pace.took(frame.camera, looked.detector_seconds, time.monotonic() - begin)
         now = self._clock.now()[0]
         camera.latency = max(0.0, now - frame.seconds) if camera.source.live else time.monotonic() - begin
+
+    def _hear(self) -> None:
+        """Take in what programs at the other cameras tell."""
+        if self.seeing is None or self.seeing.shared is None:
+            return
+        news = self.seeing.shared.news()
+        if not news.stays and not news.corrections:
+            return
+        with self._lock:
+            self.seeing.identities.hear(news)
+            self._corrections.hear(news.corrections)
+            errors = {one.name: one.clock_error for one in self.site.elsewhere}
+            for one in news.stays:
+                moment = Moment(seconds=one.last, wall=one.last, uncertainty=errors.get(one.camera, CLOCK_ERROR))
+                self._rules.saw_elsewhere(one.identity, one.camera, moment)
 
     def _decide(self, camera: str, final: Iterable[Sighting]) -> None:
         """Tell the rules what was finally decided about tracks that have ended."""
@@ -323,10 +295,18 @@ class WatchSite:
         """Store events, then tell whoever listens; the outputs take them out of the store."""
         if not events:
             return
+        if self._vectors:
+            events = [replace(event, vector=self._vector(event)) for event in events]
         self.store.add_events(events)
         for event in events:
             self.counts[event.kind] += 1
             self._on_event(event)
+
+    def _vector(self, event: Event) -> dict[str, Any] | None:
+        """What the track of somebody who has an identity looks like."""
+        camera = self._cameras.get(event.camera)
+        known = event.identity is not None and camera is not None and self.seeing is not None
+        return camera.vector(self.seeing, event.track) if known else None  # type: ignore[union-attr,arg-type]
 
     def _now_and_then(self) -> None:
         """What needs doing whether frames come or not."""
@@ -334,8 +314,9 @@ class WatchSite:
         if now - self._written < WRITE_SECONDS:
             return
         self._written = now
+        self._pace.choose({n: one.source.status().rate for n, one in self._cameras.items() if one.source.live}, now)
         with self._lock:
-            self._write_tracks()
+            self._corrections.write_tracks()
             for name, camera in self._cameras.items():
                 if camera.source.live:
                     self._mind_health(name, camera, now)
@@ -361,37 +342,6 @@ class WatchSite:
                 self._decide(name, camera.end_tracks(self.seeing))
                 self._keep(self._rules.camera_lost(name, moment, source.message or source.state))
         self._keep(self._rules.tick(name, moment))
-
-    def _must_be_known(self, *identities: str) -> None:
-        self._write_tracks()
-        for identity in identities:
-            if not self.store.tracks(identity=identity, limit=1):
-                raise NotSeen(f"expected an identity that was seen, got {identity!r}. Reload the page")
-
-    def _write_tracks(self) -> None:
-        for camera in self._cameras.values():
-            records, thumbnails = camera.changed_tracks()
-            if records:
-                self.store.put_tracks(records, thumbnails)
-
-    def _correct(self, kind: str, body: dict[str, Any], people: list[str]) -> None:
-        self.store.add_correction(Correction(kind=kind, wall=self._clock.now()[1], body=body), people)
-
-    def _report_correction(
-        self, kind: str, identity: str, *, camera: str = "", track: str = "", previous_ids: tuple[str, ...] = (),
-        **details: Any,
-    ) -> None:  # fmt: skip
-        seconds, wall = self._clock.now()
-        wanted = [rule for rule in self.site.rules if rule.event == kind]
-        self._keep(
-            [
-                Event(
-                    kind=kind, rule=rule.name, camera=camera, track=track, wall=wall, seconds=seconds,
-                    identity=identity, state="known", previous_ids=previous_ids, details={**details, "by_hand": True},
-                )
-                for rule in wanted
-            ]
-        )  # fmt: skip
 
     def _complain_if_blind(self) -> None:
         cameras = self._cameras.values()

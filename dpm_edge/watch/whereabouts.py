@@ -37,6 +37,12 @@ class Stay:
     start: float
     last: float
     """Seconds, by one clock for all cameras."""
+    since: float = 0.0
+    """When it was given its identity."""
+
+    def came_after(self, other: Stay) -> bool:
+        """Whether it got its identity after the other; of two at one time, one did for everybody who asks."""
+        return (self.since, self.camera, self.track) > (other.since, other.camera, other.track)
 
 
 class Whereabouts:

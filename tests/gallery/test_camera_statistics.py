@@ -229,5 +229,6 @@ def test_rows_of_another_writer_are_found_and_counted_once_they_are_more_than_a_
     assert set(ours.search(rows(1), 60, **ask).rows[0, :42].tolist()) == set(range(42))
     assert "new" not in ours.camera_statistics().counts
     theirs.add(rows(3, seed=21), people=[""] * 3, cameras=["new"] * 3, ids=[42, 43, 44])
+    assert ours.camera_statistics().counts["new"] == 5
     assert ours.search(rows(1), 60, **ask).found.sum() == 45
     same_as_rows(ours)

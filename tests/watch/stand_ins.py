@@ -64,6 +64,10 @@ class NearestTracker:
         self._tracks: list[SquareTrack] = []
         self._count = 0
         self.ended: list[SquareTrack] = []
+        self.frame_rate = 10.0
+
+    def predict(self, seconds: float) -> list[SquareTrack]:
+        return []
 
     def update(self, boxes: NDArray, scores: NDArray, seconds: float) -> list[SquareTrack]:
         self.ended = [one for one in self._tracks if seconds - one.seconds > 1.0]
@@ -119,10 +123,15 @@ class ColourIdentities:
         self.calls: list[tuple[Any, ...]] = []
         self._crops: dict[tuple[str, str], int] = {}
         self._decided: dict[tuple[str, str], Known] = {}
+        self._last: dict[tuple[str, str], Embeddings] = {}
 
     def observe(self, camera: str, track_id: str, seconds: float, features: Any, masks: Any, *more: Any) -> Known:
         key = (camera, track_id)
         self._crops[key] = self._crops.get(key, 0) + 1
+        self._last[key] = Embeddings(
+            features=features, masks=masks, visibility=np.full(1, 0.75, np.float32), rows=np.zeros(1, np.int64),
+            fingerprint=ColourEngine.fingerprint,
+        )  # fmt: skip
         if self._crops[key] < 3:
             return Known()
         identity = ("blue", "green", "red")[int(np.argmax(features[0]))]
@@ -137,6 +146,11 @@ class ColourIdentities:
 
     def decision(self, camera: str, track_id: str) -> Known | None:
         return self._decided.get((camera, track_id))
+
+    def pooled(self, camera: str, track_id: str) -> Embeddings | None:
+        return self._last.get((camera, track_id))
+
+    def hear(self, news: Any) -> None: ...
 
     def end(self, camera: str, track_id: str) -> Known | None:
         return self._decided.pop((camera, track_id), Known("unknown", f"{camera}-{track_id}"))

@@ -83,6 +83,18 @@ def test_nobody_is_in_two_places_at_once() -> None:
     assert twin.identity != world.identities.decision("door", 2).identity  # type: ignore[union-attr]
 
 
+def test_somebody_who_is_seen_elsewhere_again_is_not_given_up_for_who_came_later() -> None:
+    world = World()
+    first = world.see("door", 1, "anna", 0)
+    world.see("door", 2, "anna", 100, crops=4)  # she is back, and not looked at for a moment
+    twin = world.see("yard", 1, "anna", 102, crops=3)
+    assert twin.identity == first.identity
+    again = world.see("door", 2, "anna", 103.0, crops=2)
+    assert again.identity == first.identity
+    parted = world.identities.decision("yard", 1)
+    assert parted is not None and parted.state == "unknown" and parted.previous_ids == (first.identity,)
+
+
 def test_views_that_overlap_may_show_one_person_at_once() -> None:
     world = World(overlap=[("door", "yard")])
     first = world.see("door", 1, "anna", 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -15,9 +17,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpm_edge.errors import OutputError
+from dpm_edge.runtime import Embeddings
 from dpm_edge.watch import outputs
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.outputs import Callback, Delivery, EventRefused, JsonLines, Mqtt, Webhook, make_output
@@ -25,6 +29,7 @@ from dpm_edge.watch.prometheus import exposition
 from dpm_edge.watch.site_config import OutputConfig
 from dpm_edge.watch.sources import SourceStatus
 from dpm_edge.watch.store import WatchStore
+from dpm_edge.watch.vectors import vector_json
 
 
 def event(number: int, **more: Any) -> Event:
@@ -99,6 +104,31 @@ def test_a_line_that_a_kill_cut_short_is_taken_away(tmp_path: Path, left: bytes)
     JsonLines(path).send(event(1))
     ids = [json.loads(line)["id"] for line in path.read_text().splitlines()]
     assert ids == (["event-0", "event-1"] if b"event-0" in left else ["event-1"])
+
+
+VECTOR = {"feature": "AACAPwAAAAA=", "dimension": 2, "model": "f" * 64, "centred": False, "visibility": 0.75}
+
+
+def test_a_vector_is_sent_only_where_it_is_asked_for(tmp_path: Path, receiver: Receiver) -> None:
+    for vectors in (False, True):
+        make_output(OutputConfig(name="a", kind="jsonl", path=tmp_path / "e.jsonl", vectors=vectors)).send(
+            event(1, vector=VECTOR)
+        )
+        make_output(OutputConfig(name="b", kind="webhook", url=receiver.url, vectors=vectors)).send(
+            event(1, vector=VECTOR)
+        )
+    lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    posts = [json.loads(body) for _, _, body in receiver.got]
+    assert [one.get("vector") for one in lines] == [one.get("vector") for one in posts] == [None, VECTOR]
+    assert "vector" not in event(1).as_json(vector=True)
+
+
+def test_vectors_wait_in_the_store_over_a_restart(tmp_path: Path) -> None:
+    with WatchStore(tmp_path / "s.sqlite3") as store:
+        store.add_events([event(1, vector=VECTOR)])
+    with WatchStore(tmp_path / "s.sqlite3") as store:
+        ((_, kept),) = store.events()
+    assert kept.vector == VECTOR and "vector" not in kept.as_json()
 
 
 def test_a_file_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
@@ -233,27 +263,60 @@ def broker(tmp_path: Path) -> Iterator[int]:
     process.wait()
 
 
-def test_mqtt_brings_every_event_in_order_through_a_real_broker(broker: int) -> None:
+@contextlib.contextmanager
+def listening(port: int, take: Callable[[Any], None]) -> Iterator[None]:
+    """A client of a broker that is given every message below site/."""
     from paho.mqtt import client as paho
 
-    got: list[tuple[str, str]] = []
     listener = paho.Client(paho.CallbackAPIVersion.VERSION2)
     listener.on_connect = lambda client, *_: client.subscribe("site/#", qos=1)
     subscribed = threading.Event()
     listener.on_subscribe = lambda *_: subscribed.set()
-    listener.on_message = lambda client, data, message: got.append((message.topic, json.loads(message.payload)["id"]))
-    wait_for(lambda: _connects(broker))
-    listener.connect("127.0.0.1", broker)
+    listener.on_message = lambda client, data, message: take(message)
+    wait_for(lambda: _connects(port))
+    listener.connect("127.0.0.1", port)
     listener.loop_start()
     assert subscribed.wait(10)
-    with WatchStore(":memory:", run="") as store:
+    yield
+    listener.loop_stop()
+
+
+def test_mqtt_brings_every_event_in_order_through_a_real_broker(broker: int) -> None:
+    got: list[tuple[str, str]] = []
+    with (
+        listening(broker, lambda message: got.append((message.topic, json.loads(message.payload)["id"]))),
+        WatchStore(":memory:", run="") as store,
+    ):
         delivery = Delivery("mqtt", Mqtt("127.0.0.1", port=broker, topic="site"), store)
         store.add_events([event(n, camera="a/b") for n in range(100)])
         assert delivery.drain(30) == 0
         delivery.close()
-    wait_for(lambda: len(got) >= 100)
-    listener.loop_stop()
+        wait_for(lambda: len(got) >= 100)
     assert got == [("site/a_b/entered", f"event-{n}") for n in range(100)]
+
+
+def test_the_documents_lines_read_a_vector_that_came_through_a_real_broker(
+    broker: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "watch.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(import base64.*?)```", page, re.S)
+    feature = np.array([0.6, -0.8, 0.0], np.float32)
+    row = Embeddings(
+        features=feature[None], masks=np.ones((1, 3), np.float32), visibility=np.array([0.75]), rows=np.zeros(1, int),
+        fingerprint="abcdef" * 10,
+    )  # fmt: skip
+    got: list[bytes] = []
+    with listening(broker, lambda message: got.append(message.payload)), WatchStore(":memory:", run="") as store:
+        config = OutputConfig(name="m", kind="mqtt", host="127.0.0.1", port=broker, topic="site", vectors=True)
+        delivery = Delivery("mqtt", make_output(config), store)
+        store.add_events([event(1, identity="P4", vector=vector_json(row))])
+        assert delivery.drain(30) == 0
+        delivery.close()
+        wait_for(lambda: len(got) == 1)
+    names: dict[str, Any] = {"message": got[0]}
+    exec(lines, names)
+    assert names["feature"].dtype == np.float32 and (names["feature"] == feature).all()
+    assert capsys.readouterr().out == "P4 3 abcdefabcdef 0.75\n"
 
 
 def test_mqtt_without_a_broker_is_an_output_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,11 +340,12 @@ def test_a_site_files_outputs_are_made(tmp_path: Path) -> None:
 
 def test_metrics_are_the_text_that_prometheus_reads() -> None:
     camera = SourceStatus(camera='do"or', address="x", state="live", frames=7, dropped=2)
-    text = exposition([camera], [], {"moved": 3}, {'do"or': 5}, {}, {'do"or': 0.25})
+    text = exposition([camera], [], {"moved": 3}, {'do"or': 5}, {}, {'do"or': 0.25}, {'do"or': 2})
     assert 'dpm_edge_camera_frames_total{camera="do\\"or"} 7\n' in text
     assert 'dpm_edge_camera_state{camera="do\\"or",state="live"} 1\n' in text
     assert 'dpm_edge_camera_state{camera="do\\"or",state="lost"} 0\n' in text
     assert 'dpm_edge_events_total{kind="moved"} 3\n' in text
+    assert 'dpm_edge_camera_detect_every{camera="do\\"or"} 2\n' in text
     assert 'dpm_edge_camera_drift{camera="do\\"or"} 0.25\n' in text
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))

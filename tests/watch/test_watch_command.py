@@ -12,6 +12,7 @@ import tiny_engine
 from click.testing import CliRunner, Result
 from stand_ins import make_seeing, scene, walk, write_scenes
 
+from dpm_edge import Engine, Gallery
 from dpm_edge.cli import main
 from dpm_edge.watch import seeing
 from dpm_edge.watch.store import WatchStore
@@ -92,6 +93,35 @@ def test_a_store_that_is_in_use_is_one_sentence(place: Path) -> None:
     with WatchStore(place / "watch" / "watch.sqlite3"):
         done = watch("door.avi", "--no-page")
     assert done.exit_code == 1 and "expected a store that nobody uses" in done.output
+
+
+SITE = """
+[site]
+gallery = "seen"
+[cameras.door]
+source = "door.avi"
+[cameras.yard]
+source = "yard.avi"
+"""
+
+
+def test_a_program_may_watch_some_cameras_of_a_site(place: Path) -> None:
+    pytest.importorskip("qdrant_edge", reason="galleries in a folder need qdrant-edge-py")
+    (place / "site.toml").write_text(SITE)
+    done = watch("site.toml", "--camera", "door", "--no-page")
+    assert done.exit_code == 0 and "33 frames" in done.stderr, done.output
+    assert "people at yard are not recognised here" in done.stderr  # a folder is no gallery for two programs
+    wrong = watch("site.toml", "--camera", "dor", "--no-page")
+    assert wrong.exit_code == 1 and "Did you mean 'door'?" in wrong.output
+
+
+def test_a_gallery_folder_that_another_program_holds_is_refused_with_the_way_out(place: Path) -> None:
+    pytest.importorskip("qdrant_edge", reason="galleries in a folder need qdrant-edge-py")
+    (place / "site.toml").write_text(SITE)
+    with Engine.load(place / "engine", threads=1) as engine, Gallery.for_engine(engine, place / "seen"):
+        done = watch("site.toml", "--camera", "door", "--no-page")
+    assert done.exit_code == 1 and '[site] gallery = "qdrant://HOST:PORT/NAME"' in done.output
+    assert done.output.count("Error: ") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from dpm_edge.errors import DpmError
 from dpm_edge.watch import watch_site
 from dpm_edge.watch.events import Event
 from dpm_edge.watch.seeing import Seeing
-from dpm_edge.watch.site_config import CameraConfig, PersonOfInterest, Rule, Site, Zone
+from dpm_edge.watch.site_config import CameraConfig, OutputConfig, PersonOfInterest, Rule, Site, Zone
 from dpm_edge.watch.store import WatchStore
 from dpm_edge.watch.watch_site import WatchSite
 
@@ -274,6 +276,32 @@ def test_search_by_picture_names_the_person(watched: WatchSite) -> None:
     found = watched.search(scene(("blue", 100, 200)))
     assert found["masked"][0]["identity"] == "blue" and found["plain"][0]["identity"] == "blue"
     assert found["box"] == [88, 136, 112, 200]
+
+
+def test_events_of_an_identity_carry_the_tracks_vector_where_an_output_asks_for_it(tmp_path: Path) -> None:
+    video = write_scenes(tmp_path / "a.avi", walk("red", 8) + [EMPTY] * 60)
+    outputs = tuple(
+        OutputConfig(name=name, kind="jsonl", path=tmp_path / name, vectors=name == "with")
+        for name in ("with", "without")
+    )
+    with WatchStore(":memory:", run="") as store, WatchSite(site(("a", video), outputs=outputs), store) as watch:
+        watch.run(make_seeing())
+        assert [delivery.drain(10) for delivery in watch.deliveries] == [0, 0]
+    entered, left = (json.loads(line) for line in (tmp_path / "with").read_text().splitlines())
+    assert (entered["kind"], left["kind"]) == ("entered", "left")
+    for one in (entered, left):
+        feature = np.frombuffer(base64.b64decode(one["vector"].pop("feature")), "<f4")
+        assert int(np.argmax(feature)) == 2 and np.linalg.norm(feature) == pytest.approx(1, abs=1e-5)
+        assert one["vector"] == {
+            "dimension": 3, "model": ColourEngine.fingerprint, "centred": False, "visibility": 0.75
+        }  # fmt: skip
+    assert "vector" not in (tmp_path / "without").read_text()
+
+
+def test_without_such_an_output_no_vector_is_kept(tmp_path: Path) -> None:
+    video = write_scenes(tmp_path / "a.avi", walk("red", 8))
+    with WatchStore(":memory:", run="") as store:
+        assert {event.vector for event in run(site(("a", video)), store)} == {None}
 
 
 def test_callbacks_get_every_event(tmp_path: Path) -> None:

@@ -234,7 +234,13 @@ class _Page:
         watch = self.watch
         outputs = [delivery.status() for delivery in watch.deliveries]
         text = exposition(
-            watch.source_statuses(), outputs, watch.counts, watch.processed(), watch.latency(), watch.drift()
+            watch.source_statuses(),
+            outputs,
+            watch.counts,
+            watch.processed(),
+            watch.latency(),
+            watch.drift(),
+            watch.detect_every(),
         )
         return Response(text, headers={"content-type": CONTENT_TYPE})
 

@@ -39,7 +39,7 @@ SCHEMAS: dict[str, Any] = {
     "Camera": _object(
         camera=TEXT, address=TEXT, state=TEXT, message=TEXT, live=FLAG, frames=WHOLE, total=WHOLE, dropped=WHOLE,
         processed=WHOLE, reconnects=WHOLE, rate=NUMBER, width=WHOLE, height=WHOLE, silent_s=NUMBER, latency_s=NUMBER,
-        people=WHOLE, drift=_or_null(NUMBER),
+        people=WHOLE, detect_every=WHOLE, drift=_or_null(NUMBER),
     ),
     "Person": _object(
         identity=TEXT, name=_or_null(TEXT), first=NUMBER, last=NUMBER, tracks=WHOLE, cameras=_list(TEXT), thumbnail=FLAG
