@@ -57,7 +57,7 @@ class Plan:
     """Clusters in a batch."""
     pictures: int = 4
     """Pictures of each."""
-    lr: float = 1e-4
+    lr: float = 3e-4
     """AdamW's learning rate; falls by a cosine over the rounds to a tenth."""
     weight_decay: float = 5e-4
     temperature: float = 0.05
@@ -69,11 +69,11 @@ class Plan:
     """Weight of the mask generator's lesson (`losses.agreement`)."""
     map_kept: float = 1.0
     """Weight of keeping the map of what is seen, where the model has one: the checkpoint's own map is the target."""
-    neighbours: int = 30
+    neighbours: int = 20
     """Nearest crops that are looked at for reciprocal neighbours."""
     query_neighbours: int = 6
     """Nearest crops over which neighbourhoods are averaged."""
-    eps: float = 0.6
+    eps: float = 0.5
     """Largest Jaccard distance between neighbours of one cluster."""
     least: int = 4
     """Crops that make a cluster."""
