@@ -1,7 +1,7 @@
 """Train a checkpoint further on a pack of rendered people, on a CPU, and score what it leaves.
 
     python benchmarks/gpu/train_nano.py pack --rendered DIR --validation MARKET --stem lite0.pth --out PACK
-    python benchmarks/training/tune.py train PACK --start dpm_edge/assets/dpm-n --minutes 40 --out OUT [FIELD=VALUE …]
+    python benchmarks/training/tune.py train PACK [FIELD=VALUE …] --start dpm_edge/assets/dpm-n --minutes 40 --out OUT
     python benchmarks/training/tune.py score shipped=dpm_edge/assets/dpm-n … --data VALIDATION --out RESULTS
 
 `train` uses the recipe `rendered_nano` with the ladder's settings (train_nano.BASE) and one thread, and keeps the
