@@ -111,9 +111,7 @@ def jaccard_neighbours(encoded: sparse.csr_matrix, most: float) -> sparse.csr_ma
     )
 
 
-def cluster(
-    features: NDArray[np.float32], *, k: int = 30, k_query: int = 6, eps: float = 0.6, least: int = 4
-) -> NDArray[np.int64]:
+def cluster(features: NDArray[np.float32], *, k: int, k_query: int, eps: float, least: int = 4) -> NDArray[np.int64]:
     """Group features (n, D), L2-normalised: (n,) number of the cluster, −1 for a crop that belongs to none.
 
     Args:

@@ -82,7 +82,7 @@ def test_distances_are_those_of_the_jaccard_formula() -> None:
 
 def test_people_who_lie_apart_become_one_cluster_each() -> None:
     features, labels = blobs(12, 9)
-    found = clusters.cluster(features, k=12, k_query=3)
+    found = clusters.cluster(features, k=12, k_query=3, eps=0.6)
     assert len(set(found.tolist()) - {-1}) == 12
     for person in range(12):
         here = found[labels == person]
@@ -92,7 +92,7 @@ def test_people_who_lie_apart_become_one_cluster_each() -> None:
 def test_a_lone_crop_belongs_to_no_cluster() -> None:
     features, _ = blobs(6, 8)
     lone, _ = blobs(1, 1, seed=99)
-    assert clusters.cluster(np.concatenate([features, lone]), k=6, k_query=2)[-1] == -1
+    assert clusters.cluster(np.concatenate([features, lone]), k=6, k_query=2, eps=0.6)[-1] == -1
 
 
 def test_a_track_is_one_person() -> None:
