@@ -3,13 +3,16 @@
 A third of the new surroundings are another picture of the batch, its person with it; the others are clutter: shapes of
 all sizes that hide each other, filled with flat colours, gradients, stripes and grain, and thin bars over them. The
 sizes follow the inverse cube law of the dead leaves model, whose pictures have the statistics of photographs (Lee,
-Mumford and Huang, 2001, "Occlusion models for natural images"). Rendered backdrops are calm; streets are not.
+Mumford and Huang, 2001, "Occlusion models for natural images"). Rendered backdrops are calm; streets are not. With
+panoramas of real places, views into them stand beside the clutter (dpm_edge.train.panoramas).
 
 B pictures · H×W. Planes are float32 (B, 5, H, W): three of pixels 0..255, then the shares 0..1 of each pixel that show
 the person (`seen`) and that would if nothing stood in front (`whole`).
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpm_edge.progress import track
+from dpm_edge.spec import Preprocessing
+from dpm_edge.train.config import Config
+from dpm_edge.train.panoramas import views
 
 BANK = 512
 """Pieces of clutter that a run draws once."""
@@ -99,6 +105,20 @@ def bank(height: int, width: int, seed: int, count: int = BANK, *, quiet: bool =
     rng = np.random.default_rng([seed, 21])
     pieces = [clutter(rng, height, width) for _ in track(range(count), what="surroundings", quiet=quiet)]
     return torch.from_numpy(np.stack(pieces))
+
+
+def surroundings(config: Config, size: Preprocessing, quiet: bool) -> Tensor:
+    """(M, 3, H, W) uint8 that a run puts people before: clutter, and twice as many views of places with panoramas.
+
+    Raises:
+        DataError: augment.panoramas is a folder without panoramas, or with one that cannot be read.
+    """
+    pieces = bank(size.height, size.width, config.seed, quiet=quiet)
+    if config.augment.panoramas:
+        places = Path(config.augment.panoramas)
+        seen = views(places, size.height, size.width, config.seed, 2 * len(pieces), quiet=quiet)
+        pieces = torch.cat([pieces, seen])
+    return pieces
 
 
 def surround(planes: Tensor, pieces: Tensor, probability: float, draw: torch.Generator) -> Tensor:

@@ -102,6 +102,8 @@ class AugmentConfig:
     """Largest amount of unsharp masking, in half of the pictures [R]: what cameras do to their pictures."""
     background: float = 0.0
     """Probability of other surroundings (dpm_edge.train.backgrounds); needs exact masks [R]."""
+    panoramas: str = ""
+    """Folder of panoramas, views into which are two thirds of the surroundings beside clutter [R]."""
 
 
 @dataclass(kw_only=True)
@@ -157,6 +159,8 @@ class CoveringConfig:
     """Share of the pasted things with a soft edge."""
     clutter: bool = False
     """Whether a quarter of the things are filled with clutter (dpm_edge.train.backgrounds)."""
+    passers_by: float = 0.0
+    """Share of the pasted things that are another person of the batch, cut out by the exact mask."""
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,9 @@
 
 What is pasted is a shape (half-plane, turned box, ellipse, blob or bars) filled with a piece of another picture, upside
 down, with one colour, with smooth noise, or with clutter; its edge is hard or soft. None is of the kinds that held-out
-queries are covered with (dpm_edge.train.occluders: drawn textures, drawn objects, people's bodies).
+queries are covered with (dpm_edge.train.occluders: drawn textures, drawn objects, people's bodies). With `passers_by`
+some are another person of the batch instead, cut out by the exact mask: a rendered silhouette, where the held-out kind
+is a rounded column of a picture.
 
 B pictures · H×W. Planes are float32 (B, 5, H, W): three of pixels 0..255, then the shares 0..1 of each pixel that show
 the person (`seen`) and that would if nothing stood in front (`whole`).
@@ -24,6 +26,10 @@ BLOB_CELLS = (5, 3)
 FILL_CELLS = (12, 6)
 SOFTEST = 0.25
 """Width of the softest edge, in the units of a shape's field, whose range is about 1."""
+PASSER_SIZE = (0.7, 1.6)
+"""Size of a passer-by in front, as a factor on the picture that shows them."""
+PASSER_ACROSS, PASSER_DOWN = (0.15, 1.0), (-0.2, 0.6)
+"""How far a passer-by stands from the middle, in half widths to either side and half heights downward."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,35 @@ def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator, pieces:
     alpha = ((level - field) / edge + 0.5).clamp(0, 1) * chosen.view(-1, 1, 1)
     fill = _fills(planes[:, :3], uniform, pieces)
     alpha = alpha.unsqueeze(1)
+    if config.passers_by:
+        passes = (chosen & (uniform(count) < config.passers_by)).view(-1, 1, 1, 1)
+        people, outline = _passers_by(planes, uniform)
+        fill, alpha = torch.where(passes, people, fill), torch.where(passes, outline, alpha)
     pixels = planes[:, :3] * (1 - alpha) + fill * alpha
     seen = planes[:, 3:4] * (1 - alpha)
     return Covered(torch.cat([pixels, seen, planes[:, 4:]], 1), chosen, alpha.mean((1, 2, 3)))
+
+
+def _passers_by(planes: Tensor, uniform) -> tuple[Tensor, Tensor]:
+    """Other people of the batch, moved and scaled: pixels (B, 3, H, W), and what they hide of each (B, 1, H, W).
+
+    A batch holds a person's pictures side by side; a shift by a quarter of it or more is somebody else, where a batch
+    has more than four people.
+    """
+    count = len(planes)
+    others = planes[:, :4].roll(count // 4 + int(uniform(1) * (count // 2)), 0)
+
+    def between(low: float, high: float) -> Tensor:
+        return low + uniform(count) * (high - low)
+
+    size = between(*PASSER_SIZE)
+    across = between(*PASSER_ACROSS) * torch.where(uniform(count) < 0.5, 1.0, -1.0)
+    down = between(*PASSER_DOWN)
+    zero = torch.zeros_like(size)
+    rows = [torch.stack([1 / size, zero, -across / size], 1), torch.stack([zero, 1 / size, -down / size], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(others.shape), align_corners=False)
+    moved = F.grid_sample(others, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved[:, :3], (moved[:, 3:] * 2 - 0.5).clamp(0, 1)
 
 
 def _fields(count: int, height: int, width: int, uniform) -> Tensor:

@@ -17,7 +17,7 @@ from dpm_edge.layouts import Dataset, read_dataset, take
 from dpm_edge.market import LabelledFolder
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import distributed, optimisation
-from dpm_edge.train.backgrounds import bank
+from dpm_edge.train.backgrounds import surroundings
 from dpm_edge.train.config import COMPILED, Config
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures, decode, visible_shares
@@ -131,7 +131,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
             raise SpecError("expected transfer.probability=0 with covering, got both. Choose one of the two")
         shares = pixel_shares(data, train, (pre.height, pre.width)).to(device)
         if config.augment.background or config.covering.clutter:
-            backgrounds = bank(pre.height, pre.width, config.seed, quiet=quiet).to(device)
+            backgrounds = surroundings(config, pre, quiet).to(device)
     if config.loss.distil:
         taught = teach(config.loss.teacher, people.train, train.names, out / TAUGHT, quiet).to(device)
     made = Run(

@@ -22,19 +22,28 @@ from dpm_edge.spec import Preprocessing
 from dpm_edge.train import backgrounds
 from dpm_edge.train.data import Pictures
 from dpm_edge.train.evaluate import occlusion_sets
+from dpm_edge.train.panoramas import views
 from dpm_edge.train.synthetic.layout import HIDDEN, SEEN, mask_of
 
 WEBP_QUALITY = 60
 BACKGROUNDS = 1024
-"""Pieces of clutter that people are put before."""
+"""Pieces of clutter that people are put before; half as many, beside as many views of places, with panoramas."""
 SHARE = 0.4
 """How much of each validation query is covered."""
 
 
 def pack(
-    rendered: Path, validation: Path, stem: Path, out: Path, most_megabytes: float = 50.0, most_files: int = 10**9
+    rendered: Path,
+    validation: Path,
+    stem: Path,
+    out: Path,
+    most_megabytes: float = 50.0,
+    most_files: int = 10**9,
+    panoramas: Path | None = None,
 ) -> None:
     """Write PACK: pictures.bin + pictures.npz, validation.npz, stem.pth. People that are not complete are left out.
+
+    With a folder of `panoramas` also places.npz: views into them.
 
     The rendered pictures end at `most_megabytes`; each validation part at `most_files` (to try the script out).
     """
@@ -60,6 +69,10 @@ def pack(
         out / "pictures.npz", ends=np.cumsum([len(b) for b in blobs]), people=people, cameras=cameras,
         masks=np.stack(masks), half=half.shape, shape=image.shape,
     )  # fmt: skip
+    if panoramas is not None:
+        seen = views(panoramas, *image.shape[:2], seed=0, count=BACKGROUNDS).permute(0, 2, 3, 1).numpy()
+        codes = [cv2.imencode(".webp", v[:, :, ::-1], [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])[1] for v in seen]
+        np.savez(out / "places.npz", bytes=np.concatenate(codes), ends=np.cumsum([len(c) for c in codes]))
     found = read_dataset(validation, "market", train=False)
     parts: dict[str, Any] = {}
     for name, part in (("query", found.query), ("gallery", found.gallery)):
@@ -114,7 +127,12 @@ def unpack(folder: Path, scratch: Path) -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         height, width = np.load(scratch / "pixels.npy", mmap_mode="r").shape[2:]
         parts = pool.map(backgrounds.bank, [height] * 32, [width] * 32, range(32), [BACKGROUNDS // 32] * 32)
-        np.save(scratch / "backgrounds.npy", np.concatenate([part.numpy() for part in parts]))
+        pieces = np.concatenate([part.numpy() for part in parts])
+    if (folder / "places.npz").is_file():
+        with np.load(folder / "places.npz") as kept:
+            places = decode_all(kept["bytes"].tobytes(), kept["ends"])
+        pieces = np.concatenate([places, pieces[: BACKGROUNDS // 2]])
+    np.save(scratch / "backgrounds.npy", pieces)
     query, _ = validation(folder, scratch)
     pixels = np.load(scratch / "pixels.npy", mmap_mode="r")[::50]
     bodies = torch.from_numpy(np.ascontiguousarray(pixels))

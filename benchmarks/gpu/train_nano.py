@@ -33,13 +33,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from nano_pack import SHARE, pack, unpack, validation
+from nano_rungs import BASE, CHANGES, FURTHER, GAIN, LOOKS, NEVER_ADOPTED, ON, RUNGS
 
 from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.model.stem import OURS
-from dpm_edge.spec import PRESETS, WeightsCard
+from dpm_edge.spec import WeightsCard
 from dpm_edge.train import distributed, optimisation
 from dpm_edge.train.config import Config, override
 from dpm_edge.train.criterion import Criterion
@@ -51,52 +52,6 @@ from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import Run
 from dpm_edge.train.start import adopt, load_lite0, network
 
-SHALLOW = "dpm-n-shallow"
-PRESETS[SHALLOW] = dataclasses.replace(PRESETS["dpm-n"], name=SHALLOW, stem="lite0")
-"""dpm-n as it was before: five stages of EfficientNet-Lite0 in place of seven."""
-BASE = [
-    "model.height=192", "model.width=96", "model.stripes=6", "model.stem=", "data.identities=32",
-    "augment.scale=0.1", "augment.colour=0.25", "augment.grey=0", "augment.blur=0.1", "augment.noise=0",
-    "optimiser.stem_lr=0.3", "optimiser.ema=0.998", "schedule.epochs=100", "schedule.warmup_epochs=5",
-    "augment.background=0",
-]  # fmt: skip
-LOOKS: dict[str, list[str]] = {
-    "base": [],
-    "levels and sharpening": ["augment.levels=0.7", "augment.sharpen=2"],
-    "surroundings": ["augment.background=0.5"],
-    "both": ["augment.levels=0.7", "augment.sharpen=2", "augment.background=0.5"],
-}
-"""What brings rendered pictures nearer to photographs."""
-CHANGES: dict[str, list[str]] = {
-    "slower stem": ["optimiser.stem_lr=0.1"],
-    "deep": ["model.preset=dpm-n"],
-    "deep, slower stem": ["model.preset=dpm-n", "optimiser.stem_lr=0.1"],
-}
-"""One more change each, on top of both."""
-NEVER_ADOPTED = ("deep, slower stem",)
-RUNGS: dict[str, list[str]] = {
-    name: [f"model.preset={SHALLOW}", *fields]
-    for name, fields in {**LOOKS, **{n: [*LOOKS["both"], *fields] for n, fields in CHANGES.items()}}.items()
-}
-GAIN = 0.3
-"""Points of score over `base` (a look) or over both looks (a change) from which a rung's setting is adopted."""
-ON: dict[str, list[str]] = {
-    "on": [],
-    "on, larger batch": ["data.identities=64"],
-    "on, more covering": ["covering.probability=0.7"],
-    "on, more surroundings": ["augment.background=0.8", "augment.levels=0.7", "augment.sharpen=2"],
-    "on, half the rate": ["optimiser.lr=2.5e-4"],
-}
-"""Finals that go on from the best rung: one other setting each, and other draws."""
-FURTHER: dict[str, list[str]] = {
-    "on, larger batch": ["data.identities=64"],
-    "on, surroundings": ["augment.background=0.8"],
-    "on, clutter": ["covering.clutter=true"],
-    "on, clutter, more covering": ["covering.clutter=true", "covering.probability=0.7", "covering.most=0.8"],
-    "on, clutter, more pull": ["covering.clutter=true", "loss.pull=2"],
-    "on, clutter, both": ["covering.clutter=true", "augment.background=0.8", "data.identities=64"],
-}
-"""What goes on from a mean of finals (`further`), with the settings that it was trained with."""
 CHECKS = (0.4, 0.6, 0.8)
 """Parts of the time after which a final is scored, besides the end; the best of them is kept."""
 
@@ -367,6 +322,7 @@ def main() -> int:
     for name in ("rendered", "validation", "stem", "out"):
         packing.add_argument(f"--{name}", type=Path, required=True)
     packing.add_argument("--most-megabytes", type=float, default=50.0)
+    packing.add_argument("--panoramas", type=Path, help="a folder of panoramas, to put people before real places")
     packing.add_argument("--most-files", type=int, default=10**9, help="of each validation part, to try the script out")
     running = commands.add_parser("run")
     running.add_argument("--pack", type=Path, required=True)
@@ -391,8 +347,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.command == "pack":
         pack(
-            options.rendered, options.validation, options.stem, options.out, options.most_megabytes, options.most_files
-        )
+            options.rendered, options.validation, options.stem, options.out, options.most_megabytes, options.most_files,
+            options.panoramas,
+        )  # fmt: skip
         return 0
     if options.command == "finish":
         finish(options.checkpoint, options.stem, options.back, options.out)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import torch
 
-from dpm_edge.train.backgrounds import bank, clutter, surround
+from dpm_edge.spec import Preprocessing
+from dpm_edge.train.backgrounds import bank, clutter, surround, surroundings
+from dpm_edge.train.recipes import recipe
 
 
 def people(count: int = 40) -> torch.Tensor:
@@ -47,3 +52,15 @@ def test_clutter_is_repeatable_and_busier_than_a_wall() -> None:
     pieces = [clutter(np.random.default_rng(k), 128, 64).astype(float).mean(0) for k in range(8)]
     steps = [np.abs(np.diff(piece, axis=1)).mean() for piece in pieces]
     assert np.median(steps) > 4 and np.median([piece.std() for piece in pieces]) > 30
+
+
+def test_views_of_places_stand_beside_the_clutter_where_panoramas_are_given(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((16, 32, 3), (0, 0, 255), np.uint8))
+    config, size = recipe("rendered_nano"), Preprocessing(height=32, width=16)
+    plain = surroundings(config, size, quiet=True)
+    config.augment.panoramas = str(tmp_path)
+    both = surroundings(config, size, quiet=True)
+    assert torch.equal(both[: len(plain)], plain)
+    places = both[len(plain) :].float().mean((2, 3))
+    assert len(places) == 2 * len(plain)
+    assert (places[:, 0] > places[:, 1:].amax(1) + 50).all()  # red, whatever the exposure

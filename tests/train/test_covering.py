@@ -72,3 +72,25 @@ def test_pixels_stay_in_range() -> None:
     done = cover(pictures, CoveringConfig(probability=1.0), drawn()).planes
     assert done[:, :3].min() >= 0 and done[:, :3].max() <= 255
     assert done[:, 3:].min() >= 0 and done[:, 3:].max() <= 1
+
+
+def test_passers_by_are_one_other_person_cut_out_by_the_mask() -> None:
+    before = torch.zeros(64, 5, 64, 32)
+    before[:, :3] = torch.arange(1.0, 65.0).view(-1, 1, 1, 1)  # every picture has a value of its own
+    before[:, 3:, 8:60, 10:22] = 1
+    done = cover(before, CoveringConfig(probability=1.0, passers_by=1.0), drawn()).planes
+    shown = 0
+    for number, picture in enumerate(done):
+        person = before[number, 4] == 1
+        hidden, free = person & (picture[3] == 0), person & (picture[3] == 1)
+        assert (picture[0][free] == number + 1).all()
+        if hidden.any():
+            value = picture[0][hidden].median()
+            inside = picture[0][hidden]
+            assert value != number + 1 and value == value.round()
+            assert (inside == value).float().mean() > 0.5  # the rest is the outline, mixed with what lies outside it
+            rows = (picture[0] == value).any(1).sum()
+            columns = (picture[0] == value).any(0).sum()
+            assert rows > 20 and columns <= 12 * 1.6 + 1  # no more than the largest size of the person that was cut out
+            shown += 1
+    assert shown > 32
