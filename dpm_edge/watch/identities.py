@@ -60,6 +60,7 @@ class Identities:
         absent: float = 1.5,
         hidden: float = 5.0,
         shared: SharedSightings | None = None,
+        memory: float = 86400.0,
     ) -> None:
         """Begin without tracks; whoever is in the gallery can be recognised.
 
@@ -77,6 +78,7 @@ class Identities:
             hidden: seconds after which a track without enough clear crops is unknown, no longer pending.
             shared: tracks and corrections of the other programs that use this gallery, a server's; call `hear` for
                 what they tell. Without, this program's cameras are all.
+            memory: seconds that it is known where somebody was.
 
         Raises:
             DataError: a camera's name or a time in `travel` or `overlap` cannot be, or a number is out of range.
@@ -89,7 +91,7 @@ class Identities:
         self.gallery, self._metric = gallery, metric
         self._least_views, self._least_visibility = least_views, least_visibility
         self._probability, self._margin, self._absent, self._hidden = probability, margin, absent, hidden
-        self._where = Whereabouts(cameras, travel, overlap)
+        self._where = Whereabouts(cameras, travel, overlap, memory)
         self._shared, self._elsewhere = shared, Elsewhere(self._where, shared)
         self._strangers = Strangers(metric)
         self._live: dict[tuple[str, str], LiveTrack] = {}
@@ -128,7 +130,8 @@ class Identities:
         if not math.isfinite(seconds):
             raise DataError(f"expected seconds, got {seconds}. Pass the frame's time")
         crops, weight = checked_crops(self.gallery, features, masks, visibility, quality)
-        self._sweep(seconds)
+        for gone in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
+            self._end(gone)
         key = str(camera), str(track_id)
         live = self._live.get(key)
         if live is None:
@@ -265,11 +268,6 @@ class Identities:
                 del self._live[key]
         self._names.forget(identity)
         return self.gallery.forget(identity)
-
-    def _sweep(self, seconds: float) -> None:
-        """End tracks that have had no crop for a while."""
-        for live in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
-            self._end(live)
 
     def _due(self, live: LiveTrack) -> bool:
         """Whether a track shows enough, or enough more than at the last look."""

@@ -20,6 +20,8 @@ from dpm_edge.watch.site_config import PersonOfInterest, Site
 
 ABSENT_SECONDS = 10.0
 """Tracks without crops for so long end by themselves; before, they end when their tracker ends them."""
+MEMORY_SECONDS = 86400.0
+"""It is known for so long where somebody was, or for a site's `keep` where that is less."""
 SURE_SCORE = 0.4
 """Score from which a box of the detector shows a person; a tracker makes use of lower ones, a search does not."""
 
@@ -182,6 +184,7 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
         overlap=list(site.overlaps),
         absent=ABSENT_SECONDS,
         shared=shared,
+        memory=min(MEMORY_SECONDS, MEMORY_SECONDS if site.keep is None else site.keep),
     )
     return Seeing(
         detector=Detector.load(site.detector, threads=threads),
