@@ -46,7 +46,7 @@ from dpm_edge.env import machine_card, version
 from dpm_edge.files import write_whole
 from dpm_edge.gallery.search.prototypes import prototypes
 from dpm_edge.manifest import Manifest
-from dpm_edge.metrics import similarity
+from dpm_edge.metrics import chosen_metric, similarity
 from dpm_edge.video import Video
 from dpm_edge.watch.detector import Detector
 from dpm_edge.watch.drift_watch import DriftWatch
@@ -123,7 +123,8 @@ class Recorded(Identities):
         features, masks, visibility, quality = given
         kept = self.crops.setdefault((camera, str(track_id)), Crops())
         for row in range(len(features)):
-            kept.add(features[row], masks[row], float(visibility[row]), float(quality[row]), seconds)
+            seen = None if visibility is None else float(visibility[row])
+            kept.add(features[row], masks[row], seen, float(quality[row]), seconds)
         return super().observe(camera, track_id, seconds, *given)
 
 
@@ -151,7 +152,8 @@ def watch(
         for number in stay.boxes:
             at.setdefault((stay.camera, number), []).append(stay)
     gallery = Gallery(engine.fingerprint, engine.dimension)
-    identities = Recorded(gallery, **{"cameras": list(cameras), "absent": ABSENT_SECONDS, **options})
+    metric = chosen_metric(None, engine.spec.masks)
+    identities = Recorded(gallery, **{"metric": metric, "cameras": list(cameras), "absent": ABSENT_SECONDS, **options})
     seeings = {}
     given = {camera: GivenTracks() for camera in cameras} if stays is not None else {}
     for camera in cameras:
@@ -277,7 +279,7 @@ def looks_alone(run: Run, stays: list[Stay]) -> dict[str, Any]:
     made: dict[str, Any] = {"stays": len(stays), "crossings": everybody, "crossings with crops": len(crossings)}
     for centred in (False, True):
         used = statistics.centre(features, cameras) if centred else features
-        for metric in ("plain", "masked"):
+        for metric in ("plain", "masked") if pooled[0].has_masks else ("plain",):
             scores = similarity(used, used, metric=metric, query_masks=masks)
             right = 0
             for i in crossings:

@@ -69,7 +69,7 @@ class Identities:
             cameras: names, to check those of `travel` and `overlap`; any without.
             travel: (from, to) → least seconds that the way takes, or least and usual most seconds.
             overlap: pairs of cameras whose views overlap, so that one person may be in both at a time.
-            metric: "masked", "plain" or "mutual".
+            metric: "masked" or "mutual"; "plain" of a model without masks.
             least_views: crops of the least visibility that a decision needs.
             least_visibility: below it a crop tells nothing.
             probability: from which on a track is known.
@@ -119,7 +119,7 @@ class Identities:
             seconds: by one clock for all cameras, rising for each.
             features: (n, D) of the gallery's model.
             masks: (n, D) in 0..1; ones without.
-            visibility: (n,) as `Embeddings.visibility`; ones without.
+            visibility: (n,) as `Embeddings.visibility`; without, ones, or nothing under the plain metric.
             quality: (n,) how much each crop counts, such as by its size and the detector's score; ones without.
 
         Raises:
@@ -129,7 +129,7 @@ class Identities:
         """
         if not math.isfinite(seconds):
             raise DataError(f"expected seconds, got {seconds}. Pass the frame's time")
-        crops, weight = checked_crops(self.gallery, features, masks, visibility, quality)
+        crops, weight = checked_crops(self.gallery, self._metric, features, masks, visibility, quality)
         for gone in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
             self._end(gone)
         key = str(camera), str(track_id)
@@ -143,7 +143,8 @@ class Identities:
         for i in range(len(crops)):
             seen = float(crops.weight[i])
             if seen >= self._least_visibility and weight[i] > 0:
-                live.crops.add(crops.features[i], crops.masks[i], seen, float(weight[i]), seconds)
+                visible = seen if crops.has_masks else None
+                live.crops.add(crops.features[i], crops.masks[i], visible, float(weight[i]), seconds)
         if self._due(live):
             self._look(live)
         self._part(live)
