@@ -3,7 +3,7 @@
 How high a similarity must be to mean one person depends on the model and on the site. People who are in one picture at
 one time are surely two, so their similarities say what strangers score here; a similarity counts by how many of their
 standard deviations it lies above their mean. Strangers are taken as Student's t, and one person's pairs as normal
-around SAME_MEAN such deviations. These numbers were measured on 81 real people of Market-1501, whom no model that ships
+around a higher mean. These numbers were measured on 81 real people of Market-1501, whom no model that ships
 has seen, at six cameras, and tested on 80 others, as sites of 6 to 30 people (benchmarks/identity_odds.py). What
 strangers score before any was seen is known of our models alone: with another project's network, which has no masks,
 nobody is recognised before FIRST_WEIGHT pairs of people were seen together, unless the gallery keeps a calibration.
@@ -16,9 +16,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dpm_edge.centring import CameraStatistics
 from dpm_edge.gallery import Gallery
@@ -34,10 +35,9 @@ POOLED_CROPS = 64
 """Crops of a track that make up its query: the best ones."""
 BEST_CROPS = 8
 """Those of them that go into the gallery when the track ends."""
-SAME_MEAN, SAME_SPREAD = 2.1, 0.9
-"""Of one person's pairs, in standard deviations of strangers."""
-FREEDOM = 30
-"""Degrees of freedom of strangers: their tail is hardly heavier than a normal one."""
+PLAIN_ODDS, CENTRED_ODDS = (2.75, 1.2, 100), (3.4, 1.2, 15)
+"""Not centred and centred per camera: mean and spread of one person's pairs, in standard deviations of strangers, and
+the strangers' degrees of freedom. Those with the least log loss in benchmarks/identity_odds.py."""
 FIRST_STRANGERS = {False: (0.25, 0.16), True: (0.0, 0.17)}
 """Mean and spread of strangers' similarities before any was seen, not centred and centred per camera."""
 FIRST_WEIGHT = 20
@@ -164,12 +164,13 @@ class Strangers:
         return float(mean), max(float(square) ** 0.5, 0.02)
 
 
-def log_odds(score: float, mean: float, spread: float) -> float:
-    """log P(score | one person) / P(score | strangers), for strangers of that mean and spread."""
-    z = (score - mean) / spread
-    same = -0.5 * (min(z - SAME_MEAN, 0) / SAME_SPREAD) ** 2 - math.log(SAME_SPREAD * math.sqrt(2 * math.pi))
-    norm = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * math.log(FREEDOM * math.pi)
-    return same - (norm - (FREEDOM + 1) / 2 * math.log1p(max(z, -SAME_MEAN) ** 2 / FREEDOM))
+def log_odds(score: ArrayLike, mean: float, spread: float, *, centred: bool = False) -> Any:
+    """log P(score | one person) / P(score | strangers) of scores, for strangers of that mean and spread."""
+    same_mean, same_spread, freedom = CENTRED_ODDS if centred else PLAIN_ODDS
+    z = (np.asarray(score, np.float64) - mean) / spread
+    same = -0.5 * (np.minimum(z - same_mean, 0) / same_spread) ** 2 - math.log(same_spread * math.sqrt(2 * math.pi))
+    norm = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    return same - (norm - (freedom + 1) / 2 * np.log1p(np.maximum(z, -same_mean) ** 2 / freedom))
 
 
 def odds_by_looks(
@@ -191,5 +192,5 @@ def odds_by_looks(
                 p = min(max(one.probability, SUREST), 1 - SUREST)
                 found[one.person] = math.log(p / (1 - p))
             elif strangers.enough(ours):
-                found[one.person] = log_odds(one.score, mean, spread)
+                found[one.person] = float(log_odds(one.score, mean, spread, centred=centre))
     return found

@@ -10,8 +10,8 @@ have been there at that time, and is *known* when one of them is probable and cl
 *unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may turn out to
 be somebody: a merge, which `previous_ids` and `changes()` tell. Its best crops go into the gallery when it ends.
 
-The probability counts over all candidates: with the odds L_i that crops and times give for candidate i of n, and half
-of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
+The probability counts over all candidates: with the odds L_i that crops and times give for candidate i, n people who
+were compared, and half of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
 
 D feature dimensions
 """
@@ -300,6 +300,7 @@ class Identities:
         for one in others:
             self._strangers.add(query, live.stay.camera, one.crops.query(query.fingerprint), one.stay.camera)
         found = odds_by_looks(self.gallery, query, live.stay.camera, self._metric, self._strangers)
+        live.compared = len(found)
         live.odds = {
             identity: odds + self._where.log_odds(identity, live.stay)
             for identity, odds in found.items()
@@ -322,7 +323,7 @@ class Identities:
 
     def _conclude(self, live: LiveTrack, odds: dict[str, float]) -> None:
         """State and identity by the odds of the candidates that no other track of the camera has."""
-        ranked, p_new = probabilities(odds)
+        ranked, p_new = probabilities(odds, live.compared)
         best, p = ranked[0] if ranked else (None, 0.0)
         second = ranked[1][1] if len(ranked) > 1 else 0.0
         if best is not None and p >= self._probability and p - second >= self._margin:

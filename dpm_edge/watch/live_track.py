@@ -31,6 +31,8 @@ class LiveTrack:
     """The identity that was made for this track."""
     odds: dict[str, float] = field(default_factory=dict)
     """Log odds of each candidate against somebody new, of the last look."""
+    compared: int = 0
+    """People of the gallery that it was compared with in the last look, candidates or not."""
     looked_at: int = 0
     """Crops at the last look."""
     clearest: float = 0.0
