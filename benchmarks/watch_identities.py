@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from remembered_looks import RememberedLooks
 from video_identities import PEOPLE
 from watch_tracking import evaluate
 
@@ -350,6 +351,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("video", "boxes", "engine"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--looks", type=Path, help="a file of its own, which keeps boxes and features for the next run")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     said = parser.parse_args()
 
@@ -361,7 +363,9 @@ def main() -> None:
     truth, _ = read_boxes(said.boxes).of_video(count)
     manifest = Manifest.read(said.engine)
     with Engine.load(said.engine, threads=1) as engine:
-        figures = measure(frames, count, truth, engine, Detector.load(threads=1))
+        looks = RememberedLooks(engine, Detector.load(threads=1), said.looks)
+        figures = measure(frames, count, truth, looks, looks.find)
+        looks.save()
     report = {
         "command": "python benchmarks/watch_identities.py --video VIDEO --boxes BOXES --engine ENGINE_DIR",
         "machine": machine_card(),
