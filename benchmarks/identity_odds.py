@@ -4,15 +4,16 @@
 
 writes benchmarks/results/identity-odds.json. The folder holds pictures named as Market-1501's; every third person of it
 is taken. A track is the pictures of one person in one sequence of one camera, three or more, pooled as the application
-pools them. People with odd places set the numbers: by how many standard deviations of strangers seen by one camera
-(`Strangers`) one person's tracks at two cameras lie above the strangers' mean. People with even places test them: sites
-of 6 to 30 people are drawn, each person with one track in the gallery, and are asked for as many known people, by a
-track of another camera, and as many new ones. Probabilities are those of `Identities`, by looks alone.
+pools them. Sites of 6 to 30 people are drawn, each person with one track in the gallery, and are asked for as many
+known people, by a track of another camera, and as many new ones. Probabilities are those of `Identities`, by looks.
+People with odd places set the numbers: those of a grid with the least log loss in their sites, not centred and centred
+per camera. People with even places test them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from pathlib import Path
@@ -33,10 +34,12 @@ from dpm_edge.watch.evidence import Crops, Strangers, log_odds
 
 RESULTS = Path(__file__).parent / "results" / "identity-odds.json"
 PEOPLE_EVERY, LEAST_CROPS, LEAST_VISIBILITY = 3, 3, 0.3
-SITES, LEAST_PEOPLE, MOST_PEOPLE, PAIRS = 300, 6, 30, 60
+SITES, LEAST_PEOPLE, MOST_PEOPLE, PAIRS = 150, 6, 30, 60
 PROBABILITIES, MARGIN = (0.6, 0.75, 0.85), 0.2
-SETTINGS = ((2.1, 0.9, 6), (2.1, 0.9, 30), (2.75, 0.8, 30))
-"""SAME_MEAN, SAME_SPREAD, FREEDOM: the first dpm-n, with a heavy and a light tail; the second one."""
+GRID = ((1.8, 2.1, 2.4, 2.75, 3.1, 3.4, 3.7, 4.0), (0.6, 0.75, 0.9, 1.05, 1.2, 1.35), (6, 15, 30, 100))
+"""One person's mean and spread, and the strangers' degrees of freedom, that are tried."""
+BEFORE = (2.1, 0.9, 30)
+"""What was set by the first dpm-n, for both spaces."""
 
 
 class Tracks:
@@ -123,14 +126,40 @@ def sites(tracks: Tracks, some: NDArray[np.int64], centred: bool, rng: np.random
     return asked
 
 
-def judge(asked: list[Any]) -> dict[str, Any]:
-    """Log loss, how often a probability is right, and the decisions at some thresholds, as the odds are set now."""
-    loss, best, right, second, known = [], [], [], [], 0
+def log_loss(asked: list[Any], centred: bool) -> float:
+    """Mean −log of the probability of what is true, as the odds are set now."""
+    loss = []
     for scores, same, mean, spread in asked:
-        weight = np.exp([min(log_odds(float(one), mean, spread), 50) for one in scores]) / len(scores)
+        weight = np.exp(np.minimum(log_odds(scores, mean, spread, centred=centred), 50)) / len(scores)
+        true = weight[same][0] if same.any() else 1.0
+        loss.append(-math.log(max(float(true / (1 + weight.sum())), 1e-9)))
+    return float(np.mean(loss))
+
+
+def set_odds(centred: bool, odds: tuple[float, float, float]) -> None:
+    """Have the application use these."""
+    if centred:
+        evidence.CENTRED_ODDS = odds  # type: ignore[assignment]
+    else:
+        evidence.PLAIN_ODDS = odds  # type: ignore[assignment]
+
+
+def fit(asked: list[Any], centred: bool) -> dict[str, Any]:
+    """The odds of the grid with the least log loss, and the losses of the next ones."""
+    found = []
+    for odds in itertools.product(*GRID):
+        set_odds(centred, odds)
+        found.append((round(log_loss(asked, centred), 4), odds))
+    found.sort()
+    return {"least log loss": found[0][0], "mean, spread, freedom": found[0][1], "next": found[1:6]}
+
+
+def judge(asked: list[Any], centred: bool) -> dict[str, Any]:
+    """Log loss, how often a probability is right, and the decisions at some thresholds, as the odds are set now."""
+    best, right, second, known = [], [], [], 0
+    for scores, same, mean, spread in asked:
+        weight = np.exp(np.minimum(log_odds(scores, mean, spread, centred=centred), 50)) / len(scores)
         p = weight / (1 + weight.sum())
-        true = p[same][0] if same.any() else 1 / (1 + weight.sum())
-        loss.append(-math.log(max(float(true), 1e-9)))
         order = np.argsort(-p)
         best.append(p[order[0]])
         second.append(p[order[1]])
@@ -150,7 +179,7 @@ def judge(asked: list[Any]) -> dict[str, Any]:
             "known people that are recognised": round(float(hit[told].sum() / known), 3),
         }
     return {
-        "log loss": round(float(np.mean(loss)), 3),
+        "log loss": round(log_loss(asked, centred), 3),
         "probability said, share right": reliability,
         "at probability": decisions,
     }
@@ -184,11 +213,17 @@ def main() -> None:
     }
     for space in ("not centred", "centred"):
         centred = space == "centred"
-        report[space] = {"set by": deviations(tracks, setting, centred, np.random.default_rng(0))}
-        asked = sites(tracks, testing, centred, np.random.default_rng(1))
-        for mean, spread, freedom in SETTINGS:
-            evidence.SAME_MEAN, evidence.SAME_SPREAD, evidence.FREEDOM = mean, spread, freedom
-            report[space][f"one person {mean} ± {spread}, {freedom} degrees of freedom"] = judge(asked)
+        shipped = evidence.CENTRED_ODDS if centred else evidence.PLAIN_ODDS
+        report[space] = {
+            "set by": deviations(tracks, setting, centred, np.random.default_rng(0)),
+            "fitted": fit(sites(tracks, setting, centred, np.random.default_rng(1)), centred),
+        }
+        asked = sites(tracks, testing, centred, np.random.default_rng(2))
+        for name, odds in (("as set", shipped), ("as set before", BEFORE)):
+            set_odds(centred, odds)
+            mean, spread, freedom = odds
+            report[space][f"{name}: {mean} ± {spread}, {freedom} degrees of freedom"] = judge(asked, centred)
+        set_odds(centred, shipped)
     write_whole(said.out, (json.dumps(report, indent=1) + "\n").encode())
     print(said.out.read_text())
 

@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from remembered_looks import RememberedLooks
 from video_identities import PEOPLE
 from watch_tracking import evaluate
 
@@ -46,7 +47,7 @@ from dpm_edge.env import machine_card, version
 from dpm_edge.files import write_whole
 from dpm_edge.gallery.search.prototypes import prototypes
 from dpm_edge.manifest import Manifest
-from dpm_edge.metrics import similarity
+from dpm_edge.metrics import chosen_metric, similarity
 from dpm_edge.video import Video
 from dpm_edge.watch.detector import Detector
 from dpm_edge.watch.drift_watch import DriftWatch
@@ -123,7 +124,8 @@ class Recorded(Identities):
         features, masks, visibility, quality = given
         kept = self.crops.setdefault((camera, str(track_id)), Crops())
         for row in range(len(features)):
-            kept.add(features[row], masks[row], float(visibility[row]), float(quality[row]), seconds)
+            seen = None if visibility is None else float(visibility[row])
+            kept.add(features[row], masks[row], seen, float(quality[row]), seconds)
         return super().observe(camera, track_id, seconds, *given)
 
 
@@ -151,7 +153,8 @@ def watch(
         for number in stay.boxes:
             at.setdefault((stay.camera, number), []).append(stay)
     gallery = Gallery(engine.fingerprint, engine.dimension)
-    identities = Recorded(gallery, **{"cameras": list(cameras), "absent": ABSENT_SECONDS, **options})
+    metric = chosen_metric(None, engine.spec.masks)
+    identities = Recorded(gallery, **{"metric": metric, "cameras": list(cameras), "absent": ABSENT_SECONDS, **options})
     seeings = {}
     given = {camera: GivenTracks() for camera in cameras} if stays is not None else {}
     for camera in cameras:
@@ -277,7 +280,7 @@ def looks_alone(run: Run, stays: list[Stay]) -> dict[str, Any]:
     made: dict[str, Any] = {"stays": len(stays), "crossings": everybody, "crossings with crops": len(crossings)}
     for centred in (False, True):
         used = statistics.centre(features, cameras) if centred else features
-        for metric in ("plain", "masked"):
+        for metric in ("plain", "masked") if pooled[0].has_masks else ("plain",):
             scores = similarity(used, used, metric=metric, query_masks=masks)
             right = 0
             for i in crossings:
@@ -348,6 +351,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("video", "boxes", "engine"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--looks", type=Path, help="a file of its own, which keeps boxes and features for the next run")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     said = parser.parse_args()
 
@@ -359,7 +363,9 @@ def main() -> None:
     truth, _ = read_boxes(said.boxes).of_video(count)
     manifest = Manifest.read(said.engine)
     with Engine.load(said.engine, threads=1) as engine:
-        figures = measure(frames, count, truth, engine, Detector.load(threads=1))
+        looks = RememberedLooks(engine, Detector.load(threads=1), said.looks)
+        figures = measure(frames, count, truth, looks, looks.find)
+        looks.save()
     report = {
         "command": "python benchmarks/watch_identities.py --video VIDEO --boxes BOXES --engine ENGINE_DIR",
         "machine": machine_card(),

@@ -86,7 +86,6 @@ def _watch(site: Site, *, threads: int | None, once: bool, page: bool, as_json: 
     import json
 
     from dpm_edge.demo.default_engine import open_engine
-    from dpm_edge.errors import DpmError
     from dpm_edge.progress import say
     from dpm_edge.watch import seeing
     from dpm_edge.watch.events import Event, iso
@@ -110,11 +109,6 @@ def _watch(site: Site, *, threads: int | None, once: bool, page: bool, as_json: 
             served = stack.enter_context(PageServer(watch))
             say(f"page: {served.address}")
         engine = stack.enter_context(open_engine(site.folder, site.engine, quiet=quiet))
-        if not engine.spec.masks:
-            raise DpmError(
-                f"expected an engine with masks and a visibility, got {engine.spec.name}, another project's network. "
-                "Give an engine of dpm-n, dpm-t or your own training"
-            )
         gallery = stack.enter_context(_open_gallery(site, engine))
         opened = seeing.open_seeing(site, engine, gallery, threads=threads)
         watch.run(opened)

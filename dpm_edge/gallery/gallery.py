@@ -285,6 +285,15 @@ class Gallery(GalleryFacts):
             filters = due(self.store.meta, older_than, camera, now)
             return sum(self._guarded.remove(partial(self._guarded.fitting, where), "expire") for where in filters)
 
+    def compact(self) -> None:
+        """Take what was deleted off the medium, where it is a folder: the rows that are left are written anew.
+
+        Raises:
+            GalleryError: the gallery is read-only, or the disk is full; nothing has changed then.
+        """
+        with self._guarded.changing():
+            self.store.compact()
+
     def retain(self, camera: Any, length: Any) -> None:
         """Set how long rows of a camera are kept, for `expire()`: as its `older_than`; None: for ever.
 

@@ -10,8 +10,8 @@ have been there at that time, and is *known* when one of them is probable and cl
 *unknown*: a new identity of its own. It is looked at again as it shows more, so that an unknown track may turn out to
 be somebody: a merge, which `previous_ids` and `changes()` tell. Its best crops go into the gallery when it ends.
 
-The probability counts over all candidates: with the odds L_i that crops and times give for candidate i of n, and half
-of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
+The probability counts over all candidates: with the odds L_i that crops and times give for candidate i, n people who
+were compared, and half of all tracks expected to be somebody new,  P_i = (L_i / n) / (1 + Σ_j L_j / n).
 
 D feature dimensions
 """
@@ -60,6 +60,7 @@ class Identities:
         absent: float = 1.5,
         hidden: float = 5.0,
         shared: SharedSightings | None = None,
+        memory: float = 86400.0,
     ) -> None:
         """Begin without tracks; whoever is in the gallery can be recognised.
 
@@ -68,7 +69,7 @@ class Identities:
             cameras: names, to check those of `travel` and `overlap`; any without.
             travel: (from, to) → least seconds that the way takes, or least and usual most seconds.
             overlap: pairs of cameras whose views overlap, so that one person may be in both at a time.
-            metric: "masked", "plain" or "mutual".
+            metric: "masked" or "mutual"; "plain" of a model without masks.
             least_views: crops of the least visibility that a decision needs.
             least_visibility: below it a crop tells nothing.
             probability: from which on a track is known.
@@ -77,6 +78,7 @@ class Identities:
             hidden: seconds after which a track without enough clear crops is unknown, no longer pending.
             shared: tracks and corrections of the other programs that use this gallery, a server's; call `hear` for
                 what they tell. Without, this program's cameras are all.
+            memory: seconds that it is known where somebody was.
 
         Raises:
             DataError: a camera's name or a time in `travel` or `overlap` cannot be, or a number is out of range.
@@ -89,7 +91,7 @@ class Identities:
         self.gallery, self._metric = gallery, metric
         self._least_views, self._least_visibility = least_views, least_visibility
         self._probability, self._margin, self._absent, self._hidden = probability, margin, absent, hidden
-        self._where = Whereabouts(cameras, travel, overlap)
+        self._where = Whereabouts(cameras, travel, overlap, memory)
         self._shared, self._elsewhere = shared, Elsewhere(self._where, shared)
         self._strangers = Strangers(metric)
         self._live: dict[tuple[str, str], LiveTrack] = {}
@@ -117,7 +119,7 @@ class Identities:
             seconds: by one clock for all cameras, rising for each.
             features: (n, D) of the gallery's model.
             masks: (n, D) in 0..1; ones without.
-            visibility: (n,) as `Embeddings.visibility`; ones without.
+            visibility: (n,) as `Embeddings.visibility`; without, ones, or nothing under the plain metric.
             quality: (n,) how much each crop counts, such as by its size and the detector's score; ones without.
 
         Raises:
@@ -127,8 +129,9 @@ class Identities:
         """
         if not math.isfinite(seconds):
             raise DataError(f"expected seconds, got {seconds}. Pass the frame's time")
-        crops, weight = checked_crops(self.gallery, features, masks, visibility, quality)
-        self._sweep(seconds)
+        crops, weight = checked_crops(self.gallery, self._metric, features, masks, visibility, quality)
+        for gone in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
+            self._end(gone)
         key = str(camera), str(track_id)
         live = self._live.get(key)
         if live is None:
@@ -140,7 +143,8 @@ class Identities:
         for i in range(len(crops)):
             seen = float(crops.weight[i])
             if seen >= self._least_visibility and weight[i] > 0:
-                live.crops.add(crops.features[i], crops.masks[i], seen, float(weight[i]), seconds)
+                visible = seen if crops.has_masks else None
+                live.crops.add(crops.features[i], crops.masks[i], visible, float(weight[i]), seconds)
         if self._due(live):
             self._look(live)
         self._part(live)
@@ -266,11 +270,6 @@ class Identities:
         self._names.forget(identity)
         return self.gallery.forget(identity)
 
-    def _sweep(self, seconds: float) -> None:
-        """End tracks that have had no crop for a while."""
-        for live in [one for one in self._live.values() if seconds - one.stay.last > self._absent]:
-            self._end(live)
-
     def _due(self, live: LiveTrack) -> bool:
         """Whether a track shows enough, or enough more than at the last look."""
         count = live.crops.count
@@ -301,6 +300,7 @@ class Identities:
         for one in others:
             self._strangers.add(query, live.stay.camera, one.crops.query(query.fingerprint), one.stay.camera)
         found = odds_by_looks(self.gallery, query, live.stay.camera, self._metric, self._strangers)
+        live.compared = len(found)
         live.odds = {
             identity: odds + self._where.log_odds(identity, live.stay)
             for identity, odds in found.items()
@@ -323,7 +323,7 @@ class Identities:
 
     def _conclude(self, live: LiveTrack, odds: dict[str, float]) -> None:
         """State and identity by the odds of the candidates that no other track of the camera has."""
-        ranked, p_new = probabilities(odds)
+        ranked, p_new = probabilities(odds, live.compared)
         best, p = ranked[0] if ranked else (None, 0.0)
         second = ranked[1][1] if len(ranked) > 1 else 0.0
         if best is not None and p >= self._probability and p - second >= self._margin:

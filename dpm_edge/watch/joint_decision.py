@@ -10,6 +10,9 @@ import numpy as np
 from dpm_edge.watch.live_track import LiveTrack
 from dpm_edge.watch.overlap import assign
 
+LEAST_PEOPLE = 6
+"""People that are counted at least where candidates share what is expected of them: the odds were measured in sites of
+so many or more, and where fewer have been seen most tracks are new."""
 KEEP = 1.0
 """Log odds by which a track's identity is preferred to a change that others bring about."""
 
@@ -28,7 +31,7 @@ def decide_together(tracks: Sequence[LiveTrack], asked: LiveTrack) -> list[tuple
     worth = np.full((len(tracks), len(names) + len(tracks)), -1e3)
     for i, one in enumerate(tracks):
         held = one.identity if one is not asked else None
-        scale = math.log(max(len(one.odds), 1))
+        scale = math.log(max(one.compared, LEAST_PEOPLE))
         for identity, odds in one.odds.items():
             worth[i, names.index(identity)] = odds - scale + KEEP * (identity == held)
         worth[i, len(names) + i] = KEEP * (held is not None and held == one.own)
@@ -43,12 +46,15 @@ def decide_together(tracks: Sequence[LiveTrack], asked: LiveTrack) -> list[tuple
     return changed
 
 
-def probabilities(odds: dict[str, float]) -> tuple[tuple[tuple[str, float], ...], float]:
+def probabilities(odds: dict[str, float], compared: int) -> tuple[tuple[tuple[str, float], ...], float]:
     """Candidates with their probabilities, best first, and the probability of none of them.
 
-    P_i = (L_i / n) / (1 + Σ_j L_j / n) for odds L_i of candidate i of n: half of all tracks are expected to be new.
+    P_i = (L_i / n) / (1 + Σ_j L_j / n) for odds L_i of candidate i: half of all tracks are expected to be new. n counts
+    everybody who was compared, those too who cannot be it because they are elsewhere: that others are excluded makes
+    it no likelier that somebody comes back.
     """
-    weight = {identity: math.exp(min(one, 50)) / len(odds) for identity, one in odds.items()}
+    n = max(compared, LEAST_PEOPLE)
+    weight = {identity: math.exp(min(one, 50)) / n for identity, one in odds.items()}
     total = 1 + sum(weight.values())
     ranked = sorted(((n, w / total) for n, w in weight.items()), key=lambda pair: (-pair[1], pair[0]))
     return tuple(ranked), 1 / total

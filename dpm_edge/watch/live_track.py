@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DataError
 from dpm_edge.gallery import Gallery
+from dpm_edge.metrics import MASK_METRICS
 from dpm_edge.runtime.embeddings import Embeddings
 from dpm_edge.watch.decisions import TOO_FEW, TOO_HIDDEN, Decision
 from dpm_edge.watch.evidence import Crops
@@ -30,6 +31,8 @@ class LiveTrack:
     """The identity that was made for this track."""
     odds: dict[str, float] = field(default_factory=dict)
     """Log odds of each candidate against somebody new, of the last look."""
+    compared: int = 0
+    """People of the gallery that it was compared with in the last look, candidates or not."""
     looked_at: int = 0
     """Crops at the last look."""
     clearest: float = 0.0
@@ -57,7 +60,7 @@ class LiveTrack:
 
 
 def checked_crops(
-    gallery: Gallery, features: Any, masks: Any, visibility: Any, quality: Any
+    gallery: Gallery, metric: str, features: Any, masks: Any, visibility: Any, quality: Any
 ) -> tuple[Embeddings, NDArray[np.float32]]:
     """Crops as `Identities.observe` takes them, and how much each counts, (n,).
 
@@ -66,13 +69,15 @@ def checked_crops(
         EmbeddingsError: the arrays do not fit each other, or are not finite.
     """
     if isinstance(features, Embeddings):
-        features, masks, visibility = features.features, features.masks, features.weight
+        features, masks, visibility = features.features, features.masks, features.visibility
     found = np.asarray(features, np.float32)
     n = len(found) if found.ndim == 2 else 0
+    if visibility is None and metric in MASK_METRICS:  # the model says something, whoever passes its crops does not
+        visibility = np.ones(n)
     crops = Embeddings(
         features=found,
         masks=np.ones_like(found) if masks is None else np.asarray(masks, np.float32),
-        visibility=np.ones(n, np.float32) if visibility is None else np.asarray(visibility, np.float32),
+        visibility=None if visibility is None else np.asarray(visibility, np.float32),
         rows=np.arange(n),
         fingerprint=gallery.fingerprint,
     )

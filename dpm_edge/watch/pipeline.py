@@ -19,6 +19,7 @@ from dpm_edge.watch.drift_watch import DriftWatch
 from dpm_edge.watch.records import TrackRecord
 from dpm_edge.watch.rules import Moment, Sighting
 from dpm_edge.watch.seeing import DecidedTrack, FollowsBoxes, Seeing, SeenTrack
+from dpm_edge.watch.sharpness import sharpness
 from dpm_edge.watch.site_config import CameraConfig
 from dpm_edge.watch.sources import CameraFrame, Source
 from dpm_edge.watch.vectors import vector_json
@@ -315,13 +316,15 @@ class CameraPipeline:
                 self._drift.add(frame.camera, self._name(track), embedded.features[row : row + 1])
                 height = float(track.box[3] - track.box[1])
                 quality = min(1.0, height / FULL_HEIGHT) * float(track.score)
+                if embedded.visibility is None:
+                    quality *= sharpness(frame.image, track.box)
                 decision = seeing.identities.observe(
                     frame.camera,
                     self._name(track),
                     frame.seconds,
                     embedded.features[row : row + 1],
                     embedded.masks[row : row + 1],
-                    embedded.weight[row : row + 1],
+                    None if embedded.visibility is None else embedded.visibility[row : row + 1],
                     np.array([quality], np.float32),
                 )
                 followed = self._followed.get(self._name(track))
@@ -331,7 +334,8 @@ class CameraPipeline:
                 followed.embedded = frame.seconds
                 followed.take(decision)
                 seen = float(embedded.weight[row])
-                followed.visibility = max(followed.visibility or 0.0, seen)
+                if embedded.visibility is not None:
+                    followed.visibility = max(followed.visibility or 0.0, seen)
                 if self._thumbnails and quality * seen > 1.2 * followed.best:
                     followed.best, followed.thumbnail = quality * seen, _thumbnail(frame.image, track.box)
 

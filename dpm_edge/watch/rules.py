@@ -149,6 +149,12 @@ class Rules:
         for here in self._present.values():
             here[:] = [one for one in here if identity not in (one.identity, one.sighting.identity)]
 
+    def expire(self, before: float) -> None:
+        """Forget where identities were that nobody has seen since a time of day."""
+        for identity, cameras in list(self._seen.items()):
+            if all(one.moment.wall < before for one in cameras.values()):
+                del self._seen[identity]
+
     def rename(self, old: str, new: str) -> None:
         """Call an identity by another one's name, as a merge or a person at the page does."""
         for camera, one in self._seen.pop(old, {}).items():

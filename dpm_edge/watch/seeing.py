@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from dpm_edge.errors import DpmError
 from dpm_edge.gallery import Gallery
 from dpm_edge.images import read_image
+from dpm_edge.metrics import MASK_METRICS, chosen_metric
 from dpm_edge.runtime import Embeddings
 from dpm_edge.watch.shared_sightings import News, SharedSightings
 from dpm_edge.watch.site_config import PersonOfInterest, Site
 
 ABSENT_SECONDS = 10.0
 """Tracks without crops for so long end by themselves; before, they end when their tracker ends them."""
+MEMORY_SECONDS = 86400.0
+"""It is known for so long where somebody was, or for a site's `keep` where that is less."""
 SURE_SCORE = 0.4
 """Score from which a box of the detector shows a person; a tracker makes use of lower ones, a search does not."""
 
@@ -60,8 +63,8 @@ class KnowsPeople(Protocol):
     """What the pipeline needs of the identities."""
 
     def observe(
-        self, camera: str, track_id: str, seconds: float, features: NDArray, masks: NDArray, visibility: NDArray,
-        quality: NDArray,
+        self, camera: str, track_id: str, seconds: float, features: NDArray, masks: NDArray,
+        visibility: NDArray | None, quality: NDArray,
     ) -> Any:  # fmt: skip
         """Who a track is, a `DecidedTrack`, after more crops of it."""
 
@@ -131,7 +134,8 @@ class Seeing:
         """Who of the gallery is on a picture: on the largest person that the detector finds, or on all of it.
 
         Returns:
-            JSON types: box, visibility, visibility_map, and the ranks under the masked and the plain metric.
+            JSON types: box, visibility, visibility_map, and the ranks under the masked and the plain metric. Of a model
+            without masks visibility is None, and nobody is ranked under the masked metric.
 
         Raises:
             DpmError: the picture cannot be embedded.
@@ -144,10 +148,13 @@ class Seeing:
             raise DpmError("expected a person on the picture, got none that can be embedded. Choose another picture")
         found: dict[str, Any] = {
             "box": box and [round(value, 1) for value in box],
-            "visibility": round(float(embedded.weight[0]), 3),
+            "visibility": None if embedded.visibility is None else round(float(embedded.visibility[0]), 3),
             "visibility_map": None if embedded.visibility_map is None else embedded.visibility_map[0].round(2).tolist(),
         }
         for metric in ("masked", "plain"):
+            if metric in MASK_METRICS and not embedded.has_masks:
+                found[metric] = []
+                continue
             matches = self.gallery.search(embedded, k, metric=metric, by="person").of_query(0)
             found[metric] = [
                 {
@@ -178,10 +185,12 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
     identities = Identities(
         gallery,
         cameras=[camera.name for camera in (*site.cameras, *site.elsewhere)],
+        metric=chosen_metric(None, engine.spec.masks),
         travel={(one.origin, one.destination): (one.least, one.most) for one in site.travel},
         overlap=list(site.overlaps),
         absent=ABSENT_SECONDS,
         shared=shared,
+        memory=MEMORY_SECONDS if site.keep is None else min(site.keep, MEMORY_SECONDS),
     )
     return Seeing(
         detector=Detector.load(site.detector, threads=threads),

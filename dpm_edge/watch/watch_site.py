@@ -36,8 +36,8 @@ LOST_SECONDS = 3.0
 """A live camera without pictures for so long is reported as lost."""
 DRIFT_SECONDS = 10.0
 """So often the cameras' features are compared with their statistics."""
-EXPIRE_SECONDS = 600.0
-"""Retention is looked after so often."""
+EXPIRE_SECONDS, EXPIRE_SHARE = 600.0, 0.1
+"""Retention is looked after so often, or after this share of it where that is sooner."""
 
 
 class WatchSite:
@@ -74,6 +74,7 @@ class WatchSite:
         self._clock = SteadyClock()
         self._rules = Rules(site, self._last_seen())
         self._written = self._expired = self._compared = 0.0
+        self._rows_gone = 0
         self._vectors = any(one.vectors for one in site.outputs)
         self._drift = DriftWatch()
         begin = self._clock.now()[0]
@@ -323,11 +324,25 @@ class WatchSite:
         if self.seeing is not None and now - self._compared > DRIFT_SECONDS:
             self._compared = now
             self._drift.compare(self.seeing.gallery)
-        if self.site.keep is not None and now - self._expired > EXPIRE_SECONDS:
+        if self.site.keep is not None and now - self._expired > min(EXPIRE_SECONDS, EXPIRE_SHARE * self.site.keep):
             self._expired = now
-            self.store.expire(self._clock.now()[1] - self.site.keep)
-            if self.seeing is not None:
-                self.seeing.gallery.expire(self.site.keep)
+            self._expire(self.site.keep)
+
+    def _expire(self, keep: float) -> None:
+        """Delete what is older, and, once as many rows of the gallery are gone as are left, the room that they took."""
+        before = self._clock.now()[1] - keep
+        self.store.expire(before)
+        with self._lock:
+            self._rules.expire(before)
+        if self.seeing is not None:
+            gallery = self.seeing.gallery
+            self._rows_gone += gallery.expire(keep)
+            if self._rows_gone > len(gallery):
+                self._rows_gone = 0
+                try:
+                    gallery.compact()
+                except DpmError as error:  # no room: the rows are in no answer any more all the same
+                    say(str(error))
 
     def _mind_health(self, name: str, camera: CameraPipeline, now: float) -> None:
         source = camera.source.status()

@@ -55,7 +55,7 @@ class Whereabouts:
         overlap: Iterable[tuple[str, str]] = (),
         memory: float = 86400.0,
     ) -> None:
-        """Begin without stays; the arguments are those of `Identities`.
+        """Begin without stays; the arguments are those of `Identities`, `memory` the seconds that a stay is known.
 
         Raises:
             DataError: a pair names a camera that is not among `cameras`, or a time is none.
@@ -74,6 +74,7 @@ class Whereabouts:
             self._least[self._known(way)], self._most[way] = float(least), most
         self._overlap = {frozenset(self._known(pair)) for pair in overlap}
         self._stays: dict[str, list[Stay]] = {}
+        self._kept = 1000  # identities that were left when old ones were dropped
         self._times: dict[tuple[str, str], list[float]] = {}
 
     def _known(self, pair: tuple[str, str]) -> tuple[str, str]:
@@ -89,6 +90,13 @@ class Whereabouts:
             one for one in self._stays.get(identity, []) if one.last >= stay.start - self._memory and one is not stay
         ]
         self._stays[identity] = [*kept, stay]
+        if len(self._stays) > 2 * self._kept:
+            self._drop_old(stay.start - self._memory)
+
+    def _drop_old(self, before: float) -> None:
+        """Know no identity whose stays have all ended before then."""
+        self._stays = {name: stays for name, stays in self._stays.items() if any(one.last >= before for one in stays)}
+        self._kept = max(len(self._stays), 1000)
 
     def remove(self, identity: str, stay: Stay) -> None:
         """An identity does not have this stay."""

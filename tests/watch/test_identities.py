@@ -11,6 +11,7 @@ from dpm_edge.errors import DataError, DpmError, EmbeddingsError
 from dpm_edge.watch.decisions import Decision
 from dpm_edge.watch.evidence import log_odds
 from dpm_edge.watch.identities import Identities
+from dpm_edge.watch.joint_decision import LEAST_PEOPLE, probabilities
 
 D = 64
 CAMERAS = ("door", "yard")
@@ -242,8 +243,23 @@ def test_forgetting_leaves_nothing() -> None:
     assert world.see("yard", 1, "anna", 100).identity != first
 
 
-def test_odds_never_fall_with_similarity() -> None:
-    odds = [log_odds(score, 0.1, 0.15) for score in np.linspace(-1, 1, 200)]
+@pytest.mark.parametrize("absent", [7, 1, 2])
+def test_who_is_elsewhere_makes_it_no_likelier_that_somebody_else_is_back(absent: int) -> None:
+    likelihood = {f"p{i}": float(np.exp(i)) for i in range(absent)}
+    prior = {**dict.fromkeys(likelihood, 1 / (2 * 7)), "new": 1 / 2}  # of seven people the others are elsewhere
+    weight = {name: p * likelihood.get(name, 1.0) for name, p in prior.items()}
+    ranked, new = probabilities({name: float(np.log(one)) for name, one in likelihood.items()}, 7)
+    assert dict(ranked) == pytest.approx({n: weight[n] / sum(weight.values()) for n in likelihood})
+    assert new == pytest.approx(weight["new"] / sum(weight.values()))
+
+
+def test_while_hardly_anybody_has_been_seen_a_track_is_somebody_new_as_in_a_small_site() -> None:
+    assert probabilities({"a": 3.0}, 1) == probabilities({"a": 3.0}, LEAST_PEOPLE) != probabilities({"a": 3.0}, 9)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_odds_never_fall_with_similarity(centred: bool) -> None:
+    odds = [log_odds(score, 0.1, 0.15, centred=centred) for score in np.linspace(-1, 1, 200)]
     assert (np.diff(odds) >= -1e-9).all()
     assert odds[0] < -2 and odds[-1] > 3
 

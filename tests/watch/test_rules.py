@@ -105,6 +105,14 @@ def test_return_is_refused_where_the_clocks_are_less_certain_than_the_absence() 
     assert engine.see("yard", at(300, 200), [person("1", "anna")], SIZE) == []
 
 
+def test_somebody_not_seen_since_a_time_of_day_is_not_known_to_have_been_anywhere() -> None:
+    engine = rules(rule("moved"))
+    walk(engine, "door", [(10, [person("1", "anna")]), (20, [person("2", "ben")]), (30, [])])
+    engine.expire(20)
+    seen = walk(engine, "yard", [(40, [person("1", "anna"), person("2", "ben", x=150)])])
+    assert [event.identity for event in seen] == ["ben"]
+
+
 def test_a_to_b_names_both_cameras_and_the_time_between() -> None:
     engine = rules(rule("moved"))
     walk(engine, "door", [(10, [person("1", "anna")]), (20, [])])

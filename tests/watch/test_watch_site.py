@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from moving_square import ScriptedStream
 from stand_ins import ColourEngine, make_seeing, scene, walk, write_scenes
 
+from dpm_edge import Gallery
 from dpm_edge.errors import DpmError
 from dpm_edge.watch import watch_site
 from dpm_edge.watch.events import Event
@@ -302,6 +304,23 @@ def test_without_such_an_output_no_vector_is_kept(tmp_path: Path) -> None:
     video = write_scenes(tmp_path / "a.avi", walk("red", 8))
     with WatchStore(":memory:", run="") as store:
         assert {event.vector for event in run(site(("a", video)), store)} == {None}
+
+
+def test_once_more_is_deleted_than_left_the_gallery_takes_no_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_site, "WRITE_SECONDS", 0.0)
+    video = write_scenes(tmp_path / "a.avi", [EMPTY] * 3)
+    for old, shard in ((1, "shard-1"), (2, "shard-2")):
+        seeing = make_seeing()
+        with WatchStore(":memory:", run="") as store, Gallery.create(
+            tmp_path / f"gallery-{old}", ColourEngine.fingerprint, ColourEngine.dimension
+        ) as gallery:  # fmt: skip
+            row = seeing.engine.embed(scene(), np.array([[0, 0, 10, 10]]))
+            for seconds in (*[1000.0] * old, time.time()):
+                gallery.add(row, people=["red"], timestamps=[seconds])
+            run(site(("a", video), keep=3600.0), store, replace(seeing, gallery=gallery))
+            assert (len(gallery), gallery.describe()["shard"]) == (1, shard)
 
 
 def test_callbacks_get_every_event(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ SCHEMAS: dict[str, Any] = {
         unix=_or_null(NUMBER),
     ),
     "Found": _object(
-        box=_or_null(_list(NUMBER)), visibility=NUMBER, visibility_map=_or_null(_list(_list(NUMBER))),
+        box=_or_null(_list(NUMBER)), visibility=_or_null(NUMBER), visibility_map=_or_null(_list(_list(NUMBER))),
         masked=_list(_named("Match")), plain=_list(_named("Match")),
     ),
     "Output": _object(

@@ -11,8 +11,10 @@ export function showSearch(onPerson) {
     try {
       const answer = await call("/search", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
       const picture = await createImageBitmap(file);
+      const masks = answer.visibility !== null;  // another project's network has none
       found.replaceChildren(query(picture, answer), make("div", { className: "ranks" },
-        ranks("Under its mask", answer.masked, onPerson), ranks("Without a mask", answer.plain, onPerson)));
+        ...(masks ? [ranks("Under its mask", answer.masked, onPerson)] : []),
+        ranks(masks ? "Without a mask" : "Most alike", answer.plain, onPerson)));
     } catch (problem) {
       found.replaceChildren(make("p", { textContent: problem.message, role: "alert" }));
     }
@@ -36,7 +38,9 @@ function query(picture, answer) {
   const [x0, y0, x1, y1] = answer.box || [0, 0, picture.width, picture.height];
   const canvas = make("canvas", { width: Math.max(1, x1 - x0), height: Math.max(1, y1 - y0) });
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `The person that was searched for, ${Math.round(100 * answer.visibility)} % in sight`);
+  const seen = answer.visibility;
+  const share = seen === null ? "" : `, ${Math.round(100 * seen)} % in sight`;
+  canvas.setAttribute("aria-label", `The person that was searched for${share}`);
   const context = canvas.getContext("2d");
   context.drawImage(picture, x0, y0, x1 - x0, y1 - y0, 0, 0, canvas.width, canvas.height);
   const map = answer.visibility_map;
@@ -49,7 +53,7 @@ function query(picture, answer) {
   }
   const text = map ? "Dark patches do not show the person; the mask leaves out what they say." : "";
   return make("div", { className: "query" }, canvas, make("p", { className: "muted" },
-    `Visibility ${answer.visibility.toFixed(2)}. ${text}`));
+    seen === null ? "" : `Visibility ${seen.toFixed(2)}. ${text}`));
 }
 
 function ranks(title, matches, onPerson) {
