@@ -71,8 +71,8 @@ def tensor_of(text: str) -> Tensor:
     try:
         kind, sizes, values = json.loads(text)
         return torch.tensor(values, dtype=KINDS[kind]).reshape(sizes)
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"constant {text[:80]!r}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"constant {str(text)[:80]!r}") from error
 
 
 class OnnxGraph(nn.Module):
@@ -107,17 +107,21 @@ class OnnxGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.opset, self.image, self.feature, self.dimension = opset, image, feature, dimension
-        self.nodes = [read_node(text) for text in nodes]
-        self.constants = {name: tensor_of(text) for name, text in constants.items()}
         self.weights = nn.Module()
-        for name, sizes in trained.items():
-            self.weights.register_parameter(name, nn.Parameter(torch.zeros(sizes)))
-        for name, sizes in fixed.items():
-            self.weights.register_buffer(name, torch.zeros(sizes))
+        try:
+            self.nodes = [read_node(text) for text in nodes]
+            self.constants = {name: tensor_of(text) for name, text in constants.items()}
+            for name, sizes in trained.items():
+                self.weights.register_parameter(name, nn.Parameter(torch.zeros(sizes)))
+            for name, sizes in fixed.items():
+                self.weights.register_buffer(name, torch.zeros(sizes))
+        except (AttributeError, KeyError, RuntimeError) as error:  # no dictionary, a name that a Module has, odd sizes
+            raise ValueError(str(error)) from error
         self._check()
         self._last_use = {name: place for place, node in enumerate(self.nodes) for name in node.inputs if name}
 
     def _check(self) -> None:
+        """Every tensor is made before it is read."""
         known = {self.image, *self.constants, *(name for name, _ in self.named_weights())}
         for node in self.nodes:
             if missing := {name for name in node.inputs if name} - known:
