@@ -109,8 +109,8 @@ def _network(theirs: Foreign, name: str) -> ForeignNetwork:
         "image": names[portable.INPUT],
         "feature": names[feature],
         "nodes": [str(node) for node in read],
-        "trained": {n: list(t.shape) for n, t in weights.items() if n not in fixed},
-        "fixed": {n: list(t.shape) for n, t in weights.items() if n in fixed},
+        "trained": {n: "x".join(map(str, t.shape)) for n, t in weights.items() if n not in fixed},
+        "fixed": {n: "x".join(map(str, t.shape)) for n, t in weights.items() if n in fixed},
         "constants": {n: text_of(t) for n, t in constants.items()},
     }
     card = dataclasses.replace(theirs.spec.weights, recipe=f"{name}, imported as an ONNX")

@@ -188,7 +188,8 @@ def test_a_difference_from_onnx_runtime_is_refused(tmp_path: Path, monkeypatch: 
         ({"nodes": ["y = Relu(nothing) {}"]}, "node of nothing, which nothing before it makes"),
         ({"feature": "other"}, "feature 'other'"),
         ({"constants": {"t_shape": "[1]"}}, "constant"),
-        ({"trained": {"t_P": [3, -1]}}, "arguments of onnx"),
+        ({"trained": {"t_P": "3xy"}}, "arguments of onnx"),
+        ({"trained": {"t_P": [48, 24]}}, "arguments of onnx"),
         ({"constants": 3}, "arguments of onnx"),
     ],
 )

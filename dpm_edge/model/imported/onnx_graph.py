@@ -75,6 +75,10 @@ def tensor_of(text: str) -> Tensor:
         raise ValueError(f"constant {str(text)[:80]!r}") from error
 
 
+def _zeros(sizes: str) -> Tensor:
+    return torch.zeros([int(size) for size in sizes.split("x") if size])
+
+
 class OnnxGraph(nn.Module):
     """(B, 3, H, W) → (B, D), not normalised.
 
@@ -82,7 +86,7 @@ class OnnxGraph(nn.Module):
         opset: operator set of the graph, for who writes it as an ONNX again.
         image, feature: names of its input and output.
         nodes: in their order, each as `read_node` reads it.
-        trained: name → sizes of each weight that training changes.
+        trained: name → sizes, such as "16x3x7x7", of each weight that training changes.
         fixed: name → sizes of each other weight: statistics of batch norms, single numbers.
         constants: name → tensor as `tensor_of` reads it: sizes, axes, indices.
         dimension: D.
@@ -99,8 +103,8 @@ class OnnxGraph(nn.Module):
         image: str,
         feature: str,
         nodes: Sequence[str],
-        trained: dict[str, list[int]],
-        fixed: dict[str, list[int]],
+        trained: dict[str, str],
+        fixed: dict[str, str],
         constants: dict[str, str],
         dimension: int,
         preprocessing: Preprocessing | None = None,
@@ -112,9 +116,9 @@ class OnnxGraph(nn.Module):
             self.nodes = [read_node(text) for text in nodes]
             self.constants = {name: tensor_of(text) for name, text in constants.items()}
             for name, sizes in trained.items():
-                self.weights.register_parameter(name, nn.Parameter(torch.zeros(sizes)))
+                self.weights.register_parameter(name, nn.Parameter(_zeros(sizes)))
             for name, sizes in fixed.items():
-                self.weights.register_buffer(name, torch.zeros(sizes))
+                self.weights.register_buffer(name, _zeros(sizes))
         except (AttributeError, KeyError, RuntimeError) as error:  # no dictionary, a name that a Module has, odd sizes
             raise ValueError(str(error)) from error
         self._check()

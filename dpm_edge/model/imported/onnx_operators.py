@@ -52,13 +52,6 @@ def at(inputs: Inputs, place: int) -> Any:
     return inputs[place] if place < len(inputs) else None
 
 
-def _reduce(how: Callable[..., Tensor], inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, axes = inputs[0], numbers(at(inputs, 1))
-    if not axes and attributes.get("noop_with_empty_axes", 0):
-        return x
-    return how(x, dim=axes or list(range(x.dim())), keepdim=bool(attributes.get("keepdims", 1)))
-
-
 def _prod(x: Tensor, dim: list[int], keepdim: bool) -> Tensor:
     for axis in sorted((d % x.dim() for d in dim), reverse=True):
         x = x.prod(axis, keepdim=keepdim)
@@ -244,6 +237,22 @@ def _fold(how: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return run
 
 
+def _mean(inputs: Inputs, attributes: Attributes) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*inputs)).mean(0)
+
+
+def _reduction(how: Callable[..., Tensor]) -> Operator:
+    """An operator over some axes, which are its second input; all axes where it is left out."""
+
+    def run(inputs: Inputs, attributes: Attributes) -> Tensor:
+        x, axes = inputs[0], numbers(at(inputs, 1))
+        if not axes and attributes.get("noop_with_empty_axes", 0):
+            return x
+        return how(x, dim=axes or list(range(x.dim())), keepdim=bool(attributes.get("keepdims", 1)))
+
+    return run
+
+
 def _plain(how: Callable[..., Tensor]) -> Operator:
     """An operator without attributes."""
     return lambda inputs, attributes: how(*inputs)
@@ -290,7 +299,7 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
 
 OPERATORS: dict[str, Operator] = {
     **{name: _plain(how) for name, how in PLAIN.items()},
-    **{name: lambda inputs, attributes, how=how: _reduce(how, inputs, attributes) for name, how in REDUCTIONS.items()},
+    **{name: _reduction(how) for name, how in REDUCTIONS.items()},
     **onnx_windows.OPERATORS,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
@@ -315,7 +324,7 @@ OPERATORS: dict[str, Operator] = {
     "LogSoftmax": lambda inputs, attributes: torch.log_softmax(inputs[0], attributes.get("axis", -1)),
     "LpNormalization": _lp_normalisation,
     "Max": _fold(torch.maximum),
-    "Mean": lambda inputs, attributes: _fold(torch.add)(inputs, {}) / len(inputs),  # type: ignore[operator]
+    "Mean": _mean,
     "Min": _fold(torch.minimum),
     "PRelu": lambda inputs, attributes: torch.where(inputs[0] > 0, inputs[0], inputs[0] * inputs[1]),
     "Range": _range,

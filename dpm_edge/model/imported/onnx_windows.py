@@ -152,7 +152,7 @@ def pad(inputs: Sequence[Any], attributes: Attributes) -> Tensor:
 def resize(inputs: Sequence[Any], attributes: Attributes) -> Tensor:
     """Compute Resize, as far as torch's interpolation is the same."""
     x = inputs[0]
-    rank, mode = x.dim() - 2, attributes.get("mode", "nearest")
+    rank, mode = x.dim() - 2, str(attributes.get("mode", "nearest"))
     where = attributes.get("coordinate_transformation_mode", "half_pixel")
     scales = inputs[2] if len(inputs) > 2 else None
     sizes = inputs[3] if len(inputs) > 3 else None
@@ -163,12 +163,13 @@ def resize(inputs: Sequence[Any], attributes: Attributes) -> Tensor:
         fits = where == "asymmetric" and attributes.get("nearest_mode") == "floor"
     else:
         fits = (mode, rank) in _RESIZES and where in ("half_pixel", "pytorch_half_pixel", "align_corners")
-    how = _RESIZES.get((mode, rank), mode)
+    how: str = _RESIZES.get((mode, rank), "nearest")
     if not fits or unusual:
         raise NotImplementedError(f"mode={mode}, coordinate_transformation_mode={where} {', '.join(unusual)}".strip())
     corners = None if mode == "nearest" else where == "align_corners"
     if sizes is not None and sizes.numel():
         return F.interpolate(x, [int(v) for v in sizes.tolist()][2:], mode=how, align_corners=corners)
+    assert scales is not None, "either sizes or scales are given"
     factors = scales.tolist()[2:]
     return F.interpolate(x, scale_factor=factors, mode=how, align_corners=corners, recompute_scale_factor=False)
 
