@@ -101,7 +101,7 @@ def test_camera_statistics_centre_as_they_did(kept: Path) -> None:
     np.testing.assert_allclose(found.sums["door"], features[::2].sum(0), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "imported"])
+@pytest.mark.parametrize("name", ["checkpoint", "imported", "of-onnx"])
 def test_a_checkpoint_computes_what_it_did(name: str, kept: Path) -> None:
     torch = pytest.importorskip("torch")
     from dpm_edge.model import checkpoint

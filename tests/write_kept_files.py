@@ -40,6 +40,25 @@ def embeddings() -> Embeddings:
     )
 
 
+GRAPH = {
+    "kind": "onnx",
+    "opset": 18,
+    "image": "images",
+    "feature": "y",
+    "nodes": [
+        'c = Conv(images,w,) {"strides": [8, 8], "pads": [1, 1, 1, 1], "auto_pad": "NOTSET"}',
+        "r = Relu(c) {}",
+        "m = ReduceMean(r,axes) {}",
+        "f = Reshape(m,flat) {}",
+        'y = Gemm(f,p,b) {"transB": 1, "alpha": 0.5}',
+    ],
+    "trained": {"w": "6x3x3x3", "p": "8x6", "b": "8"},
+    "fixed": {},
+    "constants": {"axes": '["int64", [2], [2, 3]]', "flat": '["int64", [2], [-1, 6]]'},
+}
+"""A network that was imported from an ONNX, as its checkpoint says it."""
+
+
 def main() -> None:
     """Write every kind of file that is promised to open later."""
     from dpm_edge.model import checkpoint
@@ -86,7 +105,11 @@ def main() -> None:
     theirs = foreign_spec("transreid", 40, Preprocessing(height=32, width=32), WeightsCard(recipe="tests"))
     network = {"kind": "transreid", "width": 8, "heads": 1, "depth": 0, "stride": 16}
     checkpoint.save(ForeignNetwork(theirs, network).eval(), out / "imported")
-    nets = {name: checkpoint.load_any(out / name) for name in ("checkpoint", "imported")}
+    of_onnx = ForeignNetwork(foreign_spec("of-onnx", 8, Preprocessing(height=32, width=32), WeightsCard()), GRAPH)
+    for parameter in of_onnx.parameters():
+        torch.nn.init.normal_(parameter)
+    checkpoint.save(of_onnx.eval(), out / "of-onnx")
+    nets = {name: checkpoint.load_any(out / name) for name in ("checkpoint", "imported", "of-onnx")}
     with torch.inference_mode():
         features = {
             name: net(torch.ones(1, 3, net.spec.preprocessing.height, net.spec.preprocessing.width))[0][0, :4].tolist()

@@ -27,6 +27,8 @@ PREFIX = "net."
 """Before every name of the adopted graph, so that none is one of ours."""
 SAME_COSINE = 0.9999
 """Least cosine between the features of the file and of what became of it."""
+RAW = "tail.raw"
+"""The feature (batch, D) before it is divided by its norm."""
 TINY_NORM = 1e-6
 """Floor of the L2 norm that a feature is divided by: a feature of zeros stays zeros."""
 
@@ -54,10 +56,19 @@ def adopt(model: ModelProto, image: str, feature: str, height: int, width: int, 
     _free_batch(made, image, height, width)
     made = _folded(made)
     made = onnx.compose.add_prefix(made, PREFIX)
-    _add_outputs(made, PREFIX + image, PREFIX + feature, (height, width), dimension)
-    _name_nodes(made)
-    portable.check_standard(made)
+    finish(made, PREFIX + image, PREFIX + feature, (height, width), dimension)
     return made
+
+
+def finish(model: ModelProto, image: str, feature: str, size: tuple[int, int], dimension: int) -> None:
+    """Make a graph of free batch the portable form, in place: its input and outputs, and a name for every node.
+
+    Raises:
+        CheckpointError: an operator is not standard.
+    """
+    _add_outputs(model, image, feature, size, dimension)
+    _name_nodes(model)
+    portable.check_standard(model)
 
 
 def prepare(model: ModelProto, image: str, feature: str) -> None:
@@ -362,11 +373,11 @@ def _add_outputs(model: ModelProto, image: str, feature: str, size: tuple[int, i
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     graph.node.extend(
         [
-            helper.make_node("Reshape", [feature, "tail.flat"], ["tail.raw"]),
-            helper.make_node("ReduceL2", ["tail.raw", "tail.axis"], ["tail.norm"], keepdims=1),
+            helper.make_node("Reshape", [feature, "tail.flat"], [RAW]),
+            helper.make_node("ReduceL2", [RAW, "tail.axis"], ["tail.norm"], keepdims=1),
             helper.make_node("Max", ["tail.norm", "tail.tiny"], ["tail.floor"]),
-            helper.make_node("Div", ["tail.raw", "tail.floor"], ["feature"]),
-            helper.make_node("Shape", ["tail.raw"], ["tail.shape"]),
+            helper.make_node("Div", [RAW, "tail.floor"], ["feature"]),
+            helper.make_node("Shape", [RAW], ["tail.shape"]),
             helper.make_node("ConstantOfShape", ["tail.shape"], ["mask"], value=one),
         ]
     )

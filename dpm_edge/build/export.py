@@ -21,7 +21,7 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dpm_edge.build import portable
+from dpm_edge.build import portable, trainable
 from dpm_edge.model import checkpoint
 from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 
@@ -37,6 +37,8 @@ def to_onnx(net: AnyNetwork) -> ModelProto:
         CheckpointError: the exporter left an operator that is not standard.
     """
     net = copy.deepcopy(net).float().cpu().eval()
+    if isinstance(net, ForeignNetwork) and net.network["kind"] == trainable.KIND:
+        return trainable.to_onnx(net)
     if isinstance(net, ForeignNetwork):
         _fold_batch_norm(net.body)
     else:

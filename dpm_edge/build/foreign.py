@@ -97,7 +97,7 @@ def made_of(
     pre = _preprocessing(image, options, path, inferred)
     model = _with_size(model, image.name, pre)
     run = original or _runner(model, image, feature)
-    inputs = _some_inputs(pre)
+    inputs = some_inputs(pre)
     raw = run(inputs[:1])
     if raw.ndim != 2:
         raise CheckpointError(f"expected a feature (batch, D), got {feature} {raw.shape} in {name}. {_ADVICE}")
@@ -380,7 +380,7 @@ def _runner(model: ModelProto, image: ValueInfoProto, feature: str) -> Run:
     return run
 
 
-def _some_inputs(pre: Preprocessing) -> NDArray[np.float32]:
+def some_inputs(pre: Preprocessing) -> NDArray[np.float32]:
     """A few pictures of coarse noise (n, 3, H, W), scaled as the network's input is."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(0, 255, (_CHECKED_PICTURES, 3, (pre.height + 15) // 16, (pre.width + 15) // 16))

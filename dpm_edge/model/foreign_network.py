@@ -26,6 +26,7 @@ NETWORKS = {
     "resnet50": "resnet50:ResNet50",
     "transreid": "transreid:TransReID",
     "swin": "swin:Swin",
+    "onnx": "onnx_graph:OnnxGraph",
 }
 """Kind of network → file in dpm_edge.model.imported and its class there."""
 
@@ -98,5 +99,6 @@ def _make(network: Any, spec: ModelSpec) -> nn.Module:
         raise MissingLibrary(library, f"networks of kind {kind}", f"pip install {library}") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"expected arguments of {kind} in the checkpoint's JSON, got {arguments} ({error}). Import it again"
+            f"expected arguments of {kind} in the checkpoint's JSON, got {str(arguments)[:200]} ({error}). "
+            "Import it again"
         ) from error

@@ -1,4 +1,4 @@
-"""docs/integrations.md: its three commands work in order, and each of its examples runs against the real library."""
+"""docs/integrations.md: its commands work in order, and each of its examples runs against the real library."""
 
 from __future__ import annotations
 
@@ -80,6 +80,19 @@ def test_three_commands_lead_from_a_file_to_a_verified_engine_a_gallery_and_a_th
     result = runner.invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "  0003  " in result.output.splitlines()[0] and "same" in result.output
+
+
+def test_an_onnx_becomes_a_checkpoint_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    osnet_like(tmp_path / "osnet_x0_25_msmt17.onnx")
+    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "import onnx" in text]
+    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["import", "adapt", "build"]
+    for command in (commands[0], ["build", "osnet.safetensors", "-o", "engine", "--backend", "onnxruntime"]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+    assert Manifest.read(tmp_path / "engine").spec.weights.recipe == "osnet_x0_25_msmt17.onnx, imported as an ONNX"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=SECTIONS[: len(EXAMPLES)])
