@@ -37,9 +37,10 @@ from dpm_edge.watch.shared_sightings import News, SharedSightings
 from dpm_edge.watch.whereabouts import Stay, Whereabouts
 
 CLEARER = 0.2
-"""A track whose visibility has risen by so much is looked at again: somebody came out from behind something."""
+"""A track whose visibility has risen by so much is looked at again."""
 LEFT = 0.3
 """Probability below which a track is no longer who it was taken for."""
+MOST_CHANGES = 1000  # that wait to be asked for; a camera that never looks again asks for none
 
 
 class Identities:
@@ -161,10 +162,11 @@ class Identities:
         live = self._live.get((str(camera), str(track_id)))
         return live.crops.query(self.gallery.fingerprint) if live is not None and live.crops.count else None
 
-    def changes(self) -> list[IdentityChange]:
-        """Merges and splits since the last call, in order."""
-        changes, self._changes = self._changes, []
-        return changes
+    def changes(self, camera: str | None = None) -> list[IdentityChange]:
+        """Merges and splits since the last call, in order; with `camera` its tracks' and those by hand, others wait."""
+        told = [one for one in self._changes if camera is None or one.camera in (camera, "")]
+        self._changes = [one for one in self._changes if one not in told][-MOST_CHANGES:]
+        return told
 
     def end(self, camera: str, track_id: int | str) -> Decision | None:
         """A track has ended: decide finally and keep its best crops; None for one that is not followed.

@@ -177,8 +177,8 @@ class CameraPipeline:
             self._recognise(seeing, frame, self._due(tracks, frame.seconds))
         with self._lock:
             final = self._end(seeing, ended)
-            for change in seeing.identities.changes():
-                if change.camera == frame.camera and change.track in self._followed:
+            for change in seeing.identities.changes(frame.camera):
+                if change.track in self._followed:
                     self._followed[change.track].change = change.kind
             sightings = tuple(self._sighting(seeing, self._name(track), track.box) for track in tracks)
             for name, one in list(self._followed.items()):

@@ -80,7 +80,7 @@ class KnowsPeople(Protocol):
     def hear(self, news: News) -> None:
         """Take in what the programs at other cameras tell."""
 
-    def changes(self) -> Any:
+    def changes(self, camera: str | None = None) -> Any:
         """Merges and splits since the last call, each with kind, camera and track."""
 
     def merge(self, identity: str, into: str) -> Any:

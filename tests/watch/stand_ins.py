@@ -155,7 +155,7 @@ class ColourIdentities:
     def end(self, camera: str, track_id: str) -> Known | None:
         return self._decided.pop((camera, track_id), Known("unknown", f"{camera}-{track_id}"))
 
-    def changes(self) -> list[Any]:
+    def changes(self, camera: str | None = None) -> list[Any]:
         return []
 
     def forget(self, identity: str) -> int:

@@ -165,6 +165,16 @@ def test_a_late_match_is_a_merge_and_keeps_the_chain() -> None:
     assert world.identities.changes() == []
 
 
+def test_a_change_of_another_cameras_track_waits_until_that_camera_asks() -> None:
+    world = World()
+    world.see("door", 1, "anna", 0)
+    old = world.see("yard", 7, "ben", 20).identity
+    new = world.identities.split("yard", 7)
+    assert world.identities.changes("door") == []
+    assert [(one.kind, one.identity, one.into) for one in world.identities.changes("yard")] == [("split", old, new)]
+    assert world.identities.changes() == []
+
+
 def test_an_ended_tracks_best_crops_are_kept_with_time_and_place() -> None:
     world = World()
     decision = world.see("door", 1, "anna", 50, crops=20)
