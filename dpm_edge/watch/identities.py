@@ -40,7 +40,7 @@ CLEARER = 0.2
 """A track whose visibility has risen by so much is looked at again."""
 LEFT = 0.3
 """Probability below which a track is no longer who it was taken for."""
-MOST_CHANGES = 1000  # that wait to be asked for; a camera that never looks again asks for none
+MOST_CHANGES = 1000  # that wait to be asked for
 
 
 class Identities:
