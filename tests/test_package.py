@@ -114,9 +114,9 @@ print(*[line.split(":")[1].strip() for line in cv2.getBuildInformation().splitli
 @pytest.mark.slow
 def test_application_keeps_the_opencv_with_windows_that_it_has(wheel: Path, tmp_path: Path) -> None:
     """In a fresh environment, from a package index: opencv-python first, then this package and an engine library."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--disable-pip-version-check"]
     if subprocess.run([*install, "--retries", "0", "--timeout", "10", "opencv-python"], capture_output=True).returncode:
         pytest.skip("no package index can be reached from here")
     before = subprocess.run([python, "-c", WINDOWS], capture_output=True, text=True)
