@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import warnings
@@ -115,6 +116,17 @@ def test_a_step_of_training_changes_the_weights_and_the_engine_follows(
     path = checkpoint.save(net, tmp_path / "trained")
     np.testing.assert_allclose(in_torch(loaded(path)), after, atol=1e-6)
     np.testing.assert_allclose(in_an_engine(path, tmp_path / "engine", crops), after, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_it_runs_on_another_device_and_in_bfloat16(theirs: Path) -> None:
+    """On the device meta, as on a GPU, tensors that lie elsewhere are refused; it computes sizes alone."""
+    net = trainable.read(theirs, OPTIONS)
+    pictures = torch.from_numpy(preprocess(PEOPLE, net.spec.preprocessing))
+    wanted = net(pictures)[0]
+    half = copy.deepcopy(net).to(torch.bfloat16)(pictures.bfloat16())[0]
+    assert torch.nn.functional.cosine_similarity(half, wanted).min() > 0.99
+    assert net.to("meta")(pictures.to("meta"))[0].shape == wanted.shape
 
 
 def normed() -> ModelProto:

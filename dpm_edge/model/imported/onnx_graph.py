@@ -142,7 +142,7 @@ class OnnxGraph(nn.Module):
         values: dict[str, Tensor] = {**self.constants, **dict(self.named_weights()), self.image: images}
         for place, node in enumerate(self.nodes):
             inputs = [values[name] if name else None for name in node.inputs]
-            made = run(node, _together(node.operator, inputs))
+            made = [_typed(one, images.dtype) for one in run(node, _together(node.operator, inputs))]
             values.update(zip(node.outputs, made))
             for name in node.inputs:
                 if self._last_use.get(name) == place and name != self.feature:
@@ -161,6 +161,11 @@ def run(node: Node, inputs: Sequence[Tensor | None]) -> Sequence[Tensor]:
     except NotImplementedError as error:
         raise NotImplementedError(f"{node.operator} with {error}") from error
     return [made] if isinstance(made, Tensor) else made
+
+
+def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats that a graph makes of integers (a square root of a size) are of the pictures' type, not float32."""
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dim() else tensor
 
 
 def _together(operator: str, inputs: list[Tensor | None]) -> list[Tensor | None]:
