@@ -57,9 +57,9 @@ def read_panorama(path: Path) -> NDArray[np.float32]:
         read = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if read is None or read.ndim != 3:
             raise DataError(f"expected a panorama in colour at {path}, got something that OpenCV cannot read as one")
-        image = read[:, :, 2::-1].astype(np.float32)
+        image = np.asarray(read[:, :, 2::-1], np.float32)
         if read.dtype == np.uint8:
-            image = (image / 255) ** GAMMA
+            image = np.asarray((image / 255) ** GAMMA, np.float32)
     if image.shape[1] != 2 * image.shape[0]:
         raise DataError(f"expected a panorama twice as wide as high at {path}, got {image.shape[1]}×{image.shape[0]}")
     return np.ascontiguousarray(image, np.float32)

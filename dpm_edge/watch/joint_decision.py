@@ -10,9 +10,6 @@ import numpy as np
 from dpm_edge.watch.live_track import LiveTrack
 from dpm_edge.watch.overlap import assign
 
-LEAST_PEOPLE = 6
-"""People that are counted at least where candidates share what is expected of them: the odds were measured in sites of
-so many or more, and where fewer have been seen most tracks are new."""
 KEEP = 1.0
 """Log odds by which a track's identity is preferred to a change that others bring about."""
 
@@ -31,7 +28,7 @@ def decide_together(tracks: Sequence[LiveTrack], asked: LiveTrack) -> list[tuple
     worth = np.full((len(tracks), len(names) + len(tracks)), -1e3)
     for i, one in enumerate(tracks):
         held = one.identity if one is not asked else None
-        scale = math.log(max(one.compared, LEAST_PEOPLE))
+        scale = math.log(max(one.compared, 1))
         for identity, odds in one.odds.items():
             worth[i, names.index(identity)] = odds - scale + KEEP * (identity == held)
         worth[i, len(names) + i] = KEEP * (held is not None and held == one.own)
@@ -53,7 +50,7 @@ def probabilities(odds: dict[str, float], compared: int) -> tuple[tuple[tuple[st
     everybody who was compared, those too who cannot be it because they are elsewhere: that others are excluded makes
     it no likelier that somebody comes back.
     """
-    n = max(compared, LEAST_PEOPLE)
+    n = max(compared, 1)
     weight = {identity: math.exp(min(one, 50)) / n for identity, one in odds.items()}
     total = 1 + sum(weight.values())
     ranked = sorted(((n, w / total) for n, w in weight.items()), key=lambda pair: (-pair[1], pair[0]))

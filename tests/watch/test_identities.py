@@ -11,7 +11,7 @@ from dpm_edge.errors import DataError, DpmError, EmbeddingsError
 from dpm_edge.watch.decisions import Decision
 from dpm_edge.watch.evidence import log_odds
 from dpm_edge.watch.identities import Identities
-from dpm_edge.watch.joint_decision import LEAST_PEOPLE, probabilities
+from dpm_edge.watch.joint_decision import probabilities
 
 D = 64
 CAMERAS = ("door", "yard")
@@ -261,10 +261,6 @@ def test_who_is_elsewhere_makes_it_no_likelier_that_somebody_else_is_back(absent
     ranked, new = probabilities({name: float(np.log(one)) for name, one in likelihood.items()}, 7)
     assert dict(ranked) == pytest.approx({n: weight[n] / sum(weight.values()) for n in likelihood})
     assert new == pytest.approx(weight["new"] / sum(weight.values()))
-
-
-def test_while_hardly_anybody_has_been_seen_a_track_is_somebody_new_as_in_a_small_site() -> None:
-    assert probabilities({"a": 3.0}, 1) == probabilities({"a": 3.0}, LEAST_PEOPLE) != probabilities({"a": 3.0}, 9)
 
 
 @pytest.mark.parametrize("centred", [False, True])
