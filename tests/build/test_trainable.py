@@ -172,6 +172,17 @@ def test_an_engine_has_the_checkpoints_fingerprint_and_torch_runs_it_too(crops: 
         np.testing.assert_allclose(engine.embed(PEOPLE).features, tiny_engine.expected(PEOPLE)[0], atol=2e-5)
 
 
+def test_an_openvino_ir_is_read_alike(tmp_path: Path) -> None:
+    import openvino
+
+    openvino.save_model(
+        openvino.convert_model(save(tmp_path / "theirs.onnx")), tmp_path / "theirs.xml", compress_to_fp16=False
+    )
+    net = trainable.read(tmp_path / "theirs.xml", OPTIONS)
+    assert net.network["trained"]
+    np.testing.assert_allclose(in_torch(net), tiny_engine.expected(PEOPLE)[0], atol=2e-5)
+
+
 def test_names_of_tensors_may_be_anything(tmp_path: Path) -> None:
     model = network(output="embedding")
     odd = {"pooled": "forward", "flat": "a.b/c:0", "P": "a_b_c_0", "shape": "größe (x,y)"}
