@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -90,6 +91,7 @@ class ColourEngine:
     """The mean colour of a crop as its feature."""
 
     fingerprint, dimension = "colour" * 10, 3
+    spec = SimpleNamespace(masks=True)
 
     def embed(self, images: Any, boxes: Any = None) -> Embeddings:
         crops = list(images) if boxes is None else []
