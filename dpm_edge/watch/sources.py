@@ -1,7 +1,8 @@
 """Cameras, streams, videos and folders as one thing: a `Source` that gives frames and says how it is.
 
-Each source has a reader thread. A live source (a device or a stream) gives the newest frame and drops older ones; it
-connects again, with growing pauses, whenever it ends, fails or falls silent. A file gives every frame and ends.
+Each source has a reader thread. A live source (a device or a stream) gives its frames as they come, and where they are
+not taken for LATE_SECONDS, goes on with the newest and drops the older ones; it connects again, with growing pauses,
+whenever it ends, fails or falls silent. A file gives every frame and ends.
 
 Two clocks: `seconds` never jumps and is for durations and order; `wall` is the time of day and is for people.
 """
@@ -35,7 +36,9 @@ HANGING_READERS = 3
 STALL_INTERVALS = 4
 """A slow camera is stalled only after so many of its own longest recent intervals."""
 WAITING_FRAMES = 4
-"""Frames of a file that wait to be taken."""
+"""Frames that wait to be taken, at most."""
+LATE_SECONDS = 0.25
+"""So long a live source's frames wait; then the newest takes their place. One slow frame makes no gap."""
 JUMP_SECONDS = 1.0
 """A difference of the two clocks above which the time of day is no longer certain."""
 
@@ -83,7 +86,7 @@ class SourceStatus:
     """What happened last, in a sentence; empty while all is well."""
     frames: int = 0
     dropped: int = 0
-    """Frames that were read and not taken, because a newer one came."""
+    """Frames that were read and not taken, because they were late and a newer one came."""
     reconnects: int = 0
     rate: float = 0.0
     """Frames a second, over the last seconds."""
@@ -187,7 +190,7 @@ class Source:
             threading.Thread(target=self._mind_stalls, name=f"stalls of {self.camera}", daemon=True).start()
 
     def get(self, timeout: float | None = 0.0) -> CameraFrame | None:
-        """Take the next frame of a file or the newest of a live source; None where none came in `timeout` seconds."""
+        """Take the next frame; None where none came in `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._over(), timeout)
             if not self._waiting:
@@ -309,7 +312,7 @@ class Source:
                 uncertainty=self._clock_error + (jumped if jumped > JUMP_SECONDS else 0.0),
             )
             dropped = 0
-            if self.live:
+            if self.live and self._late(seconds):
                 dropped = len(self._waiting)
                 self._waiting.clear()
             self._waiting.append(frame)
@@ -322,6 +325,11 @@ class Source:
             )
             self._set("live")
             return True
+
+    def _late(self, seconds: float) -> bool:
+        """Whether the frames that wait have to give way to the one that is here now; the condition is held."""
+        waiting = self._waiting
+        return len(waiting) >= WAITING_FRAMES or (bool(waiting) and seconds - waiting[0].seconds > LATE_SECONDS)
 
     def _mind_stalls(self) -> None:
         """Give up a reader that hangs or hears nothing, and start another."""

@@ -1,4 +1,4 @@
-"""Which frame is looked at next: of live cameras in turn the newest of each, of files in order of time."""
+"""Which frame is looked at next: of live cameras in turn, of files in order of time."""
 
 from __future__ import annotations
 

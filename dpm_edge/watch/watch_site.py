@@ -1,6 +1,6 @@
 """The loop of the camera application: frames of all cameras become events, which the store keeps and outputs deliver.
 
-One thread works through the frames: those of files in order of time, those of live cameras in turn, the newest of each.
+One thread works through the frames: those of files in order of time, those of live cameras in turn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Sources: files give every frame, live ones the newest; they connect again; no password is shown."""
+"""Sources: files give every frame, live ones the newest when late; they connect again; no password is shown."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -108,14 +109,25 @@ def test_a_file_that_is_no_video_fails_with_a_sentence(tmp_path: Path) -> None:
         list(Source(tmp_path / "bad.mp4"))
 
 
-def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped() -> None:
-    stream = [picture(n) for n in range(10)]
-    with Source(SECRET, "door", opener=scripts([*stream, "hang"])) as source:
+@pytest.mark.parametrize(("apart", "left"), [(1.0, [9]), (0.2, [8, 9]), (0.1, [9]), (0.01, [8, 9])])
+def test_frames_that_are_late_or_too_many_give_way_to_the_newest(apart: float, left: list[int]) -> None:
+    """By hand: frames wait for 0.25 s, four of them at most; the one that finds them late is alone then."""
+    times = itertools.count()
+    clock = SteadyClock(wall=lambda: 0.0, steady=lambda: apart * next(times))
+    with Source(SECRET, "door", clock=clock, opener=scripts([*map(picture, range(10)), "hang"])) as source:
         wait_for(lambda: source.status().frames == 10)
-        frame = source.get(1.0)
-        assert frame is not None and frame.number == 9 and int(frame.image[0, 0, 0]) == 9
-        assert source.status().dropped == 9
+        taken = [source.get(1.0) for _ in left]
+        assert [(one.number, int(one.image[0, 0, 0])) for one in taken if one] == [(n, n) for n in left]
+        assert source.status().dropped == 10 - len(left)
         assert source.get(0.0) is None
+
+
+def test_a_live_source_that_is_taken_a_little_late_loses_nothing() -> None:
+    """One slow frame among quick ones, as where the detector looks at every third."""
+    with Source(SECRET, "door", opener=scripts([*map(picture, range(3)), "hang"])) as source:
+        wait_for(lambda: source.status().frames == 3)
+        assert [frame.number for frame in (source.get(1.0) for _ in range(3)) if frame] == [0, 1, 2]
+        assert source.status().dropped == 0
 
 
 def test_end_of_a_live_stream_is_a_lost_connection_and_it_connects_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,8 @@ class Plan:
     pictures: int = 4
     """Pictures of each."""
     lr: float = 3e-4
-    """AdamW's learning rate; falls by a cosine over the rounds to a tenth."""
+    """AdamW's learning rate; falls by a cosine to a tenth, over the rounds or, where they are fewer, those that the
+    minutes leave time for."""
     weight_decay: float = 5e-4
     temperature: float = 0.05
     momentum: float = 0.1
@@ -118,8 +119,8 @@ def adapt(
         _save(state, resume, net, crops, plan)
         if not quiet:
             say(
-                f"round {state.round}/{plan.rounds}: {row['clusters']} clusters hold {100 * row['clustered']:.0f} % of "
-                f"the crops, loss {row['loss']:.3f}, {row['seconds']:.0f} s; "
+                f"round {state.round} of about {planned_rounds(state, plan)}: {row['clusters']} clusters hold "
+                f"{100 * row['clustered']:.0f} % of the crops, loss {row['loss']:.3f}, {row['seconds']:.0f} s; "
                 f"{max(0, plan.minutes - state.seconds / 60):.0f} min left"
             )
     adapted = state.net.eval()
@@ -128,6 +129,13 @@ def adapt(
     sample = crops.pictures.pixels[:: max(1, len(crops) // 1000)]
     adapted.spec = adapted.spec.replace(mask_mean=float(embed(adapted, sample)[1].mean()))
     return adapted, state.history
+
+
+def planned_rounds(state: State, plan: Plan) -> int:
+    """Rounds that there will be: as many as the minutes leave time for, by the time of those done, or the plan's."""
+    if not state.round:
+        return plan.rounds
+    return min(plan.rounds, max(state.round + 1, math.ceil(60 * plan.minutes * state.round / state.seconds)))
 
 
 def statistics(net: AnyNetwork, features: NDArray, cameras: list[str]) -> CameraStatistics:
@@ -186,7 +194,7 @@ def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any
     batches = np.concatenate([sampler.epoch(1000 * state.round + i) for i in range(1 + steps // sampler.batches)])[
         :steps
     ]
-    rate = plan.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * state.round / plan.rounds)))
+    rate = plan.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * state.round / planned_rounds(state, plan))))
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     net.train()
@@ -202,6 +210,7 @@ def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any
         "clusters of several cameras": float(np.mean(np.array(cameras_of) > 1)),
         "largest cluster": int(counts.max()),
         "loss": float(np.mean(spent)),
+        "lr": rate,
         "steps": len(batches),
     }
 

@@ -127,8 +127,19 @@ def test_a_stopped_adaptation_ends_like_one_that_was_not_stopped(site: Path, net
     rounds.adapt(net, crops, stopped, tmp_path / "parts", quiet=True)
     torch.manual_seed(123)
     resumed, history = rounds.adapt(net, crops, SMALL, tmp_path / "parts", quiet=True)
-    assert len(history) == 2
+    assert [row["lr"] for row in history] == pytest.approx([SMALL.lr, SMALL.lr * 0.55])
     assert checkpoint.fingerprint(resumed) == checkpoint.fingerprint(whole)
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "planned"), [(0, 0.0, 12), (1, 600.0, 6), (2, 1000.0, 8), (3, 100.0, 12), (6, 3700.0, 7)]
+)
+def test_the_rate_falls_over_the_rounds_that_there_is_time_for(
+    net: DPM, done: int, seconds: float, planned: int
+) -> None:
+    """By hand: 12 rounds wanted, 60 minutes; a round that has begun is ended."""
+    plan = Plan(rounds=12, minutes=60)
+    assert rounds.planned_rounds(rounds.State(net, None, net, round=done, seconds=seconds), plan) == planned
 
 
 def test_a_convolutional_stem_keeps_its_lower_stages_and_all_statistics(site: Path, tmp_path: Path) -> None:
