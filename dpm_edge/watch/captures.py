@@ -1,4 +1,4 @@
-"""How an address is opened with OpenCV: a stream, a device, a video file, or a folder of pictures or videos."""
+"""What OpenCV reads: a stream, a device, a video file, or a folder of pictures or videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpm_edge import video
 from dpm_edge.errors import ImageError, SourceError
 from dpm_edge.images import SUFFIXES, read_image
 from dpm_edge.opencv import cv2
-from dpm_edge.watch.addresses import kind, redacted
+from dpm_edge.watch.addresses import redacted
 
 TIMEOUT_MS = 5000
 """Milliseconds that FFmpeg waits for a server to answer, and for the next packet."""
@@ -24,7 +24,8 @@ PICTURE_SECONDS = 1.0
 """Seconds between the pictures of a folder."""
 
 Frames = Iterator[tuple[NDArray[np.uint8], "float | None"]]
-"""Pictures (H, W, 3) uint8 BGR, each with its position in seconds; None for a stream, whose time is now."""
+"""Pictures (H, W, 3) uint8 BGR, each with its position in seconds; of a stream with the camera's own Unix seconds, None
+where it does not tell them."""
 
 
 class Capture(Protocol):
@@ -41,21 +42,6 @@ class Capture(Protocol):
 
     def shortfall(self) -> str:
         """Say, after the last frame, what a file lacks; "" where nothing is missing."""
-
-
-def open_capture(address: str) -> Capture:
-    """Open an address.
-
-    Raises:
-        SourceError: it does not answer, or nothing there can be read.
-        DataError: a file is no video.
-    """
-    what = kind(address)
-    if what in ("stream", "device"):
-        return StreamCapture(address, device=what == "device")
-    if what == "folder":
-        return FolderCapture(Path(address))
-    return FileCapture([Path(address)])
 
 
 def as_picture(frame: Any) -> NDArray[np.uint8] | None:

@@ -236,6 +236,7 @@ class CameraPipeline:
             "width": source.width,
             "height": source.height,
             "silent_s": round(source.silent, 1),
+            "clock_offset_s": None if source.clock_offset is None else round(source.clock_offset, 3),
             "latency_s": round(self.latency, 3),
             "people": len(self.view.sightings) if self.view else 0,
             "detect_every": max(1, self._every),

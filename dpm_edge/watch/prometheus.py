@@ -52,6 +52,11 @@ def exposition(
             "camera_silent_seconds", "gauge", "Seconds since the last frame.", [(n, one.silent) for n, one in by_camera]
         ),
         family(
+            "camera_clock_offset_seconds", "gauge",
+            "Our clock minus the camera's own, and the least time on the way; only where its stream tells its own.",
+            [(n, one.clock_offset) for n, one in by_camera if one.clock_offset is not None],
+        ),
+        family(
             "frames_processed_total", "counter", "Frames looked at.",
             [({"camera": name}, count) for name, count in processed.items()],
         ),

@@ -15,6 +15,8 @@ DEFAULT_RULES = ("entered", "identified", "left", "returned", "moved", "merged",
 """Kinds of events that are reported where the site file has no rules."""
 CLOCK_ERROR = 0.5
 """How far a camera's times of day may be wrong, in seconds, where a site file says nothing."""
+READERS = ("auto", "opencv", "pyav")
+"""What reads network streams; "auto": PyAV for RTSP where it is installed, else OpenCV."""
 RETURN_SECONDS = 60.0
 """Absence that makes a return, where a rule says none."""
 
@@ -36,6 +38,8 @@ class CameraConfig:
     """Of a file, use every n-th frame."""
     detect_every: int | None = None
     """Detect people in every n-th frame that is used, and follow their motion between; None: as the machine can."""
+    reader: str = "auto"
+    """What reads a network stream, one of READERS."""
 
 
 @dataclass(frozen=True, kw_only=True)

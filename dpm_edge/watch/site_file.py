@@ -15,6 +15,7 @@ from dpm_edge.watch import addresses
 from dpm_edge.watch.checked_table import CheckedTable
 from dpm_edge.watch.events import KINDS
 from dpm_edge.watch.site_config import (
+    READERS,
     RETURN_SECONDS,
     CameraConfig,
     CountingLine,
@@ -166,6 +167,7 @@ class _Checker:
             stall_after=table.seconds("stall_after", 10.0),
             every=table.number("every", 1, 1, 1000, whole=True),
             detect_every=table.number_or_word("detect_every", "auto", 1, 100),
+            reader=table.text("reader", "auto", choices=READERS),
         )
         if not re.fullmatch(r"[\w.-]{1,64}", name):
             table.problem(None, f"expected a camera name of letters, digits, . _ and -, got {name!r}. Rename it")

@@ -9,6 +9,7 @@ Two clocks: `seconds` never jumps and is for durations and order; `wall` is the 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -23,7 +24,9 @@ from numpy.typing import NDArray
 
 from dpm_edge.errors import DpmError, SourceError
 from dpm_edge.watch.addresses import kind, redacted, without_secrets
-from dpm_edge.watch.captures import Capture, open_capture
+from dpm_edge.watch.camera_clock import CameraClock
+from dpm_edge.watch.captures import Capture
+from dpm_edge.watch.open_capture import open_capture, read_with
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 3.0
 """Seconds before the first and the later attempts to connect again: the pause doubles."""
@@ -96,6 +99,8 @@ class SourceStatus:
     """Seconds since the last frame."""
     total: int = 0
     """Frames that a file announces; 0 where unknown."""
+    clock_offset: float | None = None
+    """Our clock minus the camera's own, and the least time on the way, in seconds; None where it does not tell its."""
 
 
 class Source:
@@ -113,10 +118,13 @@ class Source:
         stall_after: seconds without a frame after which a live source is connected anew.
         clock: the clocks; sources whose times are compared share one.
         wake: called without arguments at each frame and each change of state, in the reader's thread.
-        opener: opens an address; for other libraries than OpenCV.
+        reader: what reads network streams: "opencv", "pyav" (extra `rtsp`; times by the camera's own clock), or "auto",
+            PyAV for RTSP where it is installed.
+        opener: opens an address; for other libraries.
 
     Raises:
-        SourceError: the address is none, or is a file that is not there.
+        SourceError: the address is none, or is a file that is not there; or there is no such reader.
+        MissingLibrary: the reader is not installed.
     """
 
     def __init__(
@@ -129,7 +137,8 @@ class Source:
         stall_after: float = STALL_SECONDS,
         clock: SteadyClock | None = None,
         wake: Callable[[], None] | None = None,
-        opener: Callable[[str], Capture] = open_capture,
+        reader: str = "auto",
+        opener: Callable[[str], Capture] | None = None,
     ) -> None:
         self.address = str(address)
         self.kind = kind(address)
@@ -139,7 +148,10 @@ class Source:
         if not self.live and not Path(self.address).exists():
             raise SourceError(f"expected a video file or a folder at {self.address}, got nothing. Check the path")
         self._start, self._clock_error, self._stall_after = start, clock_error, stall_after
-        self._clock, self._wake, self._opener = clock or SteadyClock(), wake or (lambda: None), opener
+        self._clock, self._wake = clock or SteadyClock(), wake or (lambda: None)
+        reader = read_with(self.address, reader)
+        self._opener = opener or (lambda address: open_capture(address, reader))
+        self._last = -math.inf
         self._changed = threading.Condition()
         self._waiting: deque[CameraFrame] = deque()
         self._status = SourceStatus(camera=self.camera, address=redacted(address), state="connecting")
@@ -251,10 +263,11 @@ class Source:
         pause = FIRST_PAUSE
         while self._report(generation, "connecting", self._status.message):
             reason = "the stream ended"
+            stamps = CameraClock()
             try:
                 with self._opener(self.address) as capture:
-                    for image, _ in capture:
-                        if not self._deliver(generation, image, *self._clock.now()):
+                    for image, stamp in capture:
+                        if not self._deliver(generation, image, *self._moment(stamps, stamp)):
                             return
                         pause = FIRST_PAUSE
             except DpmError as error:
@@ -269,6 +282,16 @@ class Source:
                 if self._changed.wait_for(lambda: generation != self._generation, pause):
                     return
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _moment(self, stamps: CameraClock, stamp: float | None) -> tuple[float, float]:
+        """Steady seconds and time of day of a live picture that has just come, and was stamped by its camera or not."""
+        seconds, wall = self._clock.now()
+        late = 0.0 if stamp is None else stamps.late(stamp, seconds)
+        late = min(late, max(0.0, seconds - self._last))  # time does not go back
+        self._last = seconds - late
+        with self._changed:
+            self._status = replace(self._status, clock_offset=stamps.offset)
+        return seconds - late, wall - late
 
     def _read_file(self, generation: int) -> None:
         begin = self._clock.now()[0] if self._start is None else self._start

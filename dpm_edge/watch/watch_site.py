@@ -78,13 +78,13 @@ class WatchSite:
         self._vectors = any(one.vectors for one in site.outputs)
         self._drift = DriftWatch()
         begin = self._clock.now()[0]
-        more = {} if opener is None else {"opener": opener}
         self._cameras = {
             one.name: CameraPipeline(
                 one,
                 Source(
                     one.source, one.name, start=begin if one.start is None else one.start, clock_error=one.clock_error,
-                    stall_after=one.stall_after, clock=self._clock, wake=self._turns.wake, **more,
+                    stall_after=one.stall_after, clock=self._clock, wake=self._turns.wake, reader=one.reader,
+                    opener=opener,
                 ),
                 thumbnails=site.thumbnails,
                 vectors=self._vectors,

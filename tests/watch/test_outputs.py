@@ -339,7 +339,7 @@ def test_a_site_files_outputs_are_made(tmp_path: Path) -> None:
 
 
 def test_metrics_are_the_text_that_prometheus_reads() -> None:
-    camera = SourceStatus(camera='do"or', address="x", state="live", frames=7, dropped=2)
+    camera = SourceStatus(camera='do"or', address="x", state="live", frames=7, dropped=2, clock_offset=0.125)
     text = exposition([camera], [], {"moved": 3}, {'do"or': 5}, {}, {'do"or': 0.25}, {'do"or': 2})
     assert 'dpm_edge_camera_frames_total{camera="do\\"or"} 7\n' in text
     assert 'dpm_edge_camera_state{camera="do\\"or",state="live"} 1\n' in text
@@ -347,5 +347,6 @@ def test_metrics_are_the_text_that_prometheus_reads() -> None:
     assert 'dpm_edge_events_total{kind="moved"} 3\n' in text
     assert 'dpm_edge_camera_detect_every{camera="do\\"or"} 2\n' in text
     assert 'dpm_edge_camera_drift{camera="do\\"or"} 0.25\n' in text
+    assert 'dpm_edge_camera_clock_offset_seconds{camera="do\\"or"} 0.125\n' in text
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))

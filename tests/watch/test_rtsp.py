@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ pytestmark = [
         not HAS_SERVER, reason="the system's Python has no gst-rtsp-server (gir1.2-gst-rtsp-server-1.0)"
     ),
 ]
+
+READERS = pytest.mark.parametrize(
+    "reader",
+    [
+        "opencv",
+        pytest.param(
+            "pyav",
+            marks=pytest.mark.skipif(find_spec("av") is None, reason="PyAV is not installed (extra rtsp)"),
+        ),
+    ],
+)
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 40.0) -> float:
@@ -64,11 +76,12 @@ def address(port: int, password: str = "geheim") -> str:
     return f"rtsp://admin:{password}@127.0.0.1:{port}/stream"
 
 
+@READERS
 def test_a_server_that_dies_and_comes_back_is_found_again(
-    port: int, serve: Callable[[], subprocess.Popen[str]]
+    reader: str, port: int, serve: Callable[[], subprocess.Popen[str]]
 ) -> None:
     server = serve()
-    with Source(address(port), "door") as source:
+    with Source(address(port), "door", reader=reader) as source:
         wait_for(lambda: source.status().frames >= 5)
         frame = source.get(5)
         assert frame is not None and frame.image.shape == (240, 320, 3)
@@ -82,11 +95,12 @@ def test_a_server_that_dies_and_comes_back_is_found_again(
     assert took < 30  # the longest pause is 3 s; connecting takes what a busy machine takes
 
 
+@READERS
 def test_a_server_that_freezes_is_given_up_and_found_again(
-    port: int, serve: Callable[[], subprocess.Popen[str]]
+    reader: str, port: int, serve: Callable[[], subprocess.Popen[str]]
 ) -> None:
     server = serve()
-    with Source(address(port), "door", stall_after=2.0) as source:
+    with Source(address(port), "door", stall_after=2.0, reader=reader) as source:
         wait_for(lambda: source.status().frames >= 5)
         os.kill(server.pid, signal.SIGSTOP)
         wait_for(lambda: source.status().reconnects >= 1)
@@ -95,15 +109,16 @@ def test_a_server_that_freezes_is_given_up_and_found_again(
         wait_for(lambda: source.status().frames > before + 3)
 
 
+@READERS
 def test_a_wrong_password_is_lost_and_neither_state_nor_stderr_shows_it(
-    port: int, serve: Callable[[], subprocess.Popen[str]]
+    reader: str, port: int, serve: Callable[[], subprocess.Popen[str]]
 ) -> None:
     serve()
     script = f"""
 import os, time
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 from dpm_edge.watch.sources import Source
-with Source({address(port, "ganzfalsch")!r}, "door") as source:
+with Source({address(port, "ganzfalsch")!r}, "door", reader={reader!r}) as source:
     while source.status().state != "lost":
         time.sleep(0.05)
     print(source.status(), source)
@@ -111,3 +126,13 @@ with Source({address(port, "ganzfalsch")!r}, "door") as source:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert "expected a stream that answers, with the right name and password" in done.stdout, done.stderr
     assert "ganzfalsch" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(find_spec("av") is None, reason="PyAV is not installed (extra rtsp)")
+def test_the_cameras_clock_is_read(port: int, serve: Callable[[], subprocess.Popen[str]]) -> None:
+    """The server runs on this machine's clock: the offset is the time on the way."""
+    serve()
+    with Source(address(port), "door", reader="pyav") as source:
+        wait_for(lambda: source.status().clock_offset is not None)
+        offset = source.status().clock_offset
+        assert offset is not None and 0 <= offset < 2

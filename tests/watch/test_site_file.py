@@ -131,6 +131,7 @@ CAMERA = '[cameras.door]\nsource = "0"\n'
         (CAMERA + '[[outputs]]\nkind = "webhok"\n', 4, "Did you mean 'webhook'?"),
         (CAMERA + '[[outputs]]\nkind = "jsonl"\n', 3, "expected path"),
         (CAMERA + 'detect_every = "often"\n', 3, "expected detect_every in 1..100 or \"auto\", got 'often'"),
+        (CAMERA + 'reader = "vlc"\n', 3, "Known: auto, opencv, pyav"),
         (CAMERA + "detect_every = 0\n", 3, 'expected detect_every in 1..100 or "auto", got 0'),
         (CAMERA + "detect_every = 1.5\n", 3, 'expected a whole number or "auto" for detect_every'),
         (CAMERA + '[[outputs]]\nkind = "jsonl"\npath = "e"\nvectors = "on"\n', 6, "expected true or false for vectors"),

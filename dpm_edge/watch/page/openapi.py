@@ -38,7 +38,8 @@ SCHEMAS: dict[str, Any] = {
     ),
     "Camera": _object(
         camera=TEXT, address=TEXT, state=TEXT, message=TEXT, live=FLAG, frames=WHOLE, total=WHOLE, dropped=WHOLE,
-        processed=WHOLE, reconnects=WHOLE, rate=NUMBER, width=WHOLE, height=WHOLE, silent_s=NUMBER, latency_s=NUMBER,
+        processed=WHOLE, reconnects=WHOLE, rate=NUMBER, width=WHOLE, height=WHOLE, silent_s=NUMBER,
+        clock_offset_s=_or_null(NUMBER), latency_s=NUMBER,
         people=WHOLE, detect_every=WHOLE, drift=_or_null(NUMBER),
     ),
     "Person": _object(
