@@ -45,6 +45,11 @@ MOST_PIXELS = 1 << 26
 @click.option(
     "--queue", type=click.IntRange(1), default=256, show_default=True, help="Crops that may be under way at once."
 )
+@click.option(
+    "--proxy",
+    is_flag=True,
+    help="A proxy of this machine names its clients in X-Forwarded-For; --rate tells them apart.",
+)
 @click.option("--add/--no-add", default=True, show_default=True, help="Let clients add rows to the gallery.")
 @engine_options
 def command(
@@ -57,6 +62,7 @@ def command(
     largest: float,
     rate: float | None,
     queue: int,
+    proxy: bool,
     add: bool,
     device: str | None,
     threads: int | None,
@@ -107,7 +113,14 @@ def command(
         stack.callback(app.close)
         ended = ended_by_sigterm()
         stack.enter_context(
-            ServingThread(app, listening, what="the server", finish_seconds=FINISH_SECONDS, server_header=False)
+            ServingThread(
+                app,
+                listening,
+                what="the server",
+                finish_seconds=FINISH_SECONDS,
+                server_header=False,
+                proxy_headers=proxy,
+            )
         )
         if gallery is not None:
             say(f"gallery {place}: {len(gallery)} rows{'' if add and not gallery.store.read_only else ', none added'}")

@@ -70,10 +70,10 @@ def client_of(app: ServeApp) -> TestClient:
 
 
 @contextmanager
-def serving(app: ServeApp) -> Iterator[str]:
-    """A real server; its address."""
+def serving(app: ServeApp, **options: Any) -> Iterator[str]:
+    """A real server, with options for uvicorn; its address."""
     listening = bind("127.0.0.1", 0, "the test")
-    with ServingThread(app, listening, what="the test", finish_seconds=10):
+    with ServingThread(app, listening, what="the test", finish_seconds=10, **options):
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 

@@ -78,13 +78,16 @@ def test_a_client_that_sends_too_fast_is_told_when_to_come_again(folder: Path) -
         assert 'status="429"' not in client.get("/metrics").text  # itself refused
 
 
-def test_behind_a_proxy_of_this_machine_clients_are_told_apart(folder: Path) -> None:
-    with application(folder, limits=ServeLimits(rate=1)) as app, serving(app) as address:
+@pytest.mark.parametrize(("proxy", "wanted"), [(True, [200, 200, 429]), (False, [200, 429, 429])])
+def test_clients_are_told_apart_by_the_header_of_a_proxy_that_is_there(
+    folder: Path, proxy: bool, wanted: list[int]
+) -> None:
+    with application(folder, limits=ServeLimits(rate=1)) as app, serving(app, proxy_headers=proxy) as address:
         sent = [
             httpx.get(f"{address}{API}/model", headers={"X-Forwarded-For": client}).status_code
             for client in ("10.0.0.1", "10.0.0.2", "10.0.0.1")
         ]
-    assert sent == [200, 200, 429]
+    assert sent == wanted
 
 
 def test_a_bucket_gives_as_many_requests_as_its_rate_over_a_long_time() -> None:
