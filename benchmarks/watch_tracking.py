@@ -63,6 +63,13 @@ def detect(video: Path, cache: Path | None) -> tuple[list[Frame], float]:
     return found, ms
 
 
+def true_boxes(path: Path, frames: int) -> list[Frame]:
+    """Ids and boxes of each frame, from a file that `read_boxes` reads."""
+    true, _ = read_boxes(path).of_video(frames)
+    none = np.zeros(0, int), np.zeros((0, 4))
+    return [(np.array([int(one) for one in true[i].ids]), true[i].boxes) if i in true else none for i in range(frames)]
+
+
 def average_precision(found: list[Frame], truth: list[Frame]) -> dict[str, float]:
     """AP at IoU 0.5, and the recall at precision 0.9: a true box is found by the best box that no better one took."""
     hits: list[tuple[float, bool]] = []
@@ -161,13 +168,7 @@ def main() -> None:
     asked = parser.parse_args()
     rate = asked.rate
     found, ms = detect(asked.video, asked.detections)
-    true, _ = read_boxes(asked.boxes).of_video(len(found))
-    truth = [
-        (np.array([int(one) for one in true[i].ids]), true[i].boxes)
-        if i in true
-        else (np.zeros(0, int), np.zeros((0, 4)))
-        for i in range(len(found))
-    ]
+    truth = true_boxes(asked.boxes, len(found))
     start = time.perf_counter()
     mine = ours(found, rate)
     spent = time.perf_counter() - start

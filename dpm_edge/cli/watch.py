@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.command("watch", short_help="Watch cameras: who came, who left, who came from A to B.")
 @click.argument("sources", nargs=-1, required=True, metavar="SITE.toml|SOURCE…")
 @click.option("--engine", type=PATH, help="An engine to use; one is built from the model that ships if not given.")
-@click.option("--detector", type=PATH, help="A detector to use; the one that ships if not given.")
+@click.option("--detector", type=PATH, help="Another project's detector (ONNX); the one that ships if not given.")
+@click.option("--detector-person", type=click.IntRange(0), help="Its class of a person, where its file does not tell.")
 @click.option("--folder", type=PATH, help="Where store, gallery and engine are kept.  [default: watch]")
 @click.option(
     "--camera",
@@ -38,6 +39,7 @@ def command(
     sources: tuple[str, ...],
     engine: Path | None,
     detector: Path | None,
+    detector_person: int | None,
     folder: Path | None,
     cameras: tuple[str, ...],
     threads: int | None,
@@ -75,7 +77,10 @@ def command(
     site = read_site(Path(tables[0])) if tables else site_of(sources, Path("watch"))
     if cameras:
         site = part_of(site, cameras)
-    given: dict[str, Any] = {"engine": engine, "detector": detector, "folder": folder, "host": host, "port": port}
+    given: dict[str, Any] = {
+        "engine": engine, "detector": detector, "detector_person": detector_person, "folder": folder, "host": host,
+        "port": port,
+    }  # fmt: skip
     site = dataclasses.replace(site, **{key: value for key, value in given.items() if value is not None})
     _watch(site, threads=threads, once=once, page=page, as_json=as_json, quiet=quiet)
 

@@ -129,14 +129,7 @@ class Detector:
         Raises:
             ImageError: it is no such picture.
         """
-        shape = getattr(image, "shape", None)
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ImageError(
-                f"expected a picture (H, W, 3) uint8 BGR, got {type(image).__name__} {shape} "
-                f"{getattr(image, 'dtype', '')}. Read it with cv2.imread or take frames of cv2.VideoCapture"
-            )
-        if not image.size:
-            raise ImageError(f"expected a picture with pixels, got {shape}. Check the camera or the crop")
+        checked_frame(image)
         frame = image.shape[1], image.shape[0]
         size = self.size or fitting_size(*frame)
         scores, bins = self.network(size)(network_input(image, size))
@@ -158,6 +151,22 @@ class Detector:
                 f"{bins.shape}. Make the file with: python -m dpm_edge.watch.make_detector"
             )
         return network
+
+
+def checked_frame(image: NDArray[np.uint8]) -> None:
+    """Refuse what is no picture (H, W, 3) uint8 BGR.
+
+    Raises:
+        ImageError: it is none.
+    """
+    shape = getattr(image, "shape", None)
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ImageError(
+            f"expected a picture (H, W, 3) uint8 BGR, got {type(image).__name__} {shape} "
+            f"{getattr(image, 'dtype', '')}. Read it with cv2.imread or take frames of cv2.VideoCapture"
+        )
+    if not image.size:
+        raise ImageError(f"expected a picture with pixels, got {shape}. Check the camera or the crop")
 
 
 def fitting_size(width: int, height: int) -> tuple[int, int]:

@@ -176,7 +176,7 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
     Raises:
         DpmError: whatever opening them raises.
     """
-    from dpm_edge.watch.detector import Detector
+    from dpm_edge.watch.detector_exports import open_detector
     from dpm_edge.watch.identities import Identities
     from dpm_edge.watch.tracker import Tracker
 
@@ -193,7 +193,13 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
         memory=MEMORY_SECONDS if site.keep is None else min(site.keep, MEMORY_SECONDS),
     )
     return Seeing(
-        detector=Detector.load(site.detector, threads=threads),
+        detector=open_detector(
+            site.detector,
+            layout=site.detector_layout,
+            person=site.detector_person,
+            size=site.detector_size,
+            threads=threads,
+        ),
         make_tracker=lambda rate: Tracker(frame_rate=rate),
         engine=engine,
         gallery=gallery,

@@ -17,6 +17,8 @@ CLOCK_ERROR = 0.5
 """How far a camera's times of day may be wrong, in seconds, where a site file says nothing."""
 READERS = ("auto", "opencv", "pyav")
 """What reads network streams; "auto": PyAV for RTSP where it is installed, else OpenCV."""
+DETECTOR_LAYOUTS = ("auto", "rf-detr", "detr", "yolox", "ultralytics", "ultralytics-end-to-end", "mmdeploy")
+"""What the exports of other projects' detectors look like (`detector_exports.LAYOUTS`)."""
 RETURN_SECONDS = 60.0
 """Absence that makes a return, where a rule says none."""
 
@@ -151,6 +153,13 @@ class Site:
     """Where the store, the gallery and the engine are kept."""
     engine: Path | None = None
     detector: Path | None = None
+    """Another project's export, or None for the one that ships."""
+    detector_layout: str = "auto"
+    """A name of `detector_exports.LAYOUTS`; "auto": by the file's inputs and outputs."""
+    detector_person: int | None = None
+    """Its class of a person; None: by its names or its layout."""
+    detector_size: tuple[int, int] | None = None
+    """Width and height of its input; None: as the file says."""
     gallery: str | None = None
     """A folder or a server's address; `folder`/gallery without."""
     keep: float | None = None

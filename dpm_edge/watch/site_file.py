@@ -15,6 +15,7 @@ from dpm_edge.watch import addresses
 from dpm_edge.watch.checked_table import CheckedTable
 from dpm_edge.watch.events import KINDS
 from dpm_edge.watch.site_config import (
+    DETECTOR_LAYOUTS,
     READERS,
     RETURN_SECONDS,
     CameraConfig,
@@ -353,6 +354,9 @@ class _Checker:
             "folder": self._folder / table.text("folder", "watch"),
             "engine": self.path(table.text("engine")),
             "detector": self.path(table.text("detector")),
+            "detector_layout": table.text("detector_layout", "auto", choices=DETECTOR_LAYOUTS),
+            "detector_person": table.get("detector_person", (int,), "the number of a class"),
+            "detector_size": self._size(table, "detector_size"),
             "gallery": table.text("gallery"),
             "keep": table.seconds("keep"),
             "thumbnails": table.flag("thumbnails"),
@@ -361,6 +365,15 @@ class _Checker:
             general["gallery"] = str(self._folder / general["gallery"])
         table.end()
         return general
+
+    def _size(self, table: CheckedTable, key: str) -> tuple[int, int] | None:
+        value = table.get(key, (list,), "width and height, [640, 640]")
+        if value is None:
+            return None
+        if len(value) != 2 or any(not isinstance(n, int) or n < 32 or n % 32 for n in value):
+            table.problem(key, f"expected a width and height that are multiples of 32 for {key}, got {value!r:.60}")
+            return None
+        return int(value[0]), int(value[1])
 
     def _page(self, table: CheckedTable) -> dict[str, Any]:
         page = {
