@@ -26,6 +26,7 @@ ABILITIES = (
     ("search a gallery in memory by compiled loops", ("numba",), "fast"),
     ("keep a gallery in a folder or on a Qdrant server", ("qdrant_edge", "qdrant_client"), "qdrant"),
     ("serve the page of `dpm-edge watch`", ("starlette", "uvicorn", "websockets"), "watch"),
+    ("read RTSP with PyAV and the camera's own clock", ("av",), "rtsp"),
     ("serve an engine and a gallery over HTTP", ("fastapi", "uvicorn", "python_multipart"), "serve"),
     ("send events over MQTT", ("paho.mqtt",), "mqtt"),
     ("keep a gallery on a Milvus server", ("pymilvus",), "milvus"),
