@@ -1,4 +1,4 @@
-"""OpenVINO: a pool of infer requests over one compiled model, so that threads never share buffers."""
+"""OpenVINO: a pool of infer requests over a compiled model, so that threads never share buffers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dpm_edge.errors import EngineError
 from dpm_edge.manifest import Manifest, rebuild_advice
 from dpm_edge.runtime.backends import Fill
+from dpm_edge.runtime.backends.openvino_single import MOST_BYTES, SingleCrop
 from dpm_edge.telemetry import import_openvino
 
 
@@ -27,14 +28,26 @@ def open_engine(manifest: Manifest, folder: Path, device: str, threads: int | No
         settings["ENABLE_CPU_PINNING"] = False  # pinned, all processes with one thread would share the first core
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
     try:
-        compiled = openvino.Core().compile_model(folder / manifest.engine, device, settings)
+        model = core.read_model(folder / manifest.engine)
+        compiled = core.compile_model(model, device, settings)
     except RuntimeError as error:
         raise EngineError(
             f"OpenVINO {openvino.__version__} refuses {folder / manifest.engine} on {device}: "
             f"{str(error).strip().splitlines()[-1]}. {rebuild_advice(folder)}"
         ) from error
-    return OpenVinoBackend(compiled, openvino.Tensor, manifest)
+    single = None
+    if device == "CPU" and sum(file.stat().st_size for file in folder.glob("engine.*")) <= MOST_BYTES:
+        pre = manifest.spec.preprocessing
+
+        def compile_single() -> Any:
+            of_one = model.clone()
+            of_one.reshape([1, 3, pre.height, pre.width])
+            return core.compile_model(of_one, device, settings)
+
+        single = SingleCrop(compile_single)
+    return OpenVinoBackend(compiled, openvino.Tensor, manifest, single)
 
 
 def release_memory(compiled: Any) -> None:
@@ -60,14 +73,18 @@ class _Request:
 
 
 class OpenVinoBackend:
-    """One compiled model; each concurrent call takes a request and its input buffer from the pool, or adds one."""
+    """A compiled model; each concurrent call takes a request and its input buffer from a pool, or adds one.
 
-    def __init__(self, compiled: Any, tensor: Any, manifest: Manifest) -> None:
+    single: a model for calls of one crop, with a pool of its own.
+    """
+
+    def __init__(self, compiled: Any, tensor: Any, manifest: Manifest, single: SingleCrop | None = None) -> None:
         pre = manifest.spec.preprocessing
-        self._compiled, self._tensor = compiled, tensor
-        self._outputs = {name: compiled.output(name) for name in manifest.outputs}
+        self._compiled, self._tensor, self._single = compiled, tensor, single
+        self._outputs = manifest.outputs
         self._row = (3, pre.height, pre.width)
         self._free: deque[_Request] = deque()
+        self._free_single: deque[_Request] = deque()
         self._largest = 0
 
     def run(
@@ -80,13 +97,16 @@ class OpenVinoBackend:
         visibility: NDArray[np.float32] | None = None,
     ) -> None:
         """One call on n crops; see `Backend`."""
+        single = self._single.model() if n == 1 and self._single is not None else None
+        pool = self._free if single is None else self._free_single
         try:
-            request = self._free.pop()
+            request = pool.pop()
         except IndexError:
-            request = _Request(self._compiled.create_infer_request(), np.empty((0, *self._row), np.float32))
+            compiled = self._compiled if single is None else single
+            request = _Request(compiled.create_infer_request(), np.empty((0, *self._row), np.float32))
         if len(request.buffer) < n:
             request.buffer = np.empty((n, *self._row), np.float32)
-        if n > self._largest:
+        if single is None and n > self._largest:
             self._largest = n
             release_memory(self._compiled)
         try:
@@ -94,15 +114,17 @@ class OpenVinoBackend:
             fill(batch)
             request.infer.infer({0: self._tensor(batch, shared_memory=True)}, share_outputs=True)
             wanted = {"feature": feature, "mask": mask, "visibility": visibility, "logits": logits}
-            for name, output in self._outputs.items():
+            for name in self._outputs:
                 out = wanted[name]
                 if out is not None:
-                    np.copyto(out, request.infer.get_tensor(output).data)
+                    np.copyto(out, request.infer.get_tensor(name).data)
         finally:
-            self._free.append(request)
+            pool.append(request)
 
     def close(self) -> None:
         """Let go of the compiled model and of every request."""
+        if self._single is not None:
+            self._single.close()
         self._free.clear()
-        self._outputs = {}
+        self._free_single.clear()
         self._compiled = None
