@@ -22,7 +22,7 @@ from dpm_edge.env import machine_card, version
 from dpm_edge.files import sha256, write_whole
 from dpm_edge.progress import track
 from dpm_edge.video import Video
-from dpm_edge.watch.detector_exports import open_detector
+from dpm_edge.watch.open_detector import open_detector
 
 RESULTS = Path(__file__).parent / "results" / "watch-detectors.json"
 

@@ -11,6 +11,7 @@ import click
 from dpm_edge.cli.options import PATH, as_json, layout, quiet
 from dpm_edge.manifest import BACKENDS, HARDWARE, PRECISIONS
 
+DETECTOR = "detector"
 FAMILIES = ("torchreid", "fast-reid", "clip-reid", "openvino", "tao")
 """Names of dpm_edge.families, written here so that --help loads no onnx."""
 
@@ -137,12 +138,21 @@ def build(
     model.onnx of another engine directory; or another project's network, as ONNX or OpenVINO IR (.xml), with --family
     or with --color and --mean. All but the checkpoint need only the engine's library.
 
+    MODEL may also be `detector`, the person detector of `dpm-edge watch`, or `detector:FILE`, another project's:
+    --backend openvino or onnxruntime, --precision fp32, bf16 or auto, --calibrate pictures with people to verify it on.
+
     \b
     Example:
       dpm-edge build osnet.onnx --family torchreid -o engine
       dpm-edge build runs/dpm-s/best.safetensors -o engine --precision int8 --calibrate crops --labelled market
       dpm-edge build engine/model.onnx -o engine-orin --backend tensorrt --precision auto --calibrate crops
+      dpm-edge build detector -o eye --precision auto
     """
+    if str(model) == DETECTOR or str(model).startswith(DETECTOR + ":"):
+        from dpm_edge.cli.build_detector import build_detector
+
+        build_detector(str(model), out, backend, precision, calibrate, force=force, as_json=as_json, quiet=quiet)
+        return
     from dpm_edge.build import AccuracyBudget, PlanOptions
     from dpm_edge.build import build as build_engine
     from dpm_edge.build.foreign import ForeignOptions

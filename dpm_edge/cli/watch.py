@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("watch", short_help="Watch cameras: who came, who left, who came from A to B.")
 @click.argument("sources", nargs=-1, required=True, metavar="SITE.toml|SOURCE…")
 @click.option("--engine", type=PATH, help="An engine to use; one is built from the model that ships if not given.")
-@click.option("--detector", type=PATH, help="Another project's detector (ONNX); the one that ships if not given.")
+@click.option("--detector", type=PATH, help="Another project's detector (ONNX), or one that was built.")
 @click.option("--detector-person", type=click.IntRange(0), help="Its class of a person, where its file does not tell.")
 @click.option("--folder", type=PATH, help="Where store, gallery and engine are kept.  [default: watch]")
 @click.option(

@@ -17,15 +17,13 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge import shipped
-from dpm_edge.env import installed
-from dpm_edge.errors import EngineError, ImageError, MissingLibrary
-from dpm_edge.telemetry import INSTALL, import_onnxruntime, import_openvino
+from dpm_edge.errors import EngineError, ImageError
+from dpm_edge.watch.detector_graph import Graph, open_graph
 from dpm_edge.watch.overlap import iou
 
 MODEL = shipped.ASSETS / "nanodet-g.onnx"
@@ -73,6 +71,7 @@ class Detector:
         backend: str | None = None,
         size: tuple[int, int] | None = None,
         least: float = 0.1,
+        precision: str = "fp32",
     ) -> Detector:
         """Open the detector that ships, or another file of the same network.
 
@@ -84,6 +83,7 @@ class Detector:
                 shape of the frame, 480 × 352 for 4:3 and 544 × 320 for 16:9. A larger size finds smaller people and
                 takes more time, in proportion to its area.
             least: the lowest score of a box, in 0..1. A tracker makes use of low ones; to count people, take 0.4.
+            precision: as `open_graph` takes it.
 
         Raises:
             EngineError: the file is missing or is not this network, or an argument is out of range.
@@ -98,13 +98,8 @@ class Detector:
             raise EngineError(f"expected a least score above 0 and below 1, got {least}. Try 0.1")
         if threads is not None and threads < 1:
             raise EngineError(f"expected 1 thread or more, got {threads}. Leave threads out for the library's choice")
-        if backend is None:
-            backend = "openvino" if installed("openvino") else "onnxruntime"
-        if backend not in _OPENERS:
-            raise EngineError(f"expected backend openvino or onnxruntime, got {backend!r}")
-        if not installed(backend):
-            raise MissingLibrary("OpenVINO or ONNX Runtime", "the person detector", INSTALL)
-        detector = cls(partial(_OPENERS[backend], path, threads), backend, size, least)
+        graph = open_graph(path, threads=threads, backend=backend, precision=precision)
+        detector = cls(partial(_network, graph), graph.backend, size, least)
         detector.network(size or fitting_size(640, 480))
         return detector
 
@@ -241,53 +236,12 @@ def best_boxes(boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap:
     return order[np.array(kept[:MOST], np.int64)]
 
 
-def _open_openvino(path: Path, threads: int | None, size: tuple[int, int]) -> Network:
-    openvino = import_openvino("the person detector")
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,  # pinned, every process that asks for one thread would share the first core
-    }
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    try:
-        model = core.read_model(path)
-        model.reshape({"image": [1, 3, size[1], size[0]]})
-        compiled = core.compile_model(model, "CPU", settings)
-    except RuntimeError as error:
-        raise EngineError(
-            f"OpenVINO {openvino.__version__} refuses the detector {path}: {str(error).strip().splitlines()[-1]}"
-        ) from error
+def _network(graph: Graph, size: tuple[int, int]) -> Network:
+    """The network for inputs of that width and height."""
+    run = graph.fix({"image": (1, 3, size[1], size[0])})
 
-    def run(image: NDArray[np.float32]) -> Outputs:
-        request = compiled.create_infer_request()  # one for each call: threads share no buffers
-        request.infer({0: openvino.Tensor(image, shared_memory=True)}, share_outputs=True)
-        return request.get_tensor("scores").data[0].copy(), request.get_tensor("bins").data[0].copy()
+    def scores_and_bins(image: NDArray[np.float32]) -> Outputs:
+        found = run({"image": image})
+        return found["scores"][0], found["bins"][0]
 
-    return run
-
-
-def _open_onnxruntime(path: Path, threads: int | None, size: tuple[int, int]) -> Network:
-    onnxruntime = import_onnxruntime("the person detector")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} refuses the detector {path}: {str(error).strip().splitlines()[-1]}"
-        ) from error
-
-    def run(image: NDArray[np.float32]) -> Outputs:
-        scores, bins = session.run(["scores", "bins"], {"image": image})
-        return scores[0], bins[0]
-
-    return run
-
-
-_OPENERS: dict[str, Callable[[Path, int | None, tuple[int, int]], Network]] = {
-    "openvino": _open_openvino,
-    "onnxruntime": _open_onnxruntime,
-}
+    return scores_and_bins

@@ -1,6 +1,6 @@
 """Detectors of other projects, as those export them: RF-DETR, D-FINE and RT-DETR, YOLOX, ultralytics, MMDeploy.
 
-    detector = open_detector("yolox_s.onnx")
+    detector = open_export(Path("yolox_s.onnx"))
     boxes, scores = detector(frame)
 
 What a file gives is told by its inputs and outputs (LAYOUTS), and how a frame goes in follows from that. Nothing of
@@ -134,7 +134,7 @@ LAYOUTS = {
 
 
 class ExportedDetector:
-    """A person detector of another project. Any number of threads may call it; use `open_detector`."""
+    """A person detector of another project. Any number of threads may call it; use `open_export`."""
 
     def __init__(self, graph: Graph, layout: str, person: int | None, size: tuple[int, int] | None, least: float,
                  classes: Mapping[int, str] | None, path: Path) -> None:  # fmt: skip
@@ -208,8 +208,8 @@ class ExportedDetector:
         return feeds
 
 
-def open_detector(
-    path: str | Path | None = None,
+def open_export(
+    path: Path,
     *,
     layout: str = "auto",
     person: int | None = None,
@@ -217,16 +217,17 @@ def open_detector(
     threads: int | None = None,
     backend: str | None = None,
     least: float = 0.1,
+    precision: str = "fp32",
 ) -> Detector | ExportedDetector:
-    """Open the detector that ships, or an export of another project.
+    """Open an export of another project, or another file of the detector that ships.
 
     Args:
-        path: an ONNX file, or an OpenVINO IR's .xml; None: the one that ships.
+        path: an ONNX file, or an OpenVINO IR's .xml.
         layout: a name of LAYOUTS; "auto" tells it by the file's inputs and outputs.
         person: the class of a person; None: by the file's own names where it has them, else 1 of RF-DETR's 91 COCO
             classes and 0 of all others.
         size: width and height of the input; None: the file's, or 640 × 640 where it leaves them free.
-        threads, backend, least: as `Detector.load` takes them.
+        threads, backend, least, precision: as `Detector.load` takes them.
 
     Raises:
         EngineError: the file is missing, is no detector of a known layout, or an argument does not fit it.
@@ -234,14 +235,11 @@ def open_detector(
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise EngineError(f"expected a known layout of a detector, got {layout!r}.{nearest(layout, LAYOUTS)}")
-    if path is None:
-        return Detector.load(threads=threads, backend=backend, size=size, least=least)
     if not 0 < least < 1:
         raise EngineError(f"expected a least score above 0 and below 1, got {least}. Try 0.1")
-    path = Path(path)
-    graph = open_graph(path, threads=threads, backend=backend)
+    graph = open_graph(path, threads=threads, backend=backend, precision=precision)
     if set(graph.outputs) == {"scores", "bins"}:
-        return Detector.load(path, threads=threads, backend=backend, size=size, least=least)
+        return Detector.load(path, threads=threads, backend=backend, size=size, least=least, precision=precision)
     return ExportedDetector(graph, layout, person, size, least, class_names(path), path)
 
 

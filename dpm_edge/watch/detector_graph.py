@@ -23,6 +23,10 @@ ONNXRUNTIME_TYPES: dict[str, type[np.generic]] = {
 }
 
 
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""Precision → what OpenVINO calls it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphInput:
     """One input of a graph."""
@@ -48,16 +52,17 @@ class Graph:
     """Input → its whole shape. Gives what runs it, input → array to output → array, for any number of threads."""
 
 
-def open_graph(path: Path, *, threads: int | None = None, backend: str | None = None) -> Graph:
+def open_graph(path: Path, *, threads: int | None = None, backend: str | None = None, precision: str = "fp32") -> Graph:
     """Open a detector's file.
 
     Args:
         path: an ONNX file, or an OpenVINO IR's .xml.
         threads: cores for one picture; None leaves it to the library.
         backend: "openvino" or "onnxruntime"; None: OpenVINO where it is installed.
+        precision: "fp32", or "bf16" with OpenVINO on a CPU that computes it.
 
     Raises:
-        EngineError: it is not there, or the library cannot read it.
+        EngineError: it is not there, or the library cannot read it, or there is no such precision here.
         MissingLibrary: neither library is installed, or not the one that was asked for.
     """
     if not path.is_file():
@@ -67,19 +72,29 @@ def open_graph(path: Path, *, threads: int | None = None, backend: str | None = 
         raise EngineError(f"expected backend openvino or onnxruntime, got {backend!r}")
     if not installed(backend):
         raise MissingLibrary("OpenVINO or ONNX Runtime", "the person detector", INSTALL)
-    return (_openvino if backend == "openvino" else _onnxruntime)(path, threads)
+    if backend == "openvino":
+        return _openvino(path, threads, precision)
+    if precision != "fp32":
+        raise EngineError(f"expected precision fp32 in ONNX Runtime, got {precision!r}")
+    return _onnxruntime(path, threads)
 
 
-def _openvino(path: Path, threads: int | None) -> Graph:
+def _openvino(path: Path, threads: int | None, precision: str) -> Graph:
     openvino = import_openvino("the person detector")
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": HINTS.get(precision),
         "ENABLE_CPU_PINNING": False,  # pinned, every process that asks for one thread would share the first core
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
+    can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision not in HINTS or (precision == "bf16" and "BF16" not in can):
+        raise EngineError(
+            f"expected precision fp32, or bf16 on a CPU that computes it, got {precision!r} on one with "
+            f"{', '.join(can)} (OpenVINO)"
+        )
     with _refused(f"OpenVINO {openvino.__version__}", path):
         model = core.read_model(path)
         inputs = tuple(
@@ -90,21 +105,21 @@ def _openvino(path: Path, threads: int | None) -> Graph:
             )
             for one in model.inputs
         )
+        outputs = tuple(one.any_name for one in model.outputs)  # compiled ones also have the names of joined nodes
 
     def fix(shapes: Mapping[str, tuple[int, ...]]) -> Callable[[Mapping[str, NDArray]], dict[str, NDArray]]:
         with _refused(f"OpenVINO {openvino.__version__}", path):
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             compiled = core.compile_model(model, "CPU", settings)
-        names = [one.any_name for one in compiled.outputs]
 
         def run(feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
             request = compiled.create_infer_request()  # one for each call: threads share no buffers
-            request.infer(dict(feeds))
-            return {name: request.get_tensor(name).data.copy() for name in names}
+            given = {name: np.ascontiguousarray(one) for name, one in feeds.items()}
+            request.infer({name: openvino.Tensor(one, shared_memory=True) for name, one in given.items()})
+            return {name: request.get_tensor(name).data.copy() for name in outputs}
 
         return run
 
-    outputs = tuple(one.any_name for one in model.outputs)
     return Graph(inputs=inputs, outputs=outputs, backend="openvino", fix=fix)
 
 

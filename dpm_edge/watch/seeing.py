@@ -176,8 +176,8 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
     Raises:
         DpmError: whatever opening them raises.
     """
-    from dpm_edge.watch.detector_exports import open_detector
     from dpm_edge.watch.identities import Identities
+    from dpm_edge.watch.open_detector import open_detector
     from dpm_edge.watch.tracker import Tracker
 
     on_server = site.gallery is not None and "://" in site.gallery

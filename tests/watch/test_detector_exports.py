@@ -16,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from dpm_edge.errors import EngineError, ImageError
 from dpm_edge.opencv import cv2
 from dpm_edge.watch.detector import Detector
-from dpm_edge.watch.detector_exports import LAYOUTS, ExportedDetector, fitted, open_detector
+from dpm_edge.watch.detector_exports import LAYOUTS, ExportedDetector, fitted
 from dpm_edge.watch.detector_graph import Graph, GraphInput
+from dpm_edge.watch.open_detector import open_detector
 from dpm_edge.watch.site_config import DETECTOR_LAYOUTS
 
 FRAME = (320, 240)
