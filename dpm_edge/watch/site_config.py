@@ -17,6 +17,7 @@ CLOCK_ERROR = 0.5
 """How far a camera's times of day may be wrong, in seconds, where a site file says nothing."""
 READERS = ("auto", "opencv", "pyav")
 """What reads network streams; "auto": PyAV for RTSP where it is installed, else OpenCV."""
+ROTATIONS = (0, 90, 180, 270)
 DETECTOR_LAYOUTS = ("auto", "rf-detr", "detr", "yolox", "ultralytics", "ultralytics-end-to-end", "mmdeploy")
 """What the exports of other projects' detectors look like (`detector_exports.LAYOUTS`)."""
 RETURN_SECONDS = 60.0
@@ -42,6 +43,8 @@ class CameraConfig:
     """Detect people in every n-th frame that is used, and follow their motion between; None: as the machine can."""
     reader: str = "auto"
     """What reads a network stream, one of READERS."""
+    rotate: int = 0
+    """Degrees clockwise by which its pictures are turned, one of ROTATIONS."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from dpm_edge.watch.site_config import (
     DETECTOR_LAYOUTS,
     READERS,
     RETURN_SECONDS,
+    ROTATIONS,
     CameraConfig,
     CountingLine,
     OutputConfig,
@@ -169,7 +170,11 @@ class _Checker:
             every=table.number("every", 1, 1, 1000, whole=True),
             detect_every=table.number_or_word("detect_every", "auto", 1, 100),
             reader=table.text("reader", "auto", choices=READERS),
+            rotate=table.number("rotate", 0, 0, 270, whole=True),
         )
+        if camera.rotate not in ROTATIONS:
+            turns = ", ".join(map(str, ROTATIONS))
+            table.problem("rotate", f"expected rotate of {turns} degrees clockwise, got {camera.rotate}")
         if not re.fullmatch(r"[\w.-]{1,64}", name):
             table.problem(None, f"expected a camera name of letters, digits, . _ and -, got {name!r}. Rename it")
         if camera.stall_after < 1:

@@ -27,6 +27,7 @@ from dpm_edge.watch.addresses import kind, redacted, without_secrets
 from dpm_edge.watch.camera_clock import CameraClock
 from dpm_edge.watch.captures import Capture
 from dpm_edge.watch.open_capture import open_capture, read_with
+from dpm_edge.watch.site_config import ROTATIONS
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 3.0
 """Seconds before the first and the later attempts to connect again: the pause doubles."""
@@ -120,10 +121,11 @@ class Source:
         wake: called without arguments at each frame and each change of state, in the reader's thread.
         reader: what reads network streams: "opencv", "pyav" (extra `rtsp`; times by the camera's own clock), or "auto",
             PyAV for RTSP where it is installed.
+        rotate: degrees clockwise by which frames are turned, one of ROTATIONS.
         opener: opens an address; for other libraries.
 
     Raises:
-        SourceError: the address is none, or is a file that is not there; or there is no such reader.
+        SourceError: the address is none, or is a file that is not there; or there is no such reader or rotation.
         MissingLibrary: the reader is not installed.
     """
 
@@ -138,6 +140,7 @@ class Source:
         clock: SteadyClock | None = None,
         wake: Callable[[], None] | None = None,
         reader: str = "auto",
+        rotate: int = 0,
         opener: Callable[[str], Capture] | None = None,
     ) -> None:
         self.address = str(address)
@@ -149,6 +152,9 @@ class Source:
             raise SourceError(f"expected a video file or a folder at {self.address}, got nothing. Check the path")
         self._start, self._clock_error, self._stall_after = start, clock_error, stall_after
         self._clock, self._wake = clock or SteadyClock(), wake or (lambda: None)
+        if rotate not in ROTATIONS:
+            raise SourceError(f"expected to rotate by {', '.join(map(str, ROTATIONS))} degrees, got {rotate}")
+        self._turns = ROTATIONS.index(rotate)
         reader = read_with(self.address, reader)
         self._opener = opener or (lambda address: open_capture(address, reader))
         self._last = -math.inf
@@ -318,6 +324,8 @@ class Source:
 
     def _deliver(self, generation: int, image: NDArray[np.uint8], seconds: float, wall: float) -> bool:
         """Hand a frame over; whether the reader is to go on."""
+        if self._turns:
+            image = np.ascontiguousarray(np.rot90(image, -self._turns))
         with self._changed:
             if not self.live:
                 self._changed.wait_for(lambda: len(self._waiting) < WAITING_FRAMES or generation != self._generation)

@@ -84,7 +84,7 @@ class WatchSite:
                 Source(
                     one.source, one.name, start=begin if one.start is None else one.start, clock_error=one.clock_error,
                     stall_after=one.stall_after, clock=self._clock, wake=self._turns.wake, reader=one.reader,
-                    opener=opener,
+                    rotate=one.rotate, opener=opener,
                 ),
                 thumbnails=site.thumbnails,
                 vectors=self._vectors,

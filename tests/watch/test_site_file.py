@@ -135,6 +135,7 @@ CAMERA = '[cameras.door]\nsource = "0"\n'
         (CAMERA + "[site]\ndetector_size = [100, 100]\n", 4, "multiples of 32 for detector_size, got [100, 100]"),
         (CAMERA + '[site]\ndetector_person = "person"\n', 4, "expected the number of a class"),
         (CAMERA + 'reader = "vlc"\n', 3, "Known: auto, opencv, pyav"),
+        (CAMERA + "rotate = 45\n", 3, "expected rotate of 0, 90, 180, 270 degrees clockwise, got 45"),
         (CAMERA + "detect_every = 0\n", 3, 'expected detect_every in 1..100 or "auto", got 0'),
         (CAMERA + "detect_every = 1.5\n", 3, 'expected a whole number or "auto" for detect_every'),
         (CAMERA + '[[outputs]]\nkind = "jsonl"\npath = "e"\nvectors = "on"\n', 6, "expected true or false for vectors"),

@@ -81,6 +81,26 @@ def test_a_file_gives_every_frame_in_order_at_its_own_times(tmp_path: Path) -> N
     assert frames[0].camera == "door"
 
 
+@pytest.mark.parametrize(
+    ("rotate", "corners"),  # of [[1, 2, 3], [4, 5, 6]], by hand: the first row, and the first column
+    [(0, ([1, 2, 3], [1, 4])), (90, ([4, 1], [4, 5, 6])), (180, ([6, 5, 4], [6, 3])), (270, ([3, 6], [3, 2, 1]))],
+)
+def test_pictures_are_turned_clockwise(tmp_path: Path, rotate: int, corners: tuple[list[int], list[int]]) -> None:
+    cells = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "0.png"), np.repeat(cells[..., None], 3, 2))
+    with Source(tmp_path / "a", rotate=rotate) as source:
+        (frame,) = source
+    assert (frame.image[0, :, 0].tolist(), frame.image[:, 0, 0].tolist()) == corners
+    assert frame.image.flags.c_contiguous
+    assert (source.status().height, source.status().width) == frame.image.shape[:2]
+
+
+def test_another_angle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="expected to rotate by 0, 90, 180, 270 degrees, got 45"):
+        Source(tmp_path, rotate=45)
+
+
 def test_folder_of_videos_is_one_after_the_other(tmp_path: Path) -> None:
     for name in ("b.avi", "a.avi"):
         write_video(tmp_path / name, frames=3, fps=10)
