@@ -230,7 +230,7 @@ def test_norfairs_distance_is_one_minus_the_masked_similarity(engine: Engine) ->
 
 
 def test_norfair_itself_joins_a_lost_object_by_our_distance(engine: Engine) -> None:
-    norfair = pytest.importorskip("norfair", reason="norfair wants numpy below 2, an environment of its own")
+    norfair = pytest.importorskip("norfair", reason="norfair is not installed")
     tracker = norfair.Tracker(
         distance_function="iou", distance_threshold=0.7, initialization_delay=1, hit_counter_max=2,
         reid_distance_function=NorfairDistance(), reid_distance_threshold=0.2, reid_hit_counter_max=50,
