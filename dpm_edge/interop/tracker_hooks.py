@@ -65,7 +65,8 @@ class UltralyticsEncoder:
         """
         x, y, w, h = as_numpy(dets).reshape(len(dets), -1)[:, :4].T
         features, found = embed_boxes(self._engine, img, np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1))
-        missing = np.setdiff1d(np.arange(len(features)), found.rows)
+        missing = np.ones(len(features), bool)
+        missing[found.rows] = False
         features[missing] = 1 / np.sqrt(self._engine.dimension)
         return list(features)
 
