@@ -33,13 +33,14 @@ class _Track:
 class JoinedTracks:
     """Gives each track the id of the person whose earlier track it goes on. Call `update` once a frame."""
 
-    def __init__(self, *, threshold: float, least_crops: int = 3, memory: int = 900, metric: str | None = None) -> None:
+    def __init__(self, *, threshold: float, least_crops: int = 1, memory: int = 900, metric: str | None = None) -> None:
         """Join what is at least this similar.
 
         Args:
             threshold: least similarity of two tracks of one person, such as a calibration's threshold. Under masks a
                 feature's similarity with itself is below 1.
-            least_crops: crops of a new track that are averaged before it is joined; until then it has its own id.
+            least_crops: crops of a new track that are averaged before it is joined; until then it has its own id, so
+                that with more than one an id changes once more.
             memory: frames after which a track that ended is forgotten.
             metric: as `Gallery.search` takes it.
 
