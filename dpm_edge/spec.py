@@ -19,7 +19,7 @@ NECKS = ("before", "after")
 STEMS = ("patch", "lite0", "lite0-deep")
 ENCODERS = ("clip", "imagenet")
 VISIBILITIES = ("mask", "map")
-_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes", "masks", "encoder")
+_SINCE_FORMAT_1 = ("stem", "instance_norm", "visibility", "stripes", "masks", "encoder", "foreign_grid")
 """Fields that came later: written only where they differ from their defaults, so that the JSON and the fingerprint of a
 model without them stay what they were, and an older dpm-edge refuses, by name, what it cannot run."""
 
@@ -85,7 +85,7 @@ class WeightsCard:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The DPM++ network, or with `masks` False another's.
+    """The DPM++ network, or another's (`foreign`).
 
     Symbols after method sections 1, 2 and 9: d = width, N = grid_h · grid_w patch tokens.
     """
@@ -145,15 +145,14 @@ class ModelSpec:
     masks: bool = True
     """False: somebody else's network (`foreign_spec`). Its mask is all ones, it has no visibility, and of the fields
     above only name, width, preprocessing and weights say something about it."""
+    foreign_grid: tuple[int, int] | None = None
+    """Of somebody else's network that was taught masks and a map (`dpm-edge train mask`): rows and columns of its map.
+    Its `masks` is true and its `visibility` "map"; of the other fields what is said above."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask_blocks", tuple(int(b) for b in self.mask_blocks))
-        if not self.masks:
-            if self.visibility == "map" or self.feature != "cls":
-                raise SpecError(
-                    f"expected visibility 'mask' and feature 'cls' of a network without masks, got "
-                    f"{self.visibility!r} and {self.feature!r}."
-                )
+        if self.foreign:
+            self._check_foreign()
             return
         if self.width % self.heads:
             raise SpecError(f"expected a width that divides into {self.heads} heads, got {self.width}")
@@ -198,9 +197,31 @@ class ModelSpec:
                 f"expected a token grid of at least 4×4 (two 2×2 poolings), got {self.grid}. Enlarge the input"
             )
 
+    def _check_foreign(self) -> None:
+        """Refuse what somebody else's network cannot have."""
+        if self.foreign_grid is not None:
+            object.__setattr__(self, "foreign_grid", tuple(self.foreign_grid))
+            numbers = [side for side in self.foreign_grid if isinstance(side, int) and side > 0]
+            if len(self.foreign_grid) != 2 or len(numbers) != 2:
+                raise SpecError(f"expected a foreign_grid of two sides of 1 or more, got {self.foreign_grid}")
+        sees = "map" if self.foreign_grid is not None else "mask"
+        if self.visibility != sees or self.masks != (sees == "map") or self.feature != "cls" or self.stripes:
+            raise SpecError(
+                f"expected visibility {sees!r}, masks {sees == 'map'}, feature 'cls' and no stripes of another's "
+                f"network {'with' if sees == 'map' else 'without'} a foreign_grid, got {self.visibility!r}, "
+                f"{self.masks}, {self.feature!r} and {self.stripes}"
+            )
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is somebody else's network, without masks or with those that it was taught."""
+        return not self.masks or self.foreign_grid is not None
+
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the patch tokens, (h, w)."""
+        """Rows and columns of the patch tokens, and of the map of what is seen, (h, w)."""
+        if self.foreign_grid is not None:
+            return self.foreign_grid
         pre = self.preprocessing
         return (pre.height - self.patch) // self.stride + 1, (pre.width - self.patch) // self.stride + 1
 

@@ -21,7 +21,7 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dpm_edge.build import portable, trainable
+from dpm_edge.build import portable, sight_graph, trainable
 from dpm_edge.model import checkpoint
 from dpm_edge.model.foreign_network import AnyNetwork, ForeignNetwork
 
@@ -37,8 +37,13 @@ def to_onnx(net: AnyNetwork) -> ModelProto:
         CheckpointError: the exporter left an operator that is not standard.
     """
     net = copy.deepcopy(net).float().cpu().eval()
+    if isinstance(net, ForeignNetwork):
+        net.run_body = None
     if isinstance(net, ForeignNetwork) and net.network["kind"] == trainable.KIND:
-        return trainable.to_onnx(net)
+        model = trainable.to_onnx(net)
+        if net.sight is not None:
+            sight_graph.add_sight(model, net, _exported)
+        return model
     if isinstance(net, ForeignNetwork):
         _fold_batch_norm(net.body)
     else:
@@ -46,21 +51,31 @@ def to_onnx(net: AnyNetwork) -> ModelProto:
         _fold_batch_norm(net.backbone.conv1)
         net.add_module("neck", _Scale(net.neck))
     pre = net.spec.preprocessing
+    names = [*portable.OUTPUTS, *([portable.MAP] if net.spec.visibility == "map" else [])]
+    model = _exported(net, (torch.zeros(2, 3, pre.height, pre.width),), [portable.INPUT], names)
+    portable.check_standard(model)
+    return model
+
+
+def _exported(
+    module: nn.Module, examples: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str]
+) -> ModelProto:
+    """The graph of a module whose inputs are of any batch, without traces of this machine."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            net,
-            (torch.zeros(2, 3, pre.height, pre.width),),
+            module,
+            examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[portable.INPUT],
-            output_names=[*portable.OUTPUTS, *([portable.MAP] if net.spec.visibility == "map" else [])],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in examples),
             verbose=False,
         )
     assert program is not None, "the dynamo exporter returns a program"
     model = program.model_proto
     _strip(model)
-    portable.check_standard(model)
     return model
 
 

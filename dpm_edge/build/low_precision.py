@@ -244,7 +244,7 @@ def assemble(
     plugin = plugin_library() if mask_head == "plugin" else None
     replaced = mask_head_nodes(model, spec) if plugin else []
     if precision in CALIBRATED:
-        convolutional = (spec.stem != "patch" or not spec.masks) and not backend.startswith("tensorrt")
+        convolutional = (spec.stem != "patch" or spec.foreign) and not backend.startswith("tensorrt")
         model = _calibrated(model, spec.preprocessing, precision, calibration, replaced, convolutional, quiet)
         precision = "fp16"
     if plugin:

@@ -11,6 +11,7 @@ from dpm_edge.cli.options import PATH, as_json
 
 if TYPE_CHECKING:
     from dpm_edge.manifest import Manifest
+    from dpm_edge.spec import ModelSpec
 
 
 @click.command("inspect", short_help="What is in this engine, and does it fit this machine?")
@@ -47,8 +48,7 @@ def print_manifest(manifest: Manifest, folder: Path, *, as_json: bool, reasons: 
     spec, pre = manifest.spec, manifest.spec.preprocessing
     lines = {
         "engine": f"{folder}  ({manifest.backend}, {manifest.precision}, batch {manifest.batch}, {manifest.device})",
-        "model": f"{spec.name}  D = {spec.dimension}, "
-        + (f"{spec.layers} blocks, mask generator {spec.hmg!r}" if spec.masks else "another's network: no masks"),
+        "model": f"{spec.name}  D = {spec.dimension}, " + _network(spec),
         "input": f"{pre.height}×{pre.width} {pre.color}, mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, "
         + pre.interpolation,
         "fingerprint": manifest.fingerprint[:16],
@@ -150,3 +150,10 @@ def trust(engine: Path | None, as_list: bool, remove: bool, as_json: bool) -> No
         click.echo(json.dumps({"engine": str(engine), "state": words, "file": str(trusted.place())}, indent=2))
     else:
         click.echo(f"{engine}: {words}")
+
+
+def _network(spec: ModelSpec) -> str:
+    """What the network is, in words."""
+    if not spec.foreign:
+        return f"{spec.layers} blocks, mask generator {spec.hmg!r}"
+    return "another's network: " + ("no masks" if not spec.masks else "masks and a map that it was taught")

@@ -58,13 +58,13 @@ def load(path: str | Path) -> DPM:
     """The network of a checkpoint of ours, as `load_any` loads it.
 
     Raises:
-        CheckpointError: as `load_any`; or it is an imported network, which has no masks.
+        CheckpointError: as `load_any`; or it is an imported network.
     """
     net = load_any(path)
     if isinstance(net, ForeignNetwork):
         raise CheckpointError(
-            f"expected a network of ours, with masks, got {path}, an imported {net.network['kind']}. It can be built, "
-            "adapted (`dpm-edge adapt`) and evaluated"
+            f"expected a network of ours, got {path}, an imported {net.network['kind']}. It can be built, evaluated, "
+            "adapted (`dpm-edge adapt`) and taught masks (`dpm-edge train mask`)"
         )
     return net
 
@@ -85,10 +85,10 @@ def load_any(path: str | Path) -> AnyNetwork:
     except SpecError as error:
         raise CheckpointError(f"{weights.with_suffix('.json')}: {error}") from error
     net: AnyNetwork
-    if spec.masks:
-        net = DPM(spec, classes=card["classes"])
-    else:
+    if spec.foreign:
         net = ForeignNetwork(spec, card.get("network"))
+    else:
+        net = DPM(spec, classes=card["classes"])
     load_strictly(net, read_safetensors(weights), source=f"{weights} (model {spec.name!r})")
     if fingerprint(net) != card["fingerprint"]:
         raise CheckpointError(
@@ -182,7 +182,7 @@ def fingerprint(net: AnyNetwork) -> str:
         spec["network"] = net.network
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     unused = {"backbone.camera_embedding"} | ({"backbone.proj"} if net.spec.feature == "cls" else set())
-    parts = ("backbone.", "mask_generator.", "body.") + (("neck.",) if net.spec.neck == "after" else ())
+    parts = ("backbone.", "mask_generator.", "body.", "sight.") + (("neck.",) if net.spec.neck == "after" else ())
     for name, tensor in sorted(net.state_dict().items()):
         served = name.startswith(parts) and not name.endswith("num_batches_tracked")
         if served and name not in unused:

@@ -90,6 +90,8 @@ class OnnxGraph(nn.Module):
         fixed: name → sizes of each other weight: statistics of batch norms, single numbers.
         constants: name → tensor as `tensor_of` reads it: sizes, axes, indices.
         dimension: D.
+        map: name of the tensor that `to_map` gives; "" without.
+        map_grid: rows and columns of it where it holds tokens, (B, N or 1 + N, c), N rows · columns.
         preprocessing: taken for the sake of the other networks, not used.
 
     Raises:
@@ -107,6 +109,8 @@ class OnnxGraph(nn.Module):
         fixed: dict[str, str],
         constants: dict[str, str],
         dimension: int,
+        map: str = "",
+        map_grid: Sequence[int] = (),
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
@@ -121,6 +125,7 @@ class OnnxGraph(nn.Module):
                 self.weights.register_buffer(name, _zeros(sizes))
         except (AttributeError, KeyError, RuntimeError) as error:  # no dictionary, a name that a Module has, odd sizes
             raise ValueError(str(error)) from error
+        self.map, self.map_grid = map, tuple(map_grid)
         self._check()
         self._last_use = {name: place for place, node in enumerate(self.nodes) for name in node.inputs if name}
 
@@ -131,23 +136,60 @@ class OnnxGraph(nn.Module):
             if missing := {name for name in node.inputs if name} - known:
                 raise ValueError(f"node of {', '.join(sorted(missing))}, which nothing before it makes")
             known.update(node.outputs)
-        if self.feature not in known:
-            raise ValueError(f"feature {self.feature!r}")
+        for what, name in {"feature": self.feature, **({"map": self.map} if self.map else {})}.items():
+            if name not in known:
+                raise ValueError(f"{what} {name!r}")
 
     def named_weights(self) -> list[tuple[str, Tensor]]:
         """Name in the graph, and tensor, of each weight, trained or not."""
         return [*self.weights.named_parameters(), *self.weights.named_buffers()]
 
     def forward(self, images: Tensor) -> Tensor:
-        values: dict[str, Tensor] = {**self.constants, **dict(self.named_weights()), self.image: images}
-        for place, node in enumerate(self.nodes):
-            inputs = [values[name] if name else None for name in node.inputs]
-            made = [_typed(one, images.dtype) for one in run(node, _together(node.operator, inputs))]
-            values.update(zip(node.outputs, made))
-            for name in node.inputs:
-                if self._last_use.get(name) == place and name != self.feature:
-                    values.pop(name, None)
+        return self.from_map(*self.to_map(images))
+
+    def to_map(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W) → the map (B, c, h, w), without one the pictures, and the tensors that are needed further on."""
+        values = {**self.fixed_values(), self.image: images}
+        if not self.map:
+            return images, values
+        for place in range(self._map_at + 1):
+            self.step(place, values, images.dtype)
+        return self.grid_of(values[self.map]), values
+
+    def from_map(self, grid: Tensor, values: dict[str, Tensor]) -> Tensor:
+        """What `to_map` gave → (B, D). Another map in its place counts, but for tokens."""
+        values = dict(values)
+        if self.map and not self.map_grid:
+            values[self.map] = grid
+        for place in range(self._map_at + 1, len(self.nodes)):
+            self.step(place, values, grid.dtype)
         return values[self.feature].reshape(-1, self.dimension)
+
+    def fixed_values(self) -> dict[str, Tensor]:
+        """Name → tensor of all that no picture changes."""
+        return {**self.constants, **dict(self.named_weights())}
+
+    @property
+    def _map_at(self) -> int:
+        """Place of the node that gives the map, −1 without one."""
+        return next((place for place, node in enumerate(self.nodes) if self.map in node.outputs and self.map), -1)
+
+    def grid_of(self, made: Tensor) -> Tensor:
+        """The tensor called `map` as a map (B, c, h, w)."""
+        if not self.map_grid:
+            return made
+        rows, columns = self.map_grid
+        return made[:, made.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+
+    def step(self, place: int, values: dict[str, Tensor], dtype: torch.dtype) -> None:
+        """Run one node; tensors that no later one reads are let go."""
+        node = self.nodes[place]
+        inputs = [values[name] if name else None for name in node.inputs]
+        made = [_typed(one, dtype) for one in run(node, _together(node.operator, inputs))]
+        values.update(zip(node.outputs, made))
+        for name in node.inputs:
+            if self._last_use.get(name) == place and name not in (self.feature, self.map):
+                values.pop(name, None)
 
 
 def run(node: Node, inputs: Sequence[Tensor | None]) -> Sequence[Tensor]:

@@ -114,13 +114,17 @@ class OSNet(nn.Module):
         self.conv5 = Convolution(stages[2], stages[2])
         self.fc = nn.Sequential(nn.Linear(stages[2], dimension), nn.BatchNorm1d(dimension), nn.ReLU())
 
-    def feature_map(self, x: Tensor) -> Tensor:
+    def to_map(self, x: Tensor) -> tuple[Tensor, None]:
         """(B, 3, H, W) → (B, c, H/16, W/16)."""
         x = F.max_pool2d(self.conv1(x), 3, stride=2, padding=1)
-        return self.conv5(self.conv4(self.conv3(self.conv2(x))))
+        return self.conv5(self.conv4(self.conv3(self.conv2(x)))), None
+
+    def from_map(self, grid: Tensor, rest: None = None) -> Tensor:
+        """(B, c, h, w) → (B, D)."""
+        return self.fc(grid.mean((2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.feature_map(x).mean((2, 3)))
+        return self.from_map(*self.to_map(x))
 
 
 def _stage(inputs: int, outputs: int, *, halved: bool, instance: bool = False) -> nn.Sequential:

@@ -89,10 +89,17 @@ class ResNet50(nn.Module):
         self.reduce = nn.Conv2d(WIDTH, dimension, 1, bias=False) if dimension != WIDTH else nn.Identity()
         self.neck = nn.BatchNorm2d(dimension)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.backbone(x)
+    def to_map(self, x: Tensor) -> tuple[Tensor, None]:
+        """(B, 3, H, W) → (B, WIDTH, H/16, W/16)."""
+        return self.backbone(x), None
+
+    def from_map(self, x: Tensor, rest: None = None) -> Tensor:
+        """(B, WIDTH, h, w) → (B, D)."""
         if self.power is None:
             pooled = x.mean((2, 3), keepdim=True)
         else:
             pooled = x.clamp(min=_TINY).pow(self.power).mean((2, 3), keepdim=True).pow(1 / self.power)
         return self.neck(self.reduce(pooled)).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.from_map(*self.to_map(x))

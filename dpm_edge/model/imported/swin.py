@@ -96,11 +96,19 @@ class Swin(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
         self.norm = nn.LayerNorm(dimension)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def to_map(self, x: Tensor) -> tuple[Tensor, None]:
+        """(B, 3, H, W) → (B, D, H/32, W/32)."""
         x = self.patch_norm(self.patch(x).permute(0, 2, 3, 1))
         for number, stage in enumerate(self.stages):
             x = stage(self.merges[number - 1](x) if number else x)
-        return self.norm(x).mean((1, 2))
+        return self.norm(x).permute(0, 3, 1, 2), None
+
+    def from_map(self, grid: Tensor, rest: None = None) -> Tensor:
+        """(B, D, h, w) → (B, D)."""
+        return grid.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.from_map(*self.to_map(x))
 
 
 def windows(x: Tensor) -> Tensor:

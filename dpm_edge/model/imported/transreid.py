@@ -34,6 +34,7 @@ class TransReID(nn.Module):
             raise ValueError(f"dimension {dimension} with width {width}")
         eps = EPS["imagenet"]
         rows, columns = ((side - 16) // stride + 1 for side in (preprocessing.height, preprocessing.width))
+        self.grid = (rows, columns)
         self.conv1 = nn.Conv2d(3, width, 16, stride)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.positional_embedding = nn.Parameter(torch.zeros(1 + rows * columns, width))
@@ -45,17 +46,26 @@ class TransReID(nn.Module):
         self.whole, self.whole_norm = block(), nn.LayerNorm(width, eps=eps)
         self.part, self.part_norm = block(), nn.LayerNorm(width, eps=eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def to_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) → the patch tokens before the last blocks (B, d, h, w), and the cls token (B, 1, d)."""
         x = self.conv1(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], dim=1) + self.positional_embedding
         for block in self.blocks:
             x = block(x)[0]
+        return x[:, 1:].transpose(1, 2).unflatten(2, self.grid), x[:, :1]
+
+    def from_map(self, grid: Tensor, cls: Tensor) -> Tensor:
+        """What `to_map` gave → (B, 5 d)."""
+        x = torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
         whole = self.whole_norm(self.whole(x)[0][:, 0])
-        cls, patches = x[:, :1], dealt(x[:, 1:])
+        patches = dealt(x[:, 1:])
         length = (x.shape[1] - 1) // PARTS
         parts = [patches[:, i * length : (i + 1) * length] for i in range(PARTS)]
         seen = [self.part_norm(self.part(torch.cat([cls, part], dim=1))[0][:, 0]) / PARTS for part in parts]
         return torch.cat([whole, *seen], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.from_map(*self.to_map(x))
 
 
 def dealt(patches: Tensor) -> Tensor:
