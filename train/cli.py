@@ -20,7 +20,7 @@ from dpm_edge.train.recipes import RECIPES
 
 TOOLS = {
     "preview": ("dpm_edge.train.preview", "A sheet of what SPT trains on: look before a long run."),
-    "mask": ("dpm_edge.train.mask", "Teach a checkpoint's mask generator alone: minutes on a CPU."),
+    "mask": ("dpm_edge.train.mask_command", "Teach a checkpoint masks, all else held still: minutes on a CPU."),
     "texts": ("dpm_edge.train.prompts", "Learn a text for each person through CLIP, for the paper's recipes."),
 }
 """What `dpm-edge train` also does, by the word in a recipe's place: module and a line of help."""

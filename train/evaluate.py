@@ -64,7 +64,7 @@ def embed_sides(
 
 
 @torch.inference_mode()
-def maps_of(net: DPM, pixels: Tensor, batch: int = 256) -> Tensor | None:
+def maps_of(net: AnyNetwork, pixels: Tensor, batch: int = 256) -> Tensor | None:
     """(n, 3, H, W) uint8 → (n, 2, h, w) shares of each patch, of the person seen and hidden; None without a map."""
     if net.spec.visibility != "map":
         return None
@@ -226,3 +226,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         parts["occluded"] = [r for r in rows if r["kind"] != "whole"]
     parts.update({k: [r for r in rows if r["kind"] == k] for k in kinds})
     return {name: mean(chosen) for name, chosen in parts.items()}
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, of two (n,); ties get their mean rank. 0 where one of them is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(count) - (count + 1) / 2)[place]
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

@@ -33,7 +33,7 @@ from dpm_edge.model import checkpoint
 from dpm_edge.spec import Preprocessing
 from dpm_edge.telemetry import import_openvino
 from dpm_edge.train.data import Pictures, decode
-from dpm_edge.train.evaluate import curves, occlusion_sets
+from dpm_edge.train.evaluate import curves, occlusion_sets, rank_correlation
 
 SHARES = (0.2, 0.4, 0.6)
 SIZE = Preprocessing()
@@ -123,16 +123,6 @@ class Model:
         return BATCH * calls / (time.process_time() - begin)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; ties get their mean rank."""
-
-    def ranks(values: np.ndarray) -> np.ndarray:
-        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(count) - (count + 1) / 2)[place]
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
-
-
 def judge(
     model: Model | Histogram, query: Pictures, gallery: Pictures, sets: dict[tuple[str, float], Pictures]
 ) -> dict[str, Any]:
@@ -155,7 +145,7 @@ def judge(
         for metric in ("plain", "masked")
     }
     row["rank1_whole"] = next(r["rank1"] for r in rows if r["metric"] == "plain" and r["share"] == 0.0)
-    row["visibility"] = round(spearman(said, left), 3) if np.isfinite(said).all() else None
+    row["visibility"] = round(rank_correlation(said, left), 3) if np.isfinite(said).all() else None
     return row
 
 

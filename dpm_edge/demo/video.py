@@ -167,6 +167,7 @@ def _seeing(
             gallery,
             metric="masked" if engine.spec.masks else "plain",
             probability=PROBABILITY if threshold is None else threshold,
+            ours=not engine.spec.foreign,
         ),
     )
 

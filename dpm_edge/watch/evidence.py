@@ -5,8 +5,8 @@ one time are surely two, so their similarities say what strangers score here; a 
 standard deviations it lies above their mean. Strangers are taken as Student's t, and one person's pairs as normal
 around a higher mean. These numbers were measured on 81 real people of Market-1501, whom no model that ships
 has seen, at six cameras, and tested on 80 others, as sites of 6 to 30 people (benchmarks/identity_odds.py). What
-strangers score before any was seen is known of our models alone: with another project's network, which has no masks,
-nobody is recognised before FIRST_WEIGHT pairs of people were seen together, unless the gallery keeps a calibration.
+strangers score before any was seen is known of our models alone: with another project's network nobody is recognised
+before FIRST_WEIGHT pairs of people were seen together, unless the gallery keeps a calibration.
 
 n crops · D feature dimensions
 """
@@ -124,9 +124,9 @@ class Crops:
 class Strangers:
     """Pairs of tracks that are surely two people."""
 
-    def __init__(self, metric: str) -> None:
-        """Know none."""
-        self._metric = metric
+    def __init__(self, metric: str, ours: bool | None = None) -> None:
+        """Know none. ours: whether the model is one of ours; None: where its features have masks."""
+        self._metric, self.ours = metric, ours
         self._pairs: deque[tuple[Embeddings, str, Embeddings, str]] = deque(maxlen=MOST_PAIRS)
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ def odds_by_looks(
     matches = gallery.search(
         query, CANDIDATES, metric=metric, by="person", centre=centre, query_cameras=[camera] if centre else None
     )
-    ours, found = query.has_masks, {}
+    ours, found = query.has_masks if strangers.ours is None else strangers.ours, {}
     mean, spread = strangers.mean_and_spread(statistics if centre else None, ours=ours)
     for one in matches.of_query(0):
         if one.person:

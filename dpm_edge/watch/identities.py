@@ -62,6 +62,7 @@ class Identities:
         hidden: float = 5.0,
         shared: SharedSightings | None = None,
         memory: float = 86400.0,
+        ours: bool | None = None,
     ) -> None:
         """Begin without tracks; whoever is in the gallery can be recognised.
 
@@ -77,9 +78,9 @@ class Identities:
             margin: by which its probability must be above the next candidate's.
             absent: seconds without a crop after which a track has ended.
             hidden: seconds after which a track without enough clear crops is unknown, no longer pending.
-            shared: tracks and corrections of the other programs that use this gallery, a server's; call `hear` for
-                what they tell. Without, this program's cameras are all.
+            shared: what the other programs with this gallery, a server's, tell (`hear`); without, there are none.
             memory: seconds that it is known where somebody was.
+            ours: whether the model is one of ours, not another project's; None: where its features have masks.
 
         Raises:
             DataError: a camera's name or a time in `travel` or `overlap` cannot be, or a number is out of range.
@@ -94,7 +95,7 @@ class Identities:
         self._probability, self._margin, self._absent, self._hidden = probability, margin, absent, hidden
         self._where = Whereabouts(cameras, travel, overlap, memory)
         self._shared, self._elsewhere = shared, Elsewhere(self._where, shared)
-        self._strangers = Strangers(metric)
+        self._strangers = Strangers(metric, ours)
         self._live: dict[tuple[str, str], LiveTrack] = {}
         self._names = Names(gallery, shared)
         self._seen_cameras: set[str] = set()
@@ -169,10 +170,8 @@ class Identities:
         return told
 
     def end(self, camera: str, track_id: int | str) -> Decision | None:
-        """A track has ended: decide finally and keep its best crops; None for one that is not followed.
-
-        Tracks without a crop for a while end by themselves.
-        """
+        """A track has ended: decide finally and keep its best crops; None for one that is not followed. Tracks without
+        a crop for a while end by themselves."""
         return None if (live := self._live.get((str(camera), str(track_id)))) is None else self._end(live)
 
     def finish(self) -> list[Decision]:
@@ -182,8 +181,7 @@ class Identities:
     def hear(self, news: News) -> None:
         """Take in what other programs told (`SharedSightings.news`): their tracks, and corrections at their pages.
 
-        A track of this program whose identity somebody else has had for longer, where both cannot be, is looked at
-        again.
+        A track here is looked at again where another has had its identity for longer and both cannot be.
         """
         for one in news.corrections:
             if one.kind == "merge":

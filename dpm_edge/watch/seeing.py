@@ -191,6 +191,7 @@ def open_seeing(site: Site, engine: Any, gallery: Gallery, *, threads: int | Non
         absent=ABSENT_SECONDS,
         shared=shared,
         memory=MEMORY_SECONDS if site.keep is None else min(site.keep, MEMORY_SECONDS),
+        ours=not engine.spec.foreign,
     )
     return Seeing(
         detector=open_detector(

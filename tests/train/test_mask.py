@@ -14,7 +14,7 @@ from dpm_edge.errors import DataError
 from dpm_edge.layouts import read_dataset, take
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.train import losses, mask
+from dpm_edge.train import losses, mask, mask_command
 from dpm_edge.train.config import LossConfig
 from dpm_edge.train.criterion import Criterion, Targets
 from dpm_edge.train.data import decode
@@ -120,7 +120,7 @@ def test_the_command_writes_a_checkpoint_and_both_scores(market, tmp_path, capsy
     checkpoint.save(DPM(replace(SPEC, name="dpm-t")).eval(), tmp_path / "start")
     out = tmp_path / "taught"
     words = ["--data", str(market), "--out", str(out), "--shares", "0.3", "--epochs", "2", "--batch", "16"]
-    assert mask.main([str(tmp_path / "start"), *words]) == 0
+    assert mask_command.main([str(tmp_path / "start"), *words]) == 0
     held = json.loads((out / "results.json").read_text())
     before, after = held["before"], held["after"]
     assert before["summary"]["whole"]["plain_mAP"] == after["summary"]["whole"]["plain_mAP"], "features did not move"
@@ -131,5 +131,5 @@ def test_the_command_writes_a_checkpoint_and_both_scores(market, tmp_path, capsy
 
 
 def test_the_command_names_what_is_wrong(tmp_path, capsys):
-    assert mask.main([str(tmp_path / "none"), "--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 1
+    assert mask_command.main([str(tmp_path / "none"), "--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 1
     assert "does not exist" in capsys.readouterr().err

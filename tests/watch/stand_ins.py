@@ -91,7 +91,7 @@ class ColourEngine:
     """The mean colour of a crop as its feature."""
 
     fingerprint, dimension = "colour" * 10, 3
-    spec = SimpleNamespace(masks=True)
+    spec = SimpleNamespace(masks=True, foreign=False)
 
     def embed(self, images: Any, boxes: Any = None) -> Embeddings:
         crops = list(images) if boxes is None else []

@@ -124,7 +124,7 @@ def adapt(
                 f"{max(0, plan.minutes - state.seconds / 60):.0f} min left"
             )
     adapted = state.net.eval()
-    if isinstance(adapted, ForeignNetwork):
+    if not adapted.spec.masks:
         return adapted, state.history
     sample = crops.pictures.pixels[:: max(1, len(crops) // 1000)]
     adapted.spec = adapted.spec.replace(mask_mean=float(embed(adapted, sample)[1].mean()))
@@ -245,7 +245,9 @@ def _step(
 @torch.no_grad()
 def _map_of(net: AnyNetwork, images: Tensor) -> Tensor:
     """(B, 3, H, W) → (B, 2, h, w) in 0..1: what a network in evaluation mode says is seen and hidden."""
-    assert not isinstance(net, ForeignNetwork) and net.backbone.visibility is not None
+    if isinstance(net, ForeignNetwork):
+        return net(images)[2]
+    assert net.backbone.visibility is not None, "a model with a map"
     return torch.sigmoid(net.backbone.visibility(net.backbone.conv1(images)))
 
 
