@@ -90,7 +90,8 @@ def choose(
 
     found: `judge`'s scores "before" and "after". sight: `foreign_mask.judge_map`'s, None where nothing was covered.
     The network as it is; without gates where masks lose (`losing`); None where its map says next to nothing
-    (LEAST_SIGHT), or where its features, pooled otherwise, find less than before.
+    (LEAST_SIGHT), or where, pooled otherwise, what would be written finds less than there was before: under the masked
+    metric, without gates under the plain one.
     """
     if sight is not None and not sight["rank correlation"] >= LEAST_SIGHT:
         return None, (
@@ -98,12 +99,12 @@ def choose(
             f" got {sight['rank correlation']:.2f}. Give more pictures, or pictures that show one person each"
         )
     before, after = (found[when]["summary"] for when in ("before", "after"))
-    gains = {part: after[part]["plain_mAP"] - before[part]["plain_mAP"] for part in PARTS if part in after}
-    if foreign_mask.sight_of(taught).pool != POOLS[0] and not worth(gains):
-        return None, f"expected --pool to find more, got plain mAP {_said(gains)}. Leave it out"
-    if (reason := losing(found["after"])) is None:
-        return taught, ""
-    return foreign_mask.without_gates(taught), reason
+    reason = losing(found["after"])
+    metric = "plain" if reason else "masked"
+    gains = {part: after[part][f"{metric}_mAP"] - before[part]["plain_mAP"] for part in PARTS if part in after}
+    if foreign_mask.sight_of(taught).pools and not worth(gains):
+        return None, f"expected --pool to find more, got {metric} mAP {_said(gains)}. Leave it out"
+    return (foreign_mask.without_gates(taught), reason) if reason else (taught, "")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -71,7 +71,8 @@ def test_a_taught_network_is_written_beside_its_scores(start, market, tmp_path, 
     assert set(held["visibility"]) == {"rank correlation", "mean error", "mean of whole", "mean of covered"}
     gains = [after[part]["masked_mAP"] - after[part]["plain_mAP"] for part in ("whole", "occluded")]
     kept = gains[1] > 0 and gains[0] >= -0.5 and -gains[0] < gains[1]
-    pooled = [after[part]["plain_mAP"] - before[part]["plain_mAP"] for part in ("whole", "occluded")]
+    metric = "masked_mAP" if kept else "plain_mAP"
+    pooled = [after[part][metric] - before[part]["plain_mAP"] for part in ("whole", "occluded")]
     pool_kept = pooled[1] > 0 and pooled[0] >= -0.5 and -pooled[0] < pooled[1]
     assert code == (0 if kept and pool_kept else 1)
     assert (tmp_path / "out" / "model.json").is_file() == pool_kept
@@ -106,10 +107,28 @@ def test_masks_that_lose_are_left_out_and_the_points_are_said(start, market, tmp
     assert held["written"] == "map" and "-0.75" in held["refused"]
 
 
+@pytest.mark.parametrize(
+    ("whole", "covered", "written"),
+    [
+        ((50, 49, 51), (20, 21, 22), "masks and map"),
+        ((50, 50, 48), (20, 21, 20), "map"),
+        ((50, 49, 48), (20, 21, 20), "nothing"),
+    ],
+)
+def test_what_would_be_written_is_compared_with_what_there_was(
+    whole: tuple, covered: tuple, written: str, start, market, tmp_path, monkeypatch
+) -> None:
+    """With masks under the masked metric; without them, where they lose, under the plain one."""
+    fixed_scores(monkeypatch, whole, covered)
+    assert teach(start, market, tmp_path, *UNCOVERED, "--pool", "seen") == (written != "masks and map")
+    assert json.loads((tmp_path / "results.json").read_text())["written"] == written
+    assert (tmp_path / "model.json").is_file() == (written != "nothing")
+
+
 def test_a_pool_that_loses_is_refused_and_nothing_is_written(start, market, tmp_path, monkeypatch, capsys) -> None:
-    fixed_scores(monkeypatch, (50, 48, 60), (20, 21, 30))
+    fixed_scores(monkeypatch, (50, 47, 48), (20, 20.5, 21))
     assert teach(start, market, tmp_path, *UNCOVERED, "--pool", "seen") == 1
-    assert "expected --pool to find more, got plain mAP whole -2.00, covered +1.00 points" in capsys.readouterr().err
+    assert "expected --pool to find more, got masked mAP whole -2.00, covered +1.00 points" in capsys.readouterr().err
     assert not (tmp_path / "model.json").exists()
     assert json.loads((tmp_path / "results.json").read_text())["written"] == "nothing"
 
