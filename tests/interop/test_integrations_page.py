@@ -84,11 +84,16 @@ def test_three_commands_lead_from_a_file_to_a_verified_engine_a_gallery_and_a_th
 
 def test_an_onnx_becomes_a_checkpoint_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
+    from dpm_edge.train import mask_command
+
     monkeypatch.chdir(tmp_path)
     osnet_like(tmp_path / "osnet_x0_25_msmt17.onnx")
-    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "import onnx" in text]
-    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    block, with_masks = [text for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "import onnx" in text]
+    commands, masked = ([shlex.split(line)[1:] for line in one.splitlines()] for one in (block, with_masks))
     assert [command[0] for command in commands] == ["import", "adapt", "build"]
+    assert masked[0] == commands[0] and masked[1][:2] == ["train", "mask"]
+    options = mask_command.parser().parse_args(masked[1][2:])
+    assert str(options.checkpoint) == "osnet.safetensors" and masked[2][1] == f"{options.out}/model.safetensors"
     for command in (commands[0], ["build", "osnet.safetensors", "-o", "engine", "--backend", "onnxruntime"]):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
