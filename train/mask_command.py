@@ -30,6 +30,7 @@ from dpm_edge.train.data import Pictures, decode
 from dpm_edge.train.evaluate import curves, embed, occlusion_sets, scores, summary
 from dpm_edge.train.frozen_body import run_frozen_body
 from dpm_edge.train.mask import Lesson
+from dpm_edge.train.status import counted
 
 MOST_LOST = 0.5
 """Points of mAP on whole queries that an imported network's masks may cost, where covered ones gain more."""
@@ -46,7 +47,11 @@ def judge(
     """Scores, curves and their summary; `another's mask` scores whole and covered queries under other queries' masks:
     what it lacks beside `masked` is what a mask says of its own picture."""
     g = embed(net, gallery.pixels)
-    q = {key: embed(net, pictures.pixels) for key, pictures in {("whole", 0.0): query, **sets}.items()}
+    asked = {("whole", 0.0): query, **sets}
+    q = {
+        key: embed(net, pictures.pixels)
+        for key, pictures in counted(asked.items(), what="judging: sets of queries", total=len(asked))
+    }
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(query)))
     swapped = [
         scores(query, gallery, (feature, mask[order]), g, kinds=("masked",))["masked"]["mAP"]
