@@ -101,7 +101,7 @@ def test_camera_statistics_centre_as_they_did(kept: Path) -> None:
     np.testing.assert_allclose(found.sums["door"], features[::2].sum(0), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "imported", "of-onnx"])
+@pytest.mark.parametrize("name", ["checkpoint", "imported", "of-onnx", "seeing"])
 def test_a_checkpoint_computes_what_it_did(name: str, kept: Path) -> None:
     torch = pytest.importorskip("torch")
     from dpm_edge.model import checkpoint
@@ -109,5 +109,7 @@ def test_a_checkpoint_computes_what_it_did(name: str, kept: Path) -> None:
     net = checkpoint.load_any(kept / name)
     pre = net.spec.preprocessing
     with torch.inference_mode():
-        feature = net(torch.ones(1, 3, pre.height, pre.width))[0][0, :4]
-    np.testing.assert_allclose(feature, json.loads((kept / "first-features.json").read_text())[name], atol=1e-5)
+        made = net(torch.ones(1, 3, pre.height, pre.width))
+    found = np.concatenate([part.flatten()[:4].numpy() for part in made])  # of feature, mask, and what is seen
+    wanted = json.loads((kept / "first-features.json").read_text())[name]
+    np.testing.assert_allclose(found[: len(wanted)], wanted, atol=1e-5)

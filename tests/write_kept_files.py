@@ -57,6 +57,12 @@ GRAPH = {
     "constants": {"axes": '["int64", [2], [2, 3]]', "flat": '["int64", [2], [-1, 6]]'},
 }
 """A network that was imported from an ONNX, as its checkpoint says it."""
+MAPPED = {
+    **GRAPH,
+    "trained": {"w": "16x3x3x3", "p": "8x16", "b": "8"},
+    "constants": {"axes": '["int64", [2], [2, 3]]', "flat": '["int64", [2], [-1, 16]]'},
+}
+"""The same with channels enough for a feature map."""
 
 
 def main() -> None:
@@ -65,6 +71,7 @@ def main() -> None:
     from dpm_edge.model.foreign_network import ForeignNetwork
     from dpm_edge.model.network import DPM
     from dpm_edge.spec import ModelSpec, Preprocessing, WeightsCard, foreign_spec
+    from dpm_edge.train.foreign_mask import with_sight
 
     out = KEPT / dpm_edge.__version__
     if out.exists():
@@ -109,10 +116,19 @@ def main() -> None:
     for parameter in of_onnx.parameters():
         torch.nn.init.normal_(parameter)
     checkpoint.save(of_onnx.eval(), out / "of-onnx")
-    nets = {name: checkpoint.load_any(out / name) for name in ("checkpoint", "imported", "of-onnx")}
+    mapped = ForeignNetwork(foreign_spec("seeing", 8, Preprocessing(height=32, width=32), WeightsCard()), MAPPED)
+    seeing = with_sight(mapped, gates=True, pool="seen")
+    for parameter in seeing.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    checkpoint.save(seeing.eval(), out / "seeing")
+    nets = {name: checkpoint.load_any(out / name) for name in ("checkpoint", "imported", "of-onnx", "seeing")}
     with torch.inference_mode():
         features = {
-            name: net(torch.ones(1, 3, net.spec.preprocessing.height, net.spec.preprocessing.width))[0][0, :4].tolist()
+            name: [
+                value
+                for part in net(torch.ones(1, 3, net.spec.preprocessing.height, net.spec.preprocessing.width))
+                for value in part.flatten()[:4].tolist()
+            ]
             for name, net in nets.items()
         }
     (out / "first-features.json").write_text(json.dumps(features, indent=1) + "\n")
