@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm_edge import shipped
 from dpm_edge.env import installed
 from dpm_edge.errors import CheckpointError, MissingLibrary
 from dpm_edge.images import chunks, preprocess
@@ -20,7 +21,7 @@ from dpm_edge.spec import ModelSpec
 
 
 def open_embedder(path: Path, *, device: str | None, threads: int | None) -> AbstractContextManager[Any]:
-    """An `Engine` where `path` holds a manifest, else the checkpoint's network in torch.
+    """An `Engine` where `path` holds a manifest, else the network of a checkpoint, or of a model that ships, in torch.
 
     Raises:
         MissingLibrary: it is a checkpoint and torch is not installed.
@@ -28,6 +29,7 @@ def open_embedder(path: Path, *, device: str | None, threads: int | None) -> Abs
     """
     if (path / NAME).is_file():
         return Engine.load(path, device=device, threads=threads)
+    path = shipped.resolve(path, ".safetensors")
     if not path.exists() and not path.with_name(path.name + ".safetensors").exists():
         raise CheckpointError(f"expected an engine directory or a checkpoint at {path}, got nothing. Check the path")
     if not installed("torch"):

@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Evaluate MODEL on the folder DATA by the Market-1501 protocol.
 
-    MODEL is an engine directory, or a checkpoint (needs torch), so that the two can be compared. DATA is a labelled
-    data set, such as Market-1501, or your own cameras: test/PERSON/CAMERA/picture.jpg.
+    MODEL is an engine directory, or a checkpoint or dpm-n (needs torch), so that the two can be compared. DATA is a
+    labelled data set, such as Market-1501, or your own cameras: test/PERSON/CAMERA/picture.jpg.
 
     \b
     Example:

@@ -72,6 +72,14 @@ def test_eval_counts_and_scores(engine: Path, market: Path) -> None:
     assert "masked" in text.stdout and "9 queries counted, 1 without a match" in text.stdout
 
 
+def test_eval_of_a_model_that_ships_goes_by_its_name(market: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    result = run("eval", "dpm-n", market, "--metric", "plain", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["metrics"]["plain"]["queries"] > 0, result.stderr
+    missing = run("eval", "dpm-m", market)
+    assert missing.exit_code == 1 and "at dpm-m, got nothing" in missing.stderr
+
+
 def test_eval_of_a_folder_of_no_layout_says_what_it_holds(engine: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures" / "holiday").mkdir(parents=True)
     result = run("eval", engine, tmp_path / "pictures")
