@@ -31,14 +31,14 @@ from dpm_edge.train import losses
 from dpm_edge.train.adapt.clusters import cluster, of_tracks
 from dpm_edge.train.adapt.constraints import constrained
 from dpm_edge.train.adapt.contrast import ClusterMemory
+from dpm_edge.train.adapt.covers import hidden
 from dpm_edge.train.adapt.crops import Crops
 from dpm_edge.train.data import IdentitySampler, to_input
 from dpm_edge.train.evaluate import embed
-from dpm_edge.train.mask import covered
 from dpm_edge.train.sight import run_frozen_stages
 
 RESUME = "adapt-resume.pt"
-MAY_CHANGE = ("minutes",)
+MAY_CHANGE = ("minutes", "shapes")
 FROZEN_STAGES = 3
 """Lower stages of a convolutional stem that do not learn, as in `rendered_nano`."""
 
@@ -65,7 +65,9 @@ class Plan:
     momentum: float = 0.1
     """How much of a cluster's old vector stays when a batch shows it."""
     cover: float = 0.5
-    """Share of the pictures of a batch that are covered by boxes of noise, of one colour or of other crops."""
+    """Share of the pictures of a batch that something is put in front of."""
+    shapes: float = 0.5
+    """Share of those things that are shapes of all kinds, not boxes (dpm_edge.train.adapt.covers)."""
     agreement: float = 0.2
     """Weight of the mask generator's lesson (`losses.agreement`)."""
     map_kept: float = 1.0
@@ -223,7 +225,7 @@ def _step(
     hide = torch.from_numpy(draw.random(len(rows)) < plan.cover)
     if hide.any():
         others = crops.pictures.pixels[torch.from_numpy(draw.integers(0, len(crops), 32))]
-        pixels[hide] = covered(pixels[hide], others, draw)
+        pixels[hide] = hidden(pixels[hide], others, plan.shapes, draw)
     net = state.net
     images = to_input(pixels, net.spec.preprocessing)
     out = net.forward_train(images)
