@@ -76,6 +76,14 @@ def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator, pieces:
     return Covered(torch.cat([pixels, seen, planes[:, 4:]], 1), chosen, alpha.mean((1, 2, 3)))
 
 
+def cover_pictures(pixels: Tensor, config: CoveringConfig, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As `cover`, of pictures without masks: (B, 3, H, W) uint8 → the covered ones, and the share of each pixel that
+    is under something, (B, H, W) float32."""
+    open_ = pixels.new_ones(len(pixels), 2, *pixels.shape[2:])
+    planes = cover(torch.cat([pixels, open_], 1).float(), config, draw).planes
+    return planes[:, :3].round().byte(), 1 - planes[:, 3]
+
+
 def _passers_by(planes: Tensor, uniform) -> tuple[Tensor, Tensor]:
     """Other people of the batch, moved and scaled: pixels (B, 3, H, W), and what they hide of each (B, 1, H, W).
 

@@ -176,9 +176,7 @@ def _covered(
         if number % 2:
             made[rows], cover = covered_exactly(made[rows], pixels, draw)
         else:
-            open_ = made.new_ones(len(rows), 2, *made.shape[2:])
-            planes = covering.cover(torch.cat([made[rows], open_], 1).float(), config, torch_draw).planes
-            made[rows], cover = planes[:, :3].round().byte(), 1 - planes[:, 3]
+            made[rows], cover = covering.cover_pictures(made[rows], config, torch_draw)
         shares[rows] = shares_under(maps[chosen[rows]], cover, grid)
     return made, shares
 

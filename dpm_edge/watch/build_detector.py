@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm_edge.env import installed, machine_card
-from dpm_edge.errors import BuildRefused, EngineError, MissingLibrary, SpecError
+from dpm_edge.errors import BuildRefused, EngineError, ImageError, MissingLibrary, SpecError
 from dpm_edge.files import sha256, whole_folder
-from dpm_edge.images import read_image
+from dpm_edge.images import find_images, read_image
 from dpm_edge.progress import say, track
 from dpm_edge.shipped import ASSETS
 from dpm_edge.watch.detector import MODEL, Detector
@@ -189,9 +189,10 @@ def _reference(path: Path) -> tuple[AnyDetector, str]:
 
 def _read(folder: Path) -> list[NDArray[np.uint8]]:
     """Up to PICTURES pictures of a folder, evenly over their names."""
-    paths = sorted(one for one in folder.rglob("*") if one.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"))
-    if not paths:
-        raise SpecError(f"expected a folder with pictures, got {folder} without a .jpg or .png")
+    try:
+        paths = find_images(folder)
+    except ImageError as error:
+        raise SpecError(f"expected a folder with pictures, got {folder} without one ({error})") from error
     places = np.unique(np.linspace(0, len(paths) - 1, min(PICTURES, len(paths))).astype(int))
     return [read_image(paths[place]) for place in places]
 

@@ -81,13 +81,6 @@ def open_graph(path: Path, *, threads: int | None = None, backend: str | None = 
 
 def _openvino(path: Path, threads: int | None, precision: str) -> Graph:
     openvino = import_openvino("the person detector")
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": HINTS.get(precision),
-        "ENABLE_CPU_PINNING": False,  # pinned, every process that asks for one thread would share the first core
-    }
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
     can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision not in HINTS or (precision == "bf16" and "BF16" not in can):
@@ -95,6 +88,13 @@ def _openvino(path: Path, threads: int | None, precision: str) -> Graph:
             f"expected precision fp32, or bf16 on a CPU that computes it, got {precision!r} on one with "
             f"{', '.join(can)} (OpenVINO)"
         )
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "ENABLE_CPU_PINNING": False,  # pinned, every process that asks for one thread would share the first core
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
     with _refused(f"OpenVINO {openvino.__version__}", path):
         model = core.read_model(path)
         inputs = tuple(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpm_edge.train.config import CoveringConfig
-from dpm_edge.train.covering import cover
+from dpm_edge.train.covering import cover_pictures
 from dpm_edge.train.mask import COVERED, WHOLE, covered
 
 
@@ -34,7 +34,5 @@ def hidden(pixels: Tensor, others: Tensor, shapes: float, draw: np.random.Genera
 
 def _under_shapes(pixels: Tensor, draw: np.random.Generator) -> Tensor:
     torch_draw = torch.Generator().manual_seed(int(draw.integers(2**31)))
-    open_ = pixels.new_ones(len(pixels), 2, *pixels.shape[2:])
     config = CoveringConfig(probability=1 - WHOLE, least=COVERED[0], most=COVERED[1])
-    planes = cover(torch.cat([pixels, open_], 1).float(), config, torch_draw).planes
-    return planes[:, :3].round().clamp(0, 255).byte()
+    return cover_pictures(pixels, config, torch_draw)[0]
