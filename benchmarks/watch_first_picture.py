@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 from dpm_edge.env import machine_card
+from dpm_edge.files import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "watch-first-picture.json"
 RUNS, LONGEST, EVERY = 3, 120.0, 0.05
@@ -53,17 +54,8 @@ def seconds_until(what: Callable[[], Any], begin: float) -> float:
 
 def start(video: Path, folder: Path) -> dict[str, float]:
     """Seconds to the page, its first picture, and the first frame that was looked at, of one start."""
-    command = [
-        sys.executable,
-        "-m",
-        "dpm_edge.cli",
-        "watch",
-        str(video),
-        "--folder",
-        str(folder / "watch"),
-        "--port",
-        "0",
-    ]
+    watch = ["-m", "dpm_edge.cli", "watch", str(video), "--folder", str(folder / "watch"), "--port", "0"]
+    command = [sys.executable, *watch]
     begin = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None, "a pipe"
@@ -74,9 +66,10 @@ def start(video: Path, folder: Path) -> dict[str, float]:
             found = re.search(r"http://\S+?(?=/?(?:\s|$))", line)
             assert found is not None, line
             api = f"{found[0]}/api/v1"
-            snapshot = f"{api}/cameras/{video.stem}/snapshot.jpg"
+            cameras = f"{api}/cameras"
+            snapshot = f"{cameras}/{video.stem}/snapshot.jpg"
             picture = seconds_until(lambda: answer(snapshot)[:2] == b"\xff\xd8", begin)
-            looked = seconds_until(lambda: json.loads(answer(f"{api}/cameras"))[0]["processed"] > 0, begin)
+            looked = seconds_until(lambda: any(one["processed"] for one in json.loads(answer(cameras) or b"[]")), begin)
         finally:
             process.terminate()
     return {"page": page, "first picture": picture, "first frame looked at": looked}
@@ -100,7 +93,7 @@ def main() -> None:
         "seconds, median": {name: round(median(run[name] for run in runs), 2) for name in runs[0]},
         "seconds, most": {name: round(max(run[name] for run in runs), 2) for name in runs[0]},
     }
-    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_whole(given.out, (json.dumps(report, indent=1) + "\n").encode())
     print(json.dumps(report, indent=1))
 
 

@@ -1,8 +1,8 @@
 """A copy of an OpenVINO model for calls of one crop.
 
 Where the batch is free, OpenVINO plans each call anew. A model that knows its batch is faster, most of all for one
-crop: by a tenth with dpm-n, by a third with small networks of convolutions. For more crops the gain is smaller, and
-such a model takes as much memory as the one with a free batch.
+crop, and most with small networks of convolutions. For more crops the gain is smaller, and such a model takes as much
+memory as the one with a free batch.
 """
 
 from __future__ import annotations
