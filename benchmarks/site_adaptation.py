@@ -6,6 +6,8 @@ FOLDER has Market-1501's layout. The crops are those of PEOPLE training people, 
 name of a person is read by what adapts. Scores are of query/ against bounding_box_test/, whole and covered, before and
 after: plain and masked, and both after centring per camera with the means of the gallery's rows. `--validate` scores on
 VALIDATION other training people instead, for choosing settings: one picture of each camera asks for the rest.
+The people whom covered queries stand behind are those of the crops; the share that is behind people is scored with
+bodies of training people of no crop, too ("behind people of no crop").
 WORK keeps the links, the covered pictures and the resumable state. Stopped, the same command goes on.
 `--before` scores the model as it is alone. `--labelled` trains with the people's names, as an upper reference, and adds
 it to a results file that is there: the same crops, rounds, losses and settings, with each person's crops as a group in
@@ -36,11 +38,13 @@ from dpm_edge.train.adapt import command, rounds
 from dpm_edge.train.adapt.check import CENTRED, NOT_CENTRED, score
 from dpm_edge.train.adapt.crops import Crops, read_crops
 from dpm_edge.train.adapt.rounds import Plan
-from dpm_edge.train.data import decode
-from dpm_edge.train.evaluate import occlusion_sets
+from dpm_edge.train.data import Pictures, decode
+from dpm_edge.train.evaluate import OCCLUDER_SEED, covered, occlusion_sets
 
 PEOPLE, VALIDATION = 200, 100
 SHARES = (0.2, 0.4, 0.6)
+STRANGERS = 500
+"""Pictures of people of no crop that bodies are cut from, about."""
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks/results/site-adaptation.json", ROOT / "docs/site.md"
 
@@ -62,6 +66,13 @@ def one_of_each_camera(folder: LabelledFolder) -> tuple[LabelledFolder, Labelled
     """Queries, one picture of each person and camera, and the rest."""
     _, first = np.unique(np.stack([folder.people, folder.cameras]), axis=1, return_index=True)
     return folder.take(first), folder.take(np.setdiff1d(np.arange(len(folder)), first))
+
+
+def behind_strangers(net: DPM, query: Pictures, gallery: Pictures, strangers: Pictures) -> dict[str, Any]:
+    """As `score`, of queries behind `strangers` alone, Rank-1 and mAP by space and metric."""
+    bodies = strangers.pixels[:: max(1, len(strangers) // STRANGERS)].permute(0, 2, 3, 1).contiguous().numpy()
+    sets = {("body", share): covered(query, "body", share, bodies, OCCLUDER_SEED) for share in SHARES}
+    return {space: parts["covered by body"] for space, parts in score(net, query, gallery, sets).items()}
 
 
 def link(folder: LabelledFolder, into: Path) -> Path:
@@ -175,10 +186,12 @@ def main() -> None:
     query, gallery = (decode(side, before.spec.preprocessing) for side in sides)
     bodies = decode(of_people(train, site), before.spec.preprocessing)
     cache = said.work.parent / f"covered-{'validation' if said.validate else 'test'}.safetensors"
-    covered = occlusion_sets(query, bodies, SHARES, cache=cache)
+    sets = occlusion_sets(query, bodies, SHARES, cache=cache)
+    others = np.setdiff1d(np.unique(train.people[train.people > 0]), np.concatenate([site, validation]))
+    strangers = decode(of_people(train, others), before.spec.preprocessing)
     if said.labelled:
         written = json.loads(said.out.read_text())
-        written["labelled"] = {"scores": score(after, query, gallery, covered), **result, "machine": machine_card()}
+        written["labelled"] = {"scores": score(after, query, gallery, sets), **result, "machine": machine_card()}
         save(written, said.out)
         return
     written = {
@@ -187,8 +200,12 @@ def main() -> None:
         "queries": len(query.names),
         "rows": len(gallery.names),
         "shares": SHARES,
-        "before": score(before, query, gallery, covered),
-        **({} if said.before else {"after": score(after, query, gallery, covered), "adaptation": result}),
+        "before": score(before, query, gallery, sets),
+        **({} if said.before else {"after": score(after, query, gallery, sets), "adaptation": result}),
+        "behind people of no crop": {
+            when: behind_strangers(net, query, gallery, strangers)
+            for when, net in (("before", before), *(() if said.before else (("after", after),)))
+        },
         "scored by": machine_card(),
     }
     say(json.dumps({key: written[key] for key in ("before", "after") if key in written}, indent=1))

@@ -42,13 +42,22 @@ class Covered:
     """(B,) bool: which pictures had something pasted."""
     share: Tensor
     """(B,) float32: share of the picture under it; 0 where nothing was pasted."""
+    under: Tensor
+    """(B, H, W) float32: share of each pixel that is under it."""
 
 
-def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator, pieces: Tensor | None = None) -> Covered:
+def cover(
+    planes: Tensor,
+    config: CoveringConfig,
+    draw: torch.Generator,
+    pieces: Tensor | None = None,
+    people: Tensor | None = None,
+) -> Covered:
     """Paste one thing over some of the pictures. planes (B, 5, H, W); `draw` on their device decides everything.
 
     `pieces` (M, 3, H, W) uint8, on the same device: clutter (dpm_edge.train.backgrounds) that fills a quarter of the
-    things.
+    things. `people` (B, 4, H, W) float32: who passes by each picture, pixels and the shares of them that show the
+    passer-by; others of the batch where none are given.
     """
     count, _, height, width = planes.shape
 
@@ -69,29 +78,36 @@ def cover(planes: Tensor, config: CoveringConfig, draw: torch.Generator, pieces:
     alpha = alpha.unsqueeze(1)
     if config.passers_by:
         passes = (chosen & (uniform(count) < config.passers_by)).view(-1, 1, 1, 1)
-        people, outline = _passers_by(planes, uniform)
-        fill, alpha = torch.where(passes, people, fill), torch.where(passes, outline, alpha)
+        front, outline = _passers_by(_others(planes, uniform) if people is None else people, uniform)
+        fill, alpha = torch.where(passes, front, fill), torch.where(passes, outline, alpha)
     pixels = planes[:, :3] * (1 - alpha) + fill * alpha
     seen = planes[:, 3:4] * (1 - alpha)
-    return Covered(torch.cat([pixels, seen, planes[:, 4:]], 1), chosen, alpha.mean((1, 2, 3)))
+    return Covered(torch.cat([pixels, seen, planes[:, 4:]], 1), chosen, alpha.mean((1, 2, 3)), alpha[:, 0])
 
 
-def cover_pictures(pixels: Tensor, config: CoveringConfig, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def cover_pictures(
+    pixels: Tensor, config: CoveringConfig, draw: torch.Generator, people: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """As `cover`, of pictures without masks: (B, 3, H, W) uint8 → the covered ones, and the share of each pixel that
-    is under something, (B, H, W) float32."""
+    is under something, (B, H, W) float32. With `passers_by`, `people` must be given."""
     open_ = pixels.new_ones(len(pixels), 2, *pixels.shape[2:])
-    planes = cover(torch.cat([pixels, open_], 1).float(), config, draw).planes
-    return planes[:, :3].round().byte(), 1 - planes[:, 3]
+    done = cover(torch.cat([pixels, open_], 1).float(), config, draw, people=people)
+    return done.planes[:, :3].round().byte(), done.under
 
 
-def _passers_by(planes: Tensor, uniform) -> tuple[Tensor, Tensor]:
-    """Other people of the batch, moved and scaled: pixels (B, 3, H, W), and what they hide of each (B, 1, H, W).
+def _others(planes: Tensor, uniform) -> Tensor:
+    """Other people of the batch, (B, 4, H, W): pixels, and what shows them.
 
     A batch holds a person's pictures side by side; a shift by a quarter of it or more is somebody else, where a batch
     has more than four people.
     """
     count = len(planes)
-    others = planes[:, :4].roll(count // 4 + int(uniform(1) * (count // 2)), 0)
+    return planes[:, :4].roll(count // 4 + int(uniform(1) * (count // 2)), 0)
+
+
+def _passers_by(others: Tensor, uniform) -> tuple[Tensor, Tensor]:
+    """People (B, 4, H, W), moved and scaled: pixels (B, 3, H, W), and what they hide of each (B, 1, H, W)."""
+    count = len(others)
 
     def between(low: float, high: float) -> Tensor:
         return low + uniform(count) * (high - low)

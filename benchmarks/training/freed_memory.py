@@ -58,7 +58,8 @@ def steps(case: str, model: str, count: int, threads: int) -> dict[str, Any]:
     for step in range(WARM + count):
         rows = torch.arange(batch) + batch * (step % 2)
         faults, spent = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
-        rounds._step(state, crops, rows, clusters[rows], torch.zeros(2, net.spec.dimension), memory, plan, draw)
+        drawn = rounds._draw_batch(crops, rows, clusters, torch.zeros(2, net.spec.dimension), None, plan, draw)
+        rounds._step(state, drawn, memory, plan)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         found.append((time.process_time() - spent, usage.ru_minflt - faults))
     return {"steps": found[WARM:], "peak MB": usage.ru_maxrss / 1024}

@@ -33,8 +33,9 @@ def read_check(folder: Path, preprocessing: Preprocessing, *, quiet: bool = Fals
 def score(
     net: AnyNetwork, query: Pictures, gallery: Pictures, covered: dict[tuple[str, float], Pictures] | None = None
 ) -> dict[str, Any]:
-    """Rank-1 and mAP in percent: {"not centred" or "centred": {"whole" or "covered": {metric: {"rank1", "mAP"}}}}.
+    """Rank-1 and mAP in percent: {"not centred" or "centred": {part: {metric: {"rank1", "mAP"}}}}.
 
+    Parts are "whole" and, where there are covered queries, "covered" and "covered by KIND".
     Cameras are centred by the means of the gallery's pictures (`dpm_edge.centring`).
 
     Args:
@@ -54,11 +55,12 @@ def score(
     targets = {space: (side(target, gallery), target_masks) for space, side in sides.items()}
     parts: dict[str, dict[str, list[dict[str, Any]]]] = {space: {} for space in sides}
     for (kind, _), pictures in {("whole", 0.0): query, **(covered or {})}.items():
-        part = "whole" if kind == "whole" else "covered"
+        of = ["whole"] if kind == "whole" else ["covered", f"covered by {kind}"]
         asked, masks = embed(net, pictures.pixels)
         for space, side in sides.items():
             said = scores(pictures, gallery, (side(asked, pictures), masks), targets[space])
-            parts[space].setdefault(part, []).append(said)
+            for part in of:
+                parts[space].setdefault(part, []).append(said)
     return {
         space: {
             part: {

@@ -31,14 +31,14 @@ from dpm_edge.train import losses
 from dpm_edge.train.adapt.clusters import cluster, of_tracks
 from dpm_edge.train.adapt.constraints import constrained
 from dpm_edge.train.adapt.contrast import ClusterMemory
-from dpm_edge.train.adapt.covers import hidden
+from dpm_edge.train.adapt.covers import PassersBy, cover_crops, find_passers_by
 from dpm_edge.train.adapt.crops import Crops
 from dpm_edge.train.data import IdentitySampler, to_input
 from dpm_edge.train.evaluate import embed
 from dpm_edge.train.sight import run_frozen_stages
 
 RESUME = "adapt-resume.pt"
-MAY_CHANGE = ("minutes", "shapes")
+MAY_CHANGE = ("minutes", "shapes", "passers_by")
 FROZEN_STAGES = 3
 """Lower stages of a convolutional stem that do not learn, as in `rendered_nano`."""
 
@@ -66,12 +66,15 @@ class Plan:
     """How much of a cluster's old vector stays when a batch shows it."""
     cover: float = 0.5
     """Share of the pictures of a batch that something is put in front of."""
-    shapes: float = 0.5
-    """Share of those things that are shapes of all kinds, not boxes (dpm_edge.train.adapt.covers)."""
+    shapes: float = 0.35
+    """Share of those things that are shapes of all kinds (dpm_edge.train.adapt.covers)."""
+    passers_by: float = 0.35
+    """Share of those things that are other people of the site, cut out; the rest are boxes."""
     agreement: float = 0.2
     """Weight of the mask generator's lesson (`losses.agreement`)."""
     map_kept: float = 1.0
-    """Weight of keeping the map of what is seen, where the model has one: the checkpoint's own map is the target."""
+    """Weight of keeping the map of what is seen, where the model has one: the target is the checkpoint's own map of the
+    uncovered picture, less what was put in front."""
     neighbours: int = 20
     """Nearest crops that are looked at for reciprocal neighbours."""
     query_neighbours: int = 6
@@ -91,6 +94,8 @@ class State:
     optimiser: torch.optim.AdamW
     first: AnyNetwork
     """The checkpoint as it came; its map of what is seen is kept."""
+    passers_by: PassersBy | None = None
+    """Who can stand in front."""
     round: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -100,6 +105,8 @@ def adapt(
     net: AnyNetwork, crops: Crops, plan: Plan, out: Path, *, quiet: bool = False
 ) -> tuple[AnyNetwork, list[dict[str, Any]]]:
     """A copy of `net` adapted to the crops, and a row of numbers for each round. Resumes from `out` if it can.
+
+    On a GPU where torch finds one; the copy that is returned is on the CPU.
 
     Raises:
         DataError: the crops fall into fewer clusters than two batches need: too few people, or nobody in them.
@@ -111,6 +118,8 @@ def adapt(
         _restore(state, resume, net, crops, plan)
         if not quiet:
             say(f"going on after round {state.round} of {plan.rounds}")
+    if plan.passers_by and plan.cover:
+        state.passers_by = find_passers_by(crops.pictures, plan.seed, quiet=quiet)
     while state.round < plan.rounds and state.seconds < 60 * plan.minutes:
         began = time.perf_counter()
         row = _round(state, crops, plan, quiet)
@@ -127,10 +136,10 @@ def adapt(
             )
     adapted = state.net.eval()
     if not adapted.spec.masks:
-        return adapted, state.history
+        return adapted.cpu(), state.history
     sample = crops.pictures.pixels[:: max(1, len(crops) // 1000)]
     adapted.spec = adapted.spec.replace(mask_mean=float(embed(adapted, sample)[1].mean()))
-    return adapted, state.history
+    return adapted.cpu(), state.history
 
 
 def planned_rounds(state: State, plan: Plan) -> int:
@@ -187,10 +196,10 @@ def _without_gaps(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any]:
     torch.manual_seed((plan.seed << 32) + state.round)
-    net = state.net.eval()
-    labels, centred, means = pseudo_labels(net, crops, plan, quiet=quiet)
-    chosen = torch.from_numpy(labels)
+    labels, centred, means = pseudo_labels(state.net.eval(), crops, plan, quiet=quiet)
+    chosen, device = torch.from_numpy(labels), next(state.net.parameters()).device
     memory = ClusterMemory(torch.from_numpy(centred), chosen, momentum=plan.momentum, temperature=plan.temperature)
+    memory.vectors, means = memory.vectors.to(device), means.to(device)
     sampler = IdentitySampler(labels, plan.people, plan.pictures, plan.seed)
     steps = max(1, round(plan.passes * int((labels >= 0).sum()) / (plan.people * plan.pictures)))
     batches = np.concatenate([sampler.epoch(1000 * state.round + i) for i in range(1 + steps // sampler.batches)])[
@@ -199,11 +208,12 @@ def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any
     rate = plan.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * state.round / planned_rounds(state, plan))))
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    net.train()
+    state.net.train()
     draw = np.random.default_rng((plan.seed, state.round))
     spent = []
     for rows in track(torch.from_numpy(batches), what=f"round {state.round + 1}", total=len(batches), quiet=quiet):
-        spent.append(_step(state, crops, rows, chosen[rows], means, memory, plan, draw))
+        batch = _draw_batch(crops, rows, chosen, means, state.passers_by, plan, draw)
+        spent.append(_step(state, batch, memory, plan))
     counts = np.bincount(labels[labels >= 0])
     cameras_of = [len(np.unique(crops.cameras[labels == c])) for c in range(len(counts))]
     return {
@@ -217,31 +227,63 @@ def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any
     }
 
 
-def _step(
-    state: State, crops: Crops, rows: Tensor, labels: Tensor, means: Tensor, memory: ClusterMemory, plan: Plan,
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one step learns from, on the network's device."""
+
+    before: Tensor
+    """(B, 3, H, W) uint8: the pictures with nothing put in front."""
+    pixels: Tensor
+    """(B, 3, H, W) uint8: the pictures that the network sees."""
+    under: Tensor
+    """(B, H, W) float32: how much of each pixel is under something."""
+    labels: Tensor
+    """(B,) int64: the cluster of each."""
+    means: Tensor
+    """(B, D) float32: the mean of each one's camera."""
+
+
+def _draw_batch(
+    crops: Crops, rows: Tensor, labels: Tensor, means: Tensor, people: PassersBy | None, plan: Plan,
     draw: np.random.Generator,
-) -> float:  # fmt: skip
-    pixels = _vary(crops.pictures.pixels[rows], draw)
+) -> Batch:  # fmt: skip
+    """The crops `rows` (B,), varied and some of them covered. labels (n,), means (cameras, D): of all crops."""
+    before = _vary(crops.pictures.pixels[rows], draw)
+    pixels, under = before.clone(), torch.zeros(len(rows), *before.shape[2:])
     hide = torch.from_numpy(draw.random(len(rows)) < plan.cover)
     if hide.any():
-        others = crops.pictures.pixels[torch.from_numpy(draw.integers(0, len(crops), 32))]
-        pixels[hide] = hidden(pixels[hide], others, plan.shapes, draw)
-    net = state.net
-    images = to_input(pixels, net.spec.preprocessing)
-    out = net.forward_train(images)
-    raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
-    feature = F.normalize(raw - means[crops.pictures.cameras[rows]], dim=1)
-    loss = memory.loss(feature, labels)
-    if plan.agreement and net.spec.masks:
-        loss = loss + plan.agreement * losses.agreement(out.mask, feature.detach(), memory.vectors[labels])
-    if plan.map_kept and out.visibility is not None:
-        loss = loss + plan.map_kept * F.binary_cross_entropy_with_logits(out.visibility, _map_of(state.first, images))
+        site, shares = crops.pictures.pixels, (plan.shapes, plan.passers_by)
+        pixels[hide], under[hide] = cover_crops(before[hide], site, draw, *shares, people)
+    device = means.device
+    return Batch(
+        before=before.to(device), pixels=pixels.to(device), under=under.to(device), labels=labels[rows].to(device),
+        means=means[crops.pictures.cameras[rows].to(device)],
+    )  # fmt: skip
+
+
+def _step(state: State, batch: Batch, memory: ClusterMemory, plan: Plan) -> float:
+    loss, feature = _loss(state.net, state.first, batch, memory, plan)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+    torch.nn.utils.clip_grad_norm_(state.net.parameters(), 5.0)
     state.optimiser.step()
-    memory.follow(feature.detach(), labels)
+    memory.follow(feature, batch.labels)
     return float(loss.detach())
+
+
+def _loss(net: AnyNetwork, first: AnyNetwork, batch: Batch, memory: ClusterMemory, plan: Plan) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, and its centred features (B, D) without a gradient."""
+    out = net.forward_train(to_input(batch.pixels, net.spec.preprocessing))
+    raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
+    feature = F.normalize(raw - batch.means, dim=1)
+    loss = memory.loss(feature, batch.labels)
+    if plan.agreement and net.spec.masks:
+        person = memory.vectors[batch.labels]
+        loss = loss + plan.agreement * losses.agreement(out.mask, feature.detach(), person)
+    if plan.map_kept and out.visibility is not None:
+        kept = _under_covers(_map_of(first, to_input(batch.before, net.spec.preprocessing)), batch.under)
+        loss = loss + plan.map_kept * F.binary_cross_entropy_with_logits(out.visibility, kept)
+    return loss, feature.detach()
 
 
 @torch.no_grad()
@@ -251,6 +293,13 @@ def _map_of(net: AnyNetwork, images: Tensor) -> Tensor:
         return net(images)[2]
     assert net.backbone.visibility is not None, "a model with a map"
     return torch.sigmoid(net.backbone.visibility(net.backbone.conv1(images)))
+
+
+def _under_covers(shares: Tensor, under: Tensor) -> Tensor:
+    """A map (B, 2, h, w) of seen and hidden after covering the pictures. under (B, H, W): share of each pixel."""
+    covered = F.interpolate(under.unsqueeze(1), shares.shape[2:], mode="area")[:, 0]
+    seen, hides = shares.unbind(1)
+    return torch.stack([seen * (1 - covered), hides + torch.minimum(seen, 1 - hides) * covered], 1)
 
 
 def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
@@ -266,14 +315,15 @@ def _vary(pixels: Tensor, draw: np.random.Generator) -> Tensor:
 
 
 def _start(net: AnyNetwork, plan: Plan) -> State:
-    mine, first = copy.deepcopy(net), copy.deepcopy(net).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mine, first = copy.deepcopy(net).to(device), copy.deepcopy(net).to(device).eval()
     for model, frozen in ((mine, FROZEN_STAGES), (first, len(STAGES))):
         stem = None if isinstance(model, ForeignNetwork) else model.backbone.conv1
         if isinstance(stem, ConvStem) and not isinstance(
             model, ForeignNetwork
         ):  # as in its training: a batch of few people is no measure of a batch norm
             stem.freeze(frozen, fixed_statistics=True)
-            run_frozen_stages(model, torch.device("cpu"))
+            run_frozen_stages(model, device)
             stem.train()
     unused = {"prototypes"}
     parameters = [p for name, p in mine.named_parameters() if name not in unused and p.requires_grad]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -167,6 +168,27 @@ def test_the_map_of_what_is_seen_stays(site: Path, tmp_path: Path) -> None:
         moved[kept] = float((maps_of(adapted, crops.pictures.pixels) - before).abs().mean())
     print(moved)
     assert moved[5.0] < 0.7 * moved[0.0], moved
+
+
+def test_a_step_is_computed_where_the_network_is(site: Path, net: DPM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" stands for a GPU: it refuses whatever meets a tensor of the CPU, and computes nothing."""
+    crops = read_crops(site, net.spec.preprocessing, quiet=True)
+    monkeypatch.setattr(torch, "autocast", lambda *device, **settings: contextlib.nullcontext())
+    with torch.device("meta"):
+        there, first = (DPM(net.spec.replace(visibility="map")) for _ in range(2))
+        width = there.forward_train(torch.zeros(2, 3, 64, 32)).f.shape[1]
+        means = torch.zeros(3, width)
+    labels = torch.arange(len(crops)) // 9
+    memory = ClusterMemory(torch.zeros(len(crops), width), labels, momentum=0.1, temperature=0.05)
+    memory.vectors = memory.vectors.to("meta")
+    batch = rounds._draw_batch(crops, torch.arange(16), labels, means, None, SMALL, np.random.default_rng(0))
+    loss, feature = rounds._loss(there, first.eval(), batch, memory, SMALL)
+    loss.backward()
+    assert {loss.device.type, feature.device.type} == {"meta"}
+    for name in ("before", "pixels", "under", "labels", "means"):
+        stays = dataclasses.replace(batch, **{name: torch.empty_like(getattr(batch, name), device="cpu")})
+        with pytest.raises(RuntimeError, match="device"):
+            rounds._loss(there, first, stays, memory, SMALL)
 
 
 def test_another_plan_does_not_resume(site: Path, net: DPM, tmp_path: Path) -> None:
