@@ -113,7 +113,7 @@ def as_table(result: dict[str, Any]) -> str:
         f"{len(done['rounds'])} rounds in {minutes:.0f} minutes on {machine['cores']} cores ({machine['cpu']}, "
         f"{machine['date'][:10]}). Scored on people who are in none of the crops: {result['queries']} queries, "
         f"{result['rows']} rows; covered: mean over shares {', '.join(map(str, result['shares']))} and three kinds of "
-        "things in front. Rank-1 / mAP. By `python benchmarks/site_adaptation.py`, from "
+        "things in front: textures, drawn things and bodies. Rank-1 / mAP. By `python benchmarks/site_adaptation.py`, from "
         "[site-adaptation.json](../benchmarks/results/site-adaptation.json).",
         "",
     ]
@@ -132,7 +132,7 @@ def as_table(result: dict[str, Any]) -> str:
         f"| queries | metric | space | {' | '.join(columns)} |",
         "| --- | --- | --- " + "| --- " * len(columns) + "|",
     ]
-    for part in ("whole", "covered"):
+    for part in ("whole", "covered", "covered by body"):
         for metric in ("plain", "masked"):
             for space in (NOT_CENTRED, CENTRED):
                 scored = [one[space][part][metric] for one in columns.values()]

@@ -52,14 +52,14 @@ def steps(case: str, model: str, count: int, threads: int) -> dict[str, Any]:
     features = torch.nn.functional.normalize(torch.randn(2 * batch, net.spec.dimension), dim=1)
     clusters = number // plan.pictures
     memory = ClusterMemory(features, clusters, momentum=plan.momentum, temperature=plan.temperature)
+    known = rounds.Round(clusters, features, torch.zeros(2, net.spec.dimension), None)
     state = rounds._start(net, plan)
     state.net.train()
     found = []
     for step in range(WARM + count):
         rows = torch.arange(batch) + batch * (step % 2)
         faults, spent = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
-        drawn = rounds._draw_batch(crops, rows, clusters, torch.zeros(2, net.spec.dimension), None, plan, draw)
-        rounds._step(state, drawn, memory, plan)
+        rounds._step(state, known.batch(crops, rows, plan, draw), memory, plan)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         found.append((time.process_time() - spent, usage.ru_minflt - faults))
     return {"steps": found[WARM:], "peak MB": usage.ru_maxrss / 1024}

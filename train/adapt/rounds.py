@@ -70,6 +70,8 @@ class Plan:
     """Share of those things that are shapes of all kinds (dpm_edge.train.adapt.covers)."""
     passers_by: float = 0.35
     """Share of those things that are other people of the site, cut out; the rest are boxes."""
+    own: float = 4.0
+    """Weight of drawing each of those pictures to its own centred feature of the round's start, uncovered [R]."""
     agreement: float = 0.2
     """Weight of the mask generator's lesson (`losses.agreement`)."""
     map_kept: float = 1.0
@@ -197,9 +199,10 @@ def _without_gaps(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any]:
     torch.manual_seed((plan.seed << 32) + state.round)
     labels, centred, means = pseudo_labels(state.net.eval(), crops, plan, quiet=quiet)
-    chosen, device = torch.from_numpy(labels), next(state.net.parameters()).device
-    memory = ClusterMemory(torch.from_numpy(centred), chosen, momentum=plan.momentum, temperature=plan.temperature)
-    memory.vectors, means = memory.vectors.to(device), means.to(device)
+    device = next(state.net.parameters()).device
+    known = Round(torch.from_numpy(labels), torch.from_numpy(centred), means.to(device), state.passers_by)
+    memory = ClusterMemory(known.centred, known.labels, momentum=plan.momentum, temperature=plan.temperature)
+    memory.vectors = memory.vectors.to(device)
     sampler = IdentitySampler(labels, plan.people, plan.pictures, plan.seed)
     steps = max(1, round(plan.passes * int((labels >= 0).sum()) / (plan.people * plan.pictures)))
     batches = np.concatenate([sampler.epoch(1000 * state.round + i) for i in range(1 + steps // sampler.batches)])[
@@ -212,8 +215,7 @@ def _round(state: State, crops: Crops, plan: Plan, quiet: bool) -> dict[str, Any
     draw = np.random.default_rng((plan.seed, state.round))
     spent = []
     for rows in track(torch.from_numpy(batches), what=f"round {state.round + 1}", total=len(batches), quiet=quiet):
-        batch = _draw_batch(crops, rows, chosen, means, state.passers_by, plan, draw)
-        spent.append(_step(state, batch, memory, plan))
+        spent.append(_step(state, known.batch(crops, rows, plan, draw), memory, plan))
     counts = np.bincount(labels[labels >= 0])
     cameras_of = [len(np.unique(crops.cameras[labels == c])) for c in range(len(counts))]
     return {
@@ -237,28 +239,46 @@ class Batch:
     """(B, 3, H, W) uint8: the pictures that the network sees."""
     under: Tensor
     """(B, H, W) float32: how much of each pixel is under something."""
+    covered: Tensor
+    """(B,) bool: which were chosen to have something put in front; a few of them stay whole."""
     labels: Tensor
     """(B,) int64: the cluster of each."""
+    own: Tensor
+    """(B, D) float32, L2-normalised: the centred feature of each one's uncovered crop when the round began."""
     means: Tensor
     """(B, D) float32: the mean of each one's camera."""
 
 
-def _draw_batch(
-    crops: Crops, rows: Tensor, labels: Tensor, means: Tensor, people: PassersBy | None, plan: Plan,
-    draw: np.random.Generator,
-) -> Batch:  # fmt: skip
-    """The crops `rows` (B,), varied and some of them covered. labels (n,), means (cameras, D): of all crops."""
-    before = _vary(crops.pictures.pixels[rows], draw)
-    pixels, under = before.clone(), torch.zeros(len(rows), *before.shape[2:])
-    hide = torch.from_numpy(draw.random(len(rows)) < plan.cover)
-    if hide.any():
-        site, shares = crops.pictures.pixels, (plan.shapes, plan.passers_by)
-        pixels[hide], under[hide] = cover_crops(before[hide], site, draw, *shares, people)
-    device = means.device
-    return Batch(
-        before=before.to(device), pixels=pixels.to(device), under=under.to(device), labels=labels[rows].to(device),
-        means=means[crops.pictures.cameras[rows].to(device)],
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Round:
+    """What a round knows of all crops, and of what can stand in front of them."""
+
+    labels: Tensor
+    """(n,) int64: the cluster of each crop, −1 for none."""
+    centred: Tensor
+    """(n, D) float32: their features when the round began."""
+    means: Tensor
+    """(cameras, D) float32: what was taken off them, on the network's device."""
+    passers_by: PassersBy | None
+
+    def batch(self, crops: Crops, rows: Tensor, plan: Plan, draw: np.random.Generator) -> Batch:
+        """The crops `rows` (B,), varied and some of them covered."""
+        before = _vary(crops.pictures.pixels[rows], draw)
+        pixels, under = before.clone(), torch.zeros(len(rows), *before.shape[2:])
+        hide = torch.from_numpy(draw.random(len(rows)) < plan.cover)
+        if hide.any():
+            site, shares = crops.pictures.pixels, (plan.shapes, plan.passers_by)
+            pixels[hide], under[hide] = cover_crops(before[hide], site, draw, *shares, self.passers_by)
+        device = self.means.device
+        return Batch(
+            before=before.to(device),
+            pixels=pixels.to(device),
+            under=under.to(device),
+            covered=hide.to(device),
+            labels=self.labels[rows].to(device),
+            own=self.centred[rows].to(device),
+            means=self.means[crops.pictures.cameras[rows].to(device)],
+        )
 
 
 def _step(state: State, batch: Batch, memory: ClusterMemory, plan: Plan) -> float:
@@ -277,6 +297,9 @@ def _loss(net: AnyNetwork, first: AnyNetwork, batch: Batch, memory: ClusterMemor
     raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
     feature = F.normalize(raw - batch.means, dim=1)
     loss = memory.loss(feature, batch.labels)
+    if plan.own:
+        apart = (1 - (feature * batch.own).sum(1)) * batch.covered
+        loss = loss + plan.own * apart.sum() / batch.covered.sum().clamp(min=1)
     if plan.agreement and net.spec.masks:
         person = memory.vectors[batch.labels]
         loss = loss + plan.agreement * losses.agreement(out.mask, feature.detach(), person)

@@ -181,11 +181,12 @@ def test_a_step_is_computed_where_the_network_is(site: Path, net: DPM, monkeypat
     labels = torch.arange(len(crops)) // 9
     memory = ClusterMemory(torch.zeros(len(crops), width), labels, momentum=0.1, temperature=0.05)
     memory.vectors = memory.vectors.to("meta")
-    batch = rounds._draw_batch(crops, torch.arange(16), labels, means, None, SMALL, np.random.default_rng(0))
+    known = rounds.Round(labels, torch.zeros(len(crops), width), means, None)
+    batch = known.batch(crops, torch.arange(16), SMALL, np.random.default_rng(0))
     loss, feature = rounds._loss(there, first.eval(), batch, memory, SMALL)
     loss.backward()
     assert {loss.device.type, feature.device.type} == {"meta"}
-    for name in ("before", "pixels", "under", "labels", "means"):
+    for name in (field.name for field in dataclasses.fields(batch)):
         stays = dataclasses.replace(batch, **{name: torch.empty_like(getattr(batch, name), device="cpu")})
         with pytest.raises(RuntimeError, match="device"):
             rounds._loss(there, first, stays, memory, SMALL)
