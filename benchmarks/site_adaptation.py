@@ -9,7 +9,7 @@ VALIDATION other training people instead, for choosing settings: one picture of 
 The people whom covered queries stand behind are those of the crops; the share that is behind people is scored with
 bodies of training people of no crop, too ("behind people of no crop").
 WORK keeps the links, the covered pictures and the resumable state. Stopped, the same command goes on.
-`--before` scores the model as it is alone. `--labelled` trains with the people's names, as an upper reference, and adds
+`--row` collects several settings in one file. `--before` scores the model as it is alone. `--labelled` trains with the people's names, as an upper reference, and adds
 it to a results file that is there: the same crops, rounds, losses and settings, with each person's crops as a group in
 place of those that adaptation finds.
 """
@@ -113,8 +113,8 @@ def as_table(result: dict[str, Any]) -> str:
         f"{len(done['rounds'])} rounds in {minutes:.0f} minutes on {machine['cores']} cores ({machine['cpu']}, "
         f"{machine['date'][:10]}). Scored on people who are in none of the crops: {result['queries']} queries, "
         f"{result['rows']} rows; covered: mean over shares {', '.join(map(str, result['shares']))} and three kinds of "
-        "things in front: textures, drawn things and bodies. Rank-1 / mAP. By `python benchmarks/site_adaptation.py`, from "
-        "[site-adaptation.json](../benchmarks/results/site-adaptation.json).",
+        "things in front: textures, drawn things and bodies. Rank-1 / mAP. By `python benchmarks/site_adaptation.py`, "
+        "from [site-adaptation.json](../benchmarks/results/site-adaptation.json).",
         "",
     ]
     columns = {"before": result["before"], "after": result["after"]}
@@ -148,8 +148,12 @@ def adapted(source: Path, crops: Path, plan: Plan, out: Path) -> tuple[DPM, dict
     return checkpoint.load_any(out / "adapted"), told
 
 
-def save(result: dict[str, Any], out: Path) -> None:
-    """Write a results file; the one that ships also as a table on the page."""
+def save(result: dict[str, Any], out: Path, row: str | None = None) -> None:
+    """Write a results file, or its row of that name; the one that ships also as a table on the page."""
+    if row:
+        rows = json.loads(out.read_text()) if out.is_file() else {}
+        write_whole(out, (json.dumps({**rows, row: result}, indent=1) + "\n").encode())
+        return
     write_whole(out, (json.dumps(result, indent=1) + "\n").encode())
     if out.resolve() == RESULTS:
         head, rest = PAGE.read_text().split("<!-- adaptation -->\n")
@@ -167,6 +171,7 @@ def main() -> None:
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--labelled", action="store_true", help="add the upper reference to the results file")
     parser.add_argument("--before", action="store_true", help="score the model as it is, and adapt nothing")
+    parser.add_argument("--row", metavar="NAME", help="write the result as this row of --out, beside others")
     parser.add_argument("-o", "--out", type=Path, help="the results file that ships also goes into docs/site.md")
     for setting in dataclasses.fields(Plan):
         kind = type(setting.default)
@@ -213,7 +218,7 @@ def main() -> None:
         written["model"] = checkpoint.fingerprint(before)
         write_whole(said.out, (json.dumps(written, indent=1) + "\n").encode())
     elif said.out:
-        save(written, said.out)
+        save(written, said.out, said.row)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,27 @@ def test_a_step_is_computed_where_the_network_is(site: Path, net: DPM, monkeypat
             rounds._loss(there, first, stays, memory, SMALL)
 
 
+def test_covered_pictures_are_drawn_to_their_own_feature(site: Path, net: DPM) -> None:
+    """The loss grows by the weight times the mean of 1 − cos over the covered pictures, in float64 with numpy."""
+    crops = read_crops(site, net.spec.preprocessing, quiet=True)
+    draw, rows = np.random.default_rng(0), torch.arange(0, 96, 6)
+    centred = F.normalize(
+        torch.randn(len(crops), net.spec.dimension, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    labels = torch.arange(len(crops)) // 9
+    known = rounds.Round(labels, centred, 0.01 * torch.ones(3, net.spec.dimension), None)
+    batch = known.batch(crops, rows, SMALL, draw)
+    assert 0 < batch.covered.sum() < len(rows)
+    memory = ClusterMemory(centred, labels, momentum=0.1, temperature=0.05)
+    loss = {}
+    for own in (0.0, 2.5):
+        made, feature = rounds._loss(net, net, batch, memory, dataclasses.replace(SMALL, own=own))
+        loss[own] = float(made.detach())
+    cosines = (feature.double().numpy() * centred[rows].double().numpy()).sum(1)
+    wanted = 2.5 * np.mean(1 - cosines[batch.covered.numpy()])
+    assert loss[2.5] - loss[0.0] == pytest.approx(wanted, rel=1e-4)
+
+
 def test_another_plan_does_not_resume(site: Path, net: DPM, tmp_path: Path) -> None:
     crops = read_crops(site, net.spec.preprocessing, quiet=True)
     rounds.adapt(net, crops, dataclasses.replace(SMALL, rounds=1), tmp_path, quiet=True)
