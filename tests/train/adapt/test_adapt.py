@@ -26,11 +26,23 @@ from dpm_edge.model.network import DPM
 from dpm_edge.train.adapt import command, evidence, rounds
 from dpm_edge.train.adapt.check import read_check, score
 from dpm_edge.train.adapt.contrast import ClusterMemory
+from dpm_edge.train.adapt.covers import PassersBy
 from dpm_edge.train.adapt.crops import read_crops
 from dpm_edge.train.adapt.rounds import Plan
 from dpm_edge.train.evaluate import embed, maps_of
 
-SMALL = Plan(rounds=2, minutes=10, people=4, pictures=2, passes=0.5, neighbours=6, query_neighbours=2, least=2, eps=0.5)
+SMALL = Plan(
+    rounds=2,
+    minutes=10,
+    people=4,
+    pictures=2,
+    passes=0.5,
+    passers_by=0.0,
+    neighbours=6,
+    query_neighbours=2,
+    least=2,
+    eps=0.5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +202,22 @@ def test_a_step_is_computed_where_the_network_is(site: Path, net: DPM, monkeypat
         stays = dataclasses.replace(batch, **{name: torch.empty_like(getattr(batch, name), device="cpu")})
         with pytest.raises(RuntimeError, match="device"):
             rounds._loss(there, first, stays, memory, SMALL)
+
+
+def test_people_of_the_site_stand_in_front(
+    site: Path, net: DPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = read_crops(site, net.spec.preprocessing, quiet=True)
+    people = PassersBy(crops.pictures.pixels, torch.arange(8), torch.full((8, 16, 8), 255, dtype=torch.uint8))
+    given, cover = [], rounds.cover_crops
+    monkeypatch.setattr(rounds, "find_passers_by", lambda pictures, seed, quiet: people)
+    monkeypatch.setattr(rounds, "cover_crops", lambda *a: given.append(a[3:]) or cover(*a))
+    one = dataclasses.replace(SMALL, rounds=1)
+    rounds.adapt(net, crops, one, tmp_path / "without", quiet=True)
+    assert given and all(found is None for _, _, found in given)
+    given.clear()
+    rounds.adapt(net, crops, dataclasses.replace(one, passers_by=0.4), tmp_path / "with", quiet=True)
+    assert given and all(part == (SMALL.shapes, 0.4, people) for part in given)
 
 
 def test_covered_pictures_are_drawn_to_their_own_feature(site: Path, net: DPM) -> None:

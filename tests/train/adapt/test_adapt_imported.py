@@ -30,6 +30,7 @@ from dpm_edge.train.evaluate import embed, maps_of
 
 PLAN = Plan(
     rounds=3,
+    passers_by=0.0,
     minutes=10,
     people=8,
     pictures=2,
