@@ -9,9 +9,9 @@ VALIDATION other training people instead, for choosing settings: one picture of 
 The people whom covered queries stand behind are those of the crops; the share that is behind people is scored with
 bodies of training people of no crop, too ("behind people of no crop").
 WORK keeps the links, the covered pictures and the resumable state. Stopped, the same command goes on.
-`--row` collects several settings in one file. `--before` scores the model as it is alone. `--labelled` trains with the people's names, as an upper reference, and adds
-it to a results file that is there: the same crops, rounds, losses and settings, with each person's crops as a group in
-place of those that adaptation finds.
+`--row` collects several settings in one file. `--before` scores the model as it is alone. `--labelled` trains with the
+people's names, as an upper reference, and adds it to a results file that is there: the same crops, rounds, losses and
+settings, with each person's crops as a group in place of those that adaptation finds.
 """
 
 from __future__ import annotations
