@@ -189,8 +189,10 @@ class LossConfig:
     """Weight of pulling the feature of a covered picture to its person's uncovered ones of the batch [R]."""
     distil: float = 0.0
     """Weight of following a teacher's features of the uncovered pictures [R]; needs `teacher`."""
+    own: float = 0.0
+    """Weight of drawing each picture's feature, covered or not, to the teacher's of the same picture, uncovered [R]."""
     teacher: str = ""
-    """A dpm-edge checkpoint, or a model that ships, whose features `distil` follows."""
+    """A dpm-edge checkpoint, or a model that ships, whose features `distil` and `own` follow."""
     i2t: float = 0.0
     """Weight of the image-to-text loss [C]; needs texts."""
     anchor: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dpm_edge.errors import SpecError, nearest
@@ -91,6 +92,9 @@ class Criterion:
             terms["pull"] = config.pull * sight.pull(out.neck, targets.labels, targets.covered)
         if config.distil and targets.taught is not None:
             terms["distil"] = config.distil * sight.distil(out.neck, targets.taught)
+        if config.own and targets.taught is not None:
+            feature = out.neck if net.spec.neck == "after" else out.f
+            terms["own"] = config.own * (1 - F.cosine_similarity(feature.float(), targets.taught, dim=1)).mean()
         return terms
 
     def _text_terms(

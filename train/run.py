@@ -132,8 +132,13 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
         shares = pixel_shares(data, train, (pre.height, pre.width)).to(device)
         if config.augment.background or config.covering.clutter:
             backgrounds = surroundings(config, pre, quiet).to(device)
-    if config.loss.distil:
+    if config.loss.distil or config.loss.own:
         taught = teach(config.loss.teacher, people.train, train.names, out / TAUGHT, quiet).to(device)
+        if config.loss.own and taught.shape[1] != net.spec.dimension:
+            raise SpecError(
+                f"expected a loss.teacher with features of {net.spec.dimension} dimensions for loss.own, as the "
+                f"network's, got {taught.shape[1]}. Start from the teacher itself (model.init), or use loss.distil"
+            )
     made = Run(
         config=config,
         out=out,

@@ -76,7 +76,9 @@ def teach(teacher: str, folder: LabelledFolder, kept: list[str], cache: Path, qu
     Raises SpecError where no teacher is named, CheckpointError where it cannot be loaded.
     """
     if not teacher:
-        raise SpecError("expected loss.teacher=CHECKPOINT with loss.distil, got none. Name one, such as dpm-t")
+        raise SpecError(
+            "expected loss.teacher=CHECKPOINT with loss.distil and loss.own, got none. Name one, such as dpm-t"
+        )
     net = checkpoint.load(Path(teacher))
     told = {"teacher": checkpoint.fingerprint(net), "pictures": hashlib.sha256("\n".join(kept).encode()).hexdigest()}
     if cache.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,7 +18,9 @@ from dpm_edge.layouts import read_dataset
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
 from dpm_edge.train import sight
-from dpm_edge.train.config import override
+from dpm_edge.train.config import LossConfig, override
+from dpm_edge.train.criterion import Criterion, Targets
+from dpm_edge.train.data import to_input
 from dpm_edge.train.loop import batch_of, fit
 from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import prepare
@@ -155,6 +158,29 @@ def test_a_teacher_is_followed_on_the_same_pictures(masked_market: Path, tmp_pat
     torch.testing.assert_close(run.taught.norm(dim=1), torch.ones(len(run.train)))
 
 
+def test_own_is_the_angle_to_the_teachers_feature_of_the_same_picture(masked_market: Path, tmp_path: Path) -> None:
+    """Of a network that is its own teacher, in evaluation mode, uncovered: none. Covered: 1 − cos, by hand."""
+    net = DPM(SEEING).eval()
+    checkpoint.save(net, tmp_path / "teacher")
+    words = [*WORDS, "loss.own=3", f"loss.teacher={tmp_path / 'teacher'}"]
+    run = prepare(override(recipe("rendered_nano"), words), masked_market, tmp_path / "run", quiet=True)
+    rows = torch.arange(8)
+    out = net.forward_train(to_input(run.train.pixels[rows], net.spec.preprocessing))
+    assert run.taught is not None
+    net.prototypes = DPM(SEEING, classes=8).prototypes
+    with_logits = dataclasses.replace(out, logits=torch.zeros(8, 8))
+    criterion = Criterion(LossConfig(own=3.0, masked=False, triplet=0.0, hem=0.0))
+    same = criterion(with_logits, net, Targets(rows, taught=run.taught[rows]), 0.0)
+    assert float(same["own"].detach()) == pytest.approx(0.0, abs=1e-5)
+    others = torch.nn.functional.normalize(torch.randn(8, 48, generator=torch.Generator().manual_seed(0)), dim=1)
+    apart = criterion(with_logits, net, Targets(rows, taught=others), 0.0)
+    feature = out.neck if net.spec.neck == "after" else out.f
+    unit = feature.detach().double().numpy()
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    wanted = 3 * np.mean(1 - (unit * others.double().numpy()).sum(1))
+    assert float(apart["own"].detach()) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_a_resumed_run_takes_the_teachers_features_from_its_folder(
     masked_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +204,8 @@ def test_a_resumed_run_takes_the_teachers_features_from_its_folder(
         (["saliency.source=learned"], "expected saliency.source=labels with covering"),
         (["transfer.probability=0.5"], "expected transfer.probability=0 with covering"),
         (["loss.distil=1"], "expected loss.teacher=CHECKPOINT"),
+        (["loss.own=1"], "expected loss.teacher=CHECKPOINT"),
+        (["loss.own=1", "loss.teacher=dpm-t"], "with features of 48 dimensions for loss.own"),
     ],
 )
 def test_refuses_what_cannot_go_together(masked_market: Path, tmp_path: Path, words: list[str], told: str) -> None:
