@@ -51,6 +51,7 @@ FURTHER: dict[str, list[str]] = {
     "on, clutter, more covering": ["covering.clutter=true", "covering.probability=0.7", "covering.most=0.8"],
     "on, clutter, more pull": ["covering.clutter=true", "loss.pull=2"],
     "on, clutter, passers-by": ["covering.clutter=true", "covering.passers_by=0.35"],
+    "on, passers-by, own feature": ["covering.passers_by=0.35", "loss.own=4", "loss.teacher=dpm-n"],
     "on, clutter, both": ["covering.clutter=true", "augment.background=0.8", "data.identities=64"],
 }
 """What goes on from a mean of finals (`further`), with the settings that it was trained with."""

@@ -109,6 +109,10 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
     if device.type == "cuda" and (scratch / "channels_last").exists():
         net.backbone.conv1.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=False)
+    taught = None
+    if config.loss.distil or config.loss.own:
+        teacher = checkpoint.load(Path(config.loss.teacher)).to(device)
+        taught = embed(teacher, resized(pixels, size_of(teacher), device))[0].clone()
     return Run(
         config=config,
         out=out,
@@ -129,6 +133,7 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
         epochs=config.schedule.epochs,
         described="",
         shares=shares,
+        taught=taught,
         backgrounds=pieces,
         quiet=True,
     )
