@@ -195,9 +195,8 @@ def main() -> None:
     others = np.setdiff1d(np.unique(train.people[train.people > 0]), np.concatenate([site, validation]))
     strangers = decode(of_people(train, others), before.spec.preprocessing)
     if said.labelled:
-        written = json.loads(said.out.read_text())
-        written["labelled"] = {"scores": score(after, query, gallery, sets), **result, "machine": machine_card()}
-        save(written, said.out)
+        labelled = {"scores": score(after, query, gallery, sets), **result, "machine": machine_card()}
+        save({**json.loads(said.out.read_text()), "labelled": labelled}, said.out)  # as it is now: both may run at once
         return
     written = {
         "data": said.name,
