@@ -68,11 +68,10 @@ def one_of_each_camera(folder: LabelledFolder) -> tuple[LabelledFolder, Labelled
     return folder.take(first), folder.take(np.setdiff1d(np.arange(len(folder)), first))
 
 
-def behind_strangers(net: DPM, query: Pictures, gallery: Pictures, strangers: Pictures) -> dict[str, Any]:
-    """As `score`, of queries behind `strangers` alone, Rank-1 and mAP by space and metric."""
+def behind(query: Pictures, strangers: Pictures) -> dict[tuple[str, float], Pictures]:
+    """The queries behind `strangers`, by kind and share."""
     bodies = strangers.pixels[:: max(1, len(strangers) // STRANGERS)].permute(0, 2, 3, 1).contiguous().numpy()
-    sets = {("body", share): covered(query, "body", share, bodies, OCCLUDER_SEED) for share in SHARES}
-    return {space: parts["covered by body"] for space, parts in score(net, query, gallery, sets).items()}
+    return {("body", share): covered(query, "body", share, bodies, OCCLUDER_SEED) for share in SHARES}
 
 
 def link(folder: LabelledFolder, into: Path) -> Path:
@@ -192,23 +191,24 @@ def main() -> None:
     bodies = decode(of_people(train, site), before.spec.preprocessing)
     cache = said.work.parent / f"covered-{'validation' if said.validate else 'test'}.safetensors"
     sets = occlusion_sets(query, bodies, SHARES, cache=cache)
-    others = np.setdiff1d(np.unique(train.people[train.people > 0]), np.concatenate([site, validation]))
-    strangers = decode(of_people(train, others), before.spec.preprocessing)
     if said.labelled:
         labelled = {"scores": score(after, query, gallery, sets), **result, "machine": machine_card()}
         save({**json.loads(said.out.read_text()), "labelled": labelled}, said.out)  # as it is now: both may run at once
         return
+    others = np.setdiff1d(np.unique(train.people[train.people > 0]), np.concatenate([site, validation]))
+    strangers = behind(query, decode(of_people(train, others), before.spec.preprocessing))
+    models = {"before": before} if said.before else {"before": before, "after": after}
     written = {
         "data": said.name,
         "scored on": f"{VALIDATION} other training people" if said.validate else "the test people",
         "queries": len(query.names),
         "rows": len(gallery.names),
         "shares": SHARES,
-        "before": score(before, query, gallery, sets),
-        **({} if said.before else {"after": score(after, query, gallery, sets), "adaptation": result}),
+        **{when: score(net, query, gallery, sets) for when, net in models.items()},
+        **({} if said.before else {"adaptation": result}),
         "behind people of no crop": {
-            when: behind_strangers(net, query, gallery, strangers)
-            for when, net in (("before", before), *(() if said.before else (("after", after),)))
+            when: {space: parts["covered by body"] for space, parts in score(net, query, gallery, strangers).items()}
+            for when, net in models.items()
         },
         "scored by": machine_card(),
     }

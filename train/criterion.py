@@ -75,7 +75,7 @@ class Criterion:
                 gates = losses.agreement(out.mask, out.neck, prototypes, config.sharpness)
                 terms["agreement"] = config.agreement * gates
         if config.triplet:
-            feature = out.neck if config.triplet_side == "after" else out.f
+            feature = out.side(config.triplet_side)
             terms["triplet"] = config.triplet * losses.batch_hard_triplet(feature, labels, donors)
         if config.hem:
             terms["hem"] = config.hem * losses.head_enrich(out.cls_attention)
@@ -93,8 +93,8 @@ class Criterion:
         if config.distil and targets.taught is not None:
             terms["distil"] = config.distil * sight.distil(out.neck, targets.taught)
         if config.own and targets.taught is not None:
-            feature = out.neck if net.spec.neck == "after" else out.f
-            terms["own"] = config.own * (1 - F.cosine_similarity(feature.float(), targets.taught, dim=1)).mean()
+            feature = out.side(net.spec.neck).float()
+            terms["own"] = config.own * (1 - F.cosine_similarity(feature, targets.taught, dim=1)).mean()
         return terms
 
     def _text_terms(

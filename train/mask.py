@@ -95,7 +95,7 @@ def look(net: DPM, pixels: Tensor, what: str, *, tokens: bool, quiet: bool) -> t
     parts = pixels.split(64)
     for part in counted(parts, what=what, total=len(parts), quiet=quiet):
         out = net.forward_train(to_input(part, net.spec.preprocessing))
-        features.append(out.neck if net.spec.neck == "after" else out.f)
+        features.append(out.side(net.spec.neck))
         if tokens:
             held.append(torch.stack(out.tokens, 1).half())
     return torch.cat(features), torch.cat(held) if tokens else None

@@ -40,6 +40,10 @@ class DPMOutput:
     visibility: Tensor | None = None
     """(B, 2, h, w) float32: logits of `seen` and `hidden`, or None where the spec's visibility is not "map"."""
 
+    def side(self, neck: str) -> Tensor:
+        """The feature (B, d) on a side of the neck, one of `NECKS`; not normalised."""
+        return self.neck if neck == "after" else self.f
+
 
 class DPM(nn.Module):
     """The network that `spec` describes.

@@ -174,8 +174,7 @@ def test_own_is_the_angle_to_the_teachers_feature_of_the_same_picture(masked_mar
     assert float(same["own"].detach()) == pytest.approx(0.0, abs=1e-5)
     others = torch.nn.functional.normalize(torch.randn(8, 48, generator=torch.Generator().manual_seed(0)), dim=1)
     apart = criterion(with_logits, net, Targets(rows, taught=others), 0.0)
-    feature = out.neck if net.spec.neck == "after" else out.f
-    unit = feature.detach().double().numpy()
+    unit = (out.neck if net.spec.neck == "after" else out.f).detach().double().numpy()
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     wanted = 3 * np.mean(1 - (unit * others.double().numpy()).sum(1))
     assert float(apart["own"].detach()) == pytest.approx(wanted, rel=1e-4)

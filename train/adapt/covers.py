@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpm_edge.errors import MissingLibrary
 from dpm_edge.train.config import CoveringConfig
 from dpm_edge.train.covering import cover_pictures
 from dpm_edge.train.data import Pictures
@@ -55,11 +55,12 @@ def find_passers_by(pictures: Pictures, seed: int, *, quiet: bool = False) -> Pa
 
     Without a network, where OpenCV is too old to read it, there are none either.
     """
-    if not hasattr(cv2.dnn, "readNetFromTFLite"):
-        return None
     rows = np.sort(np.random.default_rng(seed).permutation(len(pictures))[:MOST_CROPS])
     height, width = pictures.pixels.shape[2:]
-    shares = segmented_saliency(pictures.take(rows), (height // OUTLINE, width // OUTLINE), quiet)
+    try:
+        shares = segmented_saliency(pictures.take(rows), (height // OUTLINE, width // OUTLINE), quiet)
+    except MissingLibrary:
+        return None
     filled = shares.mean((1, 2))
     usable = (filled >= LEAST_PERSON) & (filled <= MOST_PERSON)
     if not usable.any():

@@ -120,9 +120,9 @@ def adapt(
         _restore(state, resume, net, crops, plan)
         if not quiet:
             say(f"going on after round {state.round} of {plan.rounds}")
-    if plan.passers_by and plan.cover:
+    if _goes_on(state, plan) and plan.passers_by and plan.cover:
         state.passers_by = find_passers_by(crops.pictures, plan.seed, quiet=quiet)
-    while state.round < plan.rounds and state.seconds < 60 * plan.minutes:
+    while _goes_on(state, plan):
         began = time.perf_counter()
         row = _round(state, crops, plan, quiet)
         state.round += 1
@@ -142,6 +142,10 @@ def adapt(
     sample = crops.pictures.pixels[:: max(1, len(crops) // 1000)]
     adapted.spec = adapted.spec.replace(mask_mean=float(embed(adapted, sample)[1].mean()))
     return adapted.cpu(), state.history
+
+
+def _goes_on(state: State, plan: Plan) -> bool:
+    return state.round < plan.rounds and state.seconds < 60 * plan.minutes
 
 
 def planned_rounds(state: State, plan: Plan) -> int:
@@ -294,7 +298,7 @@ def _step(state: State, batch: Batch, memory: ClusterMemory, plan: Plan) -> floa
 def _loss(net: AnyNetwork, first: AnyNetwork, batch: Batch, memory: ClusterMemory, plan: Plan) -> tuple[Tensor, Tensor]:
     """The loss of a batch, and its centred features (B, D) without a gradient."""
     out = net.forward_train(to_input(batch.pixels, net.spec.preprocessing))
-    raw = F.normalize((out.neck if net.spec.neck == "after" else out.f).float(), dim=1)
+    raw = F.normalize(out.side(net.spec.neck).float(), dim=1)
     feature = F.normalize(raw - batch.means, dim=1)
     loss = memory.loss(feature, batch.labels)
     if plan.own:
