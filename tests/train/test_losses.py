@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dpm_edge.errors import SpecError
+from dpm_edge.model.network import DPMOutput
 from dpm_edge.train import losses
 from dpm_edge.train.config import LossConfig
 from dpm_edge.train.criterion import Criterion, Targets
@@ -100,7 +101,8 @@ def test_the_triplet_loss_reads_the_side_of_the_neck_that_it_is_told_to():
     f = 5 + 0.01 * torch.randn(16, 6, generator=draw)  # shrunk to a point, as without a neck
     neck = F.batch_norm(f, None, None, training=True)
     labels = torch.arange(16) // 4
-    out = SimpleNamespace(f=f, neck=neck, logits=torch.zeros(16, 4))
+    none = torch.zeros(16, 0)
+    out = DPMOutput(f, neck, none, None, none, [], torch.zeros(16, 4))
     net = SimpleNamespace(prototypes=torch.zeros(4, 6))
     found = {}
     for side, feature in (("before", f), ("after", neck)):
