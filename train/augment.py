@@ -7,11 +7,15 @@ B pictures · H×W. Pixels are float32 0..255, (B, 3, H, W). Sources: flip, pad 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpm_edge.errors import SpecError
+from dpm_edge.model.network import DPM
+from dpm_edge.model.stem import ConvStem
 from dpm_edge.train.config import AugmentConfig
 from dpm_edge.train.data import by_channel
 
@@ -21,6 +25,8 @@ GREY = (0.299, 0.587, 0.114)
 REFERENCE_HEIGHT = 256
 BLACK, WHITE = (0.0, 45.0), (140.0, 255.0)
 """Where a picture's 2nd and 98th percentile may be moved to."""
+CONCENTRATION, LEAST_SPREAD = 0.1, 1e-3
+"""MixStyle's Beta distribution, and a floor under a channel's standard deviation."""
 
 
 def uniform(count: int, low: float, high: float, draw: torch.Generator) -> Tensor:
@@ -43,9 +49,7 @@ def augment(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Ten
 def photograph(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
     """What does not move anything: blur, colour, levels, sharpening, noise, random erasing. Shape kept."""
     if config.blur:
-        chosen = uniform(len(pixels), 0, 1, draw) < config.blur
-        small = F.interpolate(F.avg_pool2d(pixels, 2), size=pixels.shape[2:], mode="bilinear", align_corners=False)
-        pixels = torch.where(chosen[:, None, None, None], small, pixels)
+        pixels = _coarser(pixels, config, draw)
     if config.colour or config.grey:
         pixels = _recolour(pixels, config, draw)
     if config.levels:
@@ -72,6 +76,19 @@ def shift_and_zoom(pixels: Tensor, config: AugmentConfig, draw: torch.Generator)
     down = torch.stack([zero, zoom, 2 * shift[1] / height], 1)
     grid = F.affine_grid(torch.stack([across, down], 1), list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _coarser(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Reduce the resolution of some pictures, each by one of `config.coarser`, and bring them back to their size."""
+    count, size = len(pixels), pixels.shape[2:]
+    chosen = uniform(count, 0, 1, draw) < config.blur
+    which = uniform(count, 0, len(config.coarser), draw).long()
+    for number, factor in enumerate(config.coarser):
+        small = [max(1, round(side / factor)) for side in size]
+        made = F.adaptive_avg_pool2d(pixels, small)
+        made = F.interpolate(made, size=size, mode="bilinear", align_corners=False)
+        pixels = torch.where((chosen & (which == number))[:, None, None, None], made, pixels)
+    return pixels
 
 
 def _recolour(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
@@ -126,3 +143,35 @@ def _erase(pixels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
     inside &= (uniform(count, 0, 1, draw) < probability).view(-1, 1, 1)
     noise = (torch.randn(pixels.shape, generator=draw, device=draw.device) * 64 + 127).clamp(0, 255)
     return torch.where(inside.unsqueeze(1), noise, pixels)
+
+
+def mix_styles(net: DPM, config: AugmentConfig) -> None:
+    """Have a network's stem mix styles while it trains, as `config.mix_style` says.
+
+    Raises:
+        SpecError: it has no convolutional stem.
+    """
+    if not config.mix_style:
+        return
+    if not isinstance(net.backbone.conv1, ConvStem):
+        raise SpecError(
+            f"expected a model with a convolutional stem for augment.mix_style={config.mix_style:g}, got "
+            f"{net.spec.name!r}. Set augment.mix_style=0"
+        )
+    net.backbone.conv1.mixing = partial(mixed_style, probability=config.mix_style)
+
+
+def mixed_style(features: Tensor, probability: float) -> Tensor:
+    """Give some pictures' channels (B, c, h, w) a mean and a spread between their own and another picture's.
+
+    MixStyle (arXiv 2104.02008): the share of their own is drawn from Beta(0.1, 0.1). Draws from torch's own generator.
+    """
+    values, shape = features.float(), (len(features), 1, 1, 1)
+    spread, mean = torch.std_mean(values.detach(), (2, 3), keepdim=True)
+    spread = spread + LEAST_SPREAD
+    concentration = torch.full(shape, CONCENTRATION, device=values.device)
+    own = torch.distributions.Beta(concentration, concentration).sample()
+    own = torch.where(torch.rand(shape, device=values.device) < probability, own, 1.0)
+    other = torch.randperm(len(values), device=values.device)
+    to_spread, to_mean = own * spread + (1 - own) * spread[other], own * mean + (1 - own) * mean[other]
+    return ((values - mean) / spread * to_spread + to_mean).to(features.dtype)

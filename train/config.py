@@ -92,7 +92,9 @@ class AugmentConfig:
     grey: float = 0.0
     """Probability of a grey picture [R]."""
     blur: float = 0.0
-    """Probability of halving the resolution and back [R]: rendered people are too sharp."""
+    """Probability of a lower resolution and back [R]: rendered people are too sharp."""
+    coarser: tuple[float, ...] = (2.0,)
+    """By what factors `blur` lowers the resolution; each picture draws one of them."""
     noise: float = 0.0
     """Largest standard deviation of pixel noise, of 255 [R]."""
     levels: float = 0.0
@@ -100,6 +102,9 @@ class AugmentConfig:
     picture do [R]: rendered people are flat, photographs are not."""
     sharpen: float = 0.0
     """Largest amount of unsharp masking, in half of the pictures [R]: what cameras do to their pictures."""
+    mix_style: float = 0.0
+    """Probability that a picture's channels after the stem's frozen stages take mean and spread between their own and
+    another picture's (MixStyle) [R]."""
     background: float = 0.0
     """Probability of other surroundings (dpm_edge.train.backgrounds); needs exact masks [R]."""
     panoramas: str = ""

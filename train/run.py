@@ -17,6 +17,7 @@ from dpm_edge.layouts import Dataset, read_dataset, take
 from dpm_edge.market import LabelledFolder
 from dpm_edge.model.network import DPM, DPMOutput
 from dpm_edge.train import distributed, optimisation
+from dpm_edge.train.augment import mix_styles
 from dpm_edge.train.backgrounds import surroundings
 from dpm_edge.train.config import COMPILED, Config
 from dpm_edge.train.criterion import Criterion
@@ -119,6 +120,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     if processes.world > 1:
         distributed.share_batch_norm(net)
     optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=texts is not None)
+    mix_styles(net, config.augment)
     shares = taught = backgrounds = None
     if config.covering.probability or config.loss.visibility or config.augment.background:
         if config.saliency.source != "labels":

@@ -27,7 +27,9 @@ from dpm_edge.train.synthetic.layout import HIDDEN, SEEN, mask_of
 
 WEBP_QUALITY = 60
 BACKGROUNDS = 1024
-"""Pieces of clutter that people are put before; half as many, beside as many views of places, with panoramas."""
+"""Pieces of clutter that people are put before."""
+PLACES = "places.npy"
+"""File of the unpacked folder: views of real places with half of the clutter, where the pack has views."""
 SHARE = 0.4
 """How much of each validation query is covered."""
 
@@ -43,7 +45,7 @@ def pack(
 ) -> None:
     """Write PACK: pictures.bin + pictures.npz, validation.npz, stem.pth. People that are not complete are left out.
 
-    With a folder of `panoramas` also places.npz: views into them.
+    With a folder of `panoramas` also places.npz: views into them, for the rows that set augment.panoramas.
 
     The rendered pictures end at `most_megabytes`; each validation part at `most_files` (to try the script out).
     """
@@ -131,7 +133,7 @@ def unpack(folder: Path, scratch: Path) -> None:
     if (folder / "places.npz").is_file():
         with np.load(folder / "places.npz") as kept:
             places = decode_all(kept["bytes"].tobytes(), kept["ends"])
-        pieces = np.concatenate([places, pieces[: BACKGROUNDS // 2]])
+        np.save(scratch / PLACES, np.concatenate([places, pieces[: BACKGROUNDS // 2]]))
     np.save(scratch / "backgrounds.npy", pieces)
     query, _ = validation(folder, scratch)
     pixels = np.load(scratch / "pixels.npy", mmap_mode="r")[::50]

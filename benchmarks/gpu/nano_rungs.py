@@ -44,14 +44,29 @@ ON: dict[str, list[str]] = {
     "on, passers-by": ["covering.passers_by=0.35"],
 }
 """Finals that go on from the best rung: one other setting each, and other draws."""
+PASSERS_BY = ["covering.passers_by=0.35", "covering.clutter=true"]
+LESSON = [*PASSERS_BY, "loss.own=4", "loss.teacher=dpm-n"]
+"""Covered pictures, a third of them by other people, drawn to what the dpm-n that ships finds in them uncovered."""
+BLUR, STYLES, PLACES = ["augment.blur=0.5"], ["augment.mix_style=0.5"], ["augment.panoramas=pack"]
+FEWER_FROZEN = ["optimiser.frozen_stages=1"]
 FURTHER: dict[str, list[str]] = {
-    "on, larger batch": ["data.identities=64"],
-    "on, surroundings": ["augment.background=0.8"],
-    "on, clutter": ["covering.clutter=true"],
-    "on, clutter, more covering": ["covering.clutter=true", "covering.probability=0.7", "covering.most=0.8"],
-    "on, clutter, more pull": ["covering.clutter=true", "loss.pull=2"],
-    "on, clutter, passers-by": ["covering.clutter=true", "covering.passers_by=0.35"],
-    "on, passers-by, own feature": ["covering.passers_by=0.35", "loss.own=4", "loss.teacher=dpm-n"],
-    "on, clutter, both": ["covering.clutter=true", "augment.background=0.8", "data.identities=64"],
+    "on, passers-by": PASSERS_BY,
+    "on, lesson": LESSON,
+    "on, lesson, places": [*LESSON, *PLACES],
+    "on, lesson, more covering": [*LESSON, "covering.probability=0.7", "covering.most=0.8"],
+    "on, lesson, blur": [*LESSON, *BLUR],
+    "again": [],
+    "again, places": PLACES,
+    "again, faster stem": ["optimiser.stem_lr=1"],
+    "again, fewer frozen": FEWER_FROZEN,
+    "again, styles mixed": STYLES,
 }
-"""What goes on from a mean of finals (`further`), with the settings that it was trained with."""
+"""Rows of `further`: "on" goes on from the weights that ship, "again" starts from ImageNet's; one change each."""
+_ALL = [*BLUR, *STYLES, *FEWER_FROZEN]
+COMBINED: dict[str, list[str]] = {
+    "on, all": [*LESSON, *_ALL],
+    "on, all, places": [*LESSON, *_ALL, *PLACES],
+    "on, free": [*PASSERS_BY, *_ALL],
+    "again, all": [*PASSERS_BY, *_ALL, *PLACES],
+}
+"""Rows of `further --combined`: what gained, together; "on" goes on from the best row, "free" has no `own`."""

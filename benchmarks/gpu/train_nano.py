@@ -2,16 +2,17 @@
 
     python benchmarks/gpu/train_nano.py pack --rendered DIR --validation MARKET --stem lite0.pth --out PACK
     python benchmarks/gpu/train_nano.py run --pack PACK --out OUT [--rung-seconds 150] [--final-seconds 360]
-    python benchmarks/gpu/train_nano.py further --pack PACK --start MEAN --out OUT [--seconds 120]
-    python benchmarks/gpu/train_nano.py finish MEAN --stem lite0.pth --back 0.2 --out dpm-n
+    python benchmarks/gpu/train_nano.py further --pack PACK --start dpm-n --out OUT [--seconds 480]
+    python benchmarks/gpu/train_nano.py finish CHECKPOINT … --stem lite0.pth --back 0.2 --out dpm-n
 
 `pack` puts rendered people (WebP, quality 60; masks at half size) and the validation people's own files into one folder
 of a few dozen megabytes, for a machine that cannot be given the whole set. `run` trains every rung of RUNGS side by
 side on one GPU for the same seconds, adopts what gained on the validation people, trains the finals, and means of the
 finals' weights. A result is plain mAP of the averaged weights, whole and with 40 % of each query covered.
 OUT/ladder.json holds all.
-`finish` moves the stem's weights a part of the way back to ImageNet's, which loses less on pictures of another kind
-than it was tuned on (Wortsman et al., arXiv 2109.01903), and leaves out the prototypes.
+`further` trains the rows of FURTHER: some go on from a checkpoint, others start from ImageNet's weights again.
+`finish` takes the mean of checkpoints, moves the stem's weights a part of the way back to ImageNet's, which loses less
+on pictures of another kind than it was tuned on (Wortsman et al., arXiv 2109.01903), and leaves out the prototypes.
 
 N pictures · H×W of the packed pictures
 """
@@ -19,7 +20,6 @@ N pictures · H×W of the packed pictures
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import os
@@ -32,16 +32,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nano_pack import SHARE, pack, unpack, validation
-from nano_rungs import BASE, CHANGES, FURTHER, GAIN, LOOKS, NEVER_ADOPTED, ON, RUNGS
+from nano_means import finish, mean_of
+from nano_pack import PLACES, SHARE, pack, unpack, validation
+from nano_rungs import BASE, CHANGES, COMBINED, FURTHER, GAIN, LOOKS, NEVER_ADOPTED, ON, RUNGS
 
 from dpm_edge.env import machine_card
 from dpm_edge.files import write_whole
 from dpm_edge.model import checkpoint
 from dpm_edge.model.network import DPM
-from dpm_edge.model.stem import OURS
 from dpm_edge.spec import WeightsCard
 from dpm_edge.train import distributed, optimisation
+from dpm_edge.train.augment import mix_styles
 from dpm_edge.train.config import Config, override
 from dpm_edge.train.criterion import Criterion
 from dpm_edge.train.data import IdentitySampler, Pictures
@@ -52,22 +53,8 @@ from dpm_edge.train.recipes import recipe
 from dpm_edge.train.run import Run
 from dpm_edge.train.start import adopt, load_lite0, network
 
-CHECKS = (0.4, 0.6, 0.8)
+CHECKS = (0.6, 0.8)
 """Parts of the time after which a final is scored, besides the end; the best of them is kept."""
-
-
-def finish(path: Path, stem: Path, back: float, out: Path) -> None:
-    """Write the checkpoint with its stem's weights `back` (0..1) of the way to first weights, without prototypes."""
-    net = checkpoint.load(path)
-    first = copy.deepcopy(net.backbone.conv1)
-    load_lite0(first, stem)  # type: ignore[arg-type]
-    ours = net.backbone.conv1.state_dict()
-    known = {n: t for n, t in first.state_dict().items() if not n.startswith(OURS)}
-    mixed = {n: torch.lerp(ours[n], t, back) for n, t in known.items() if t.is_floating_point()}
-    net.backbone.conv1.load_state_dict({**ours, **mixed})
-    made = DPM(dataclasses.replace(net.spec, name="dpm-n", mask_mean=0.5))
-    made.load_state_dict({n: t for n, t in net.state_dict().items() if n != "prototypes"})
-    print(checkpoint.save(made.eval(), out, half=True))
 
 
 def resized(pixels: torch.Tensor, size: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -93,8 +80,9 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
     size = (config.model.height, config.model.width)
     with np.load(scratch / "labels.npz") as kept:
         people, cameras = torch.from_numpy(kept["people"]), torch.from_numpy(kept["cameras"])
+    surroundings = PLACES if config.augment.panoramas else "backgrounds.npy"
     pixels, pieces = (
-        resized(torch.from_numpy(np.load(scratch / f"{n}.npy")), size, device) for n in ("pixels", "backgrounds")
+        resized(torch.from_numpy(np.load(scratch / name)), size, device) for name in ("pixels.npy", surroundings)
     )
     shares = torch.from_numpy(np.load(scratch / "shares.npy")).to(device)
     train = Pictures(pixels, people, cameras, [""] * len(pixels))
@@ -109,6 +97,7 @@ def prepared(config: Config, folder: Path, scratch: Path, out: Path) -> Run:
     if device.type == "cuda" and (scratch / "channels_last").exists():
         net.backbone.conv1.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisation.freeze(net, config.optimiser, masked=config.loss.masked, text=False)
+    mix_styles(net, config.augment)
     taught = None
     if config.loss.distil or config.loss.own:
         teacher = checkpoint.load(Path(config.loss.teacher)).to(device)
@@ -163,18 +152,6 @@ def judge(net: DPM, query: Pictures, gallery: Pictures, sets: dict[Any, Pictures
         "masked covered": round(covered["masked"], 2),
         "score": round((float(whole["plain"]["mAP"]) + covered["plain"]) / 2, 2),
     }
-
-
-def mean_of(paths: list[Path]) -> DPM:
-    """The mean of several checkpoints' weights (model soups, arXiv 2203.05482), without prototypes."""
-    nets = [checkpoint.load(path) for path in paths]
-    states = [net.state_dict() for net in nets]
-    made = DPM(dataclasses.replace(nets[0].spec, name="dpm-n"))
-    made.load_state_dict({
-        n: torch.stack([s[n].float() for s in states]).mean(0).to(t.dtype) if t.is_floating_point() else t
-        for n, t in states[0].items() if n != "prototypes"
-    })  # fmt: skip
-    return made.eval()
 
 
 def one(name: str, settings: list[str], seconds: float, checks: bool, folder: Path, scratch: Path, out: Path) -> None:
@@ -275,16 +252,20 @@ def finals(made: dict[str, Any], out: Path) -> dict[str, list[str]]:
     return rows
 
 
-def means(made: dict[str, Any], where: dict[str, Path], start: Path | None = None) -> dict[str, Any]:
-    """Score means of the finals that went on from one rung: of the best two, three, …; each with `start` too."""
+def _further(name: str, fields: list[str], start: Path) -> list[str]:
+    """Settings of a row of FURTHER or COMBINED; "on" rows go on from `start`."""
+    on = [f"model.init={start}", "optimiser.lr=5e-4"] if name.startswith("on") else []
+    return ["model.preset=dpm-n", *LOOKS["surroundings"], *on, *fields]
+
+
+def means(made: dict[str, Any], where: dict[str, Path]) -> dict[str, Any]:
+    """Score means of the finals that went on from one rung: of the best two, three, …."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     query, gallery = validation(where["folder"], where["scratch"])
     sets = occlusion_sets(query, query, (SHARE,), where["scratch"] / "covered.safetensors")
     ranked = sorted((n for n in made if n.startswith("on")), key=lambda n: -score_of(made, n))
     groups = {f"best {k}": ranked[:k] for k in range(2, len(ranked) + 1)}
-    if start is not None:
-        groups |= {"start": ["start"], **{f"{name} and start": [*names, "start"] for name, names in groups.items()}}
-    paths = {n: where["out"] / f"{n}-weights" for n in ranked} | ({"start": start} if start is not None else {})
+    paths = {n: where["out"] / f"{n}-weights" for n in ranked}
     size = size_of(checkpoint.load(next(iter(paths.values()))))
     query, gallery = (resized_pictures(part, size, device) for part in (query, gallery))
     told = {}
@@ -340,9 +321,11 @@ def main() -> int:
     for name in ("pack", "start", "out"):
         going_on.add_argument(f"--{name}", type=Path, required=True)
     going_on.add_argument("--scratch", type=Path, default=Path("/tmp/dpm-train-nano"))
-    going_on.add_argument("--seconds", type=float, default=120.0)
+    going_on.add_argument("--seconds", type=float, default=480.0)
+    going_on.add_argument("--combined", action="store_true", help="the rows that take together what gained")
+    going_on.add_argument("--only", nargs="*", default=[], help="rows to train; default all")
     finishing = commands.add_parser("finish")
-    finishing.add_argument("checkpoint", type=Path)
+    finishing.add_argument("checkpoints", type=Path, nargs="+")
     finishing.add_argument("--stem", type=Path, required=True)
     finishing.add_argument("--back", type=float, default=0.2)
     finishing.add_argument("--out", type=Path, required=True)
@@ -357,7 +340,7 @@ def main() -> int:
         )  # fmt: skip
         return 0
     if options.command == "finish":
-        finish(options.checkpoint, options.stem, options.back, options.out)
+        finish(options.checkpoints, options.stem, options.back, options.out)
         return 0
     if options.command == "one":
         one(**json.loads(options.told), **dict(zip(("folder", "scratch", "out"), options.where)))
@@ -368,11 +351,14 @@ def main() -> int:
     unpack(options.pack, options.scratch)
     print(f"unpacked after {time.perf_counter() - begin:.0f} s", flush=True)
     if options.command == "further":
-        fixed = [*LOOKS["surroundings"], f"model.init={options.start}", "optimiser.lr=5e-4"]
-        rows = {name: [*fixed, *fields, f"seed={k + 21}"] for k, (name, fields) in enumerate(FURTHER.items())}
+        rows = {
+            name: [*_further(name, fields, options.start), f"seed={k + 21}"]
+            for k, (name, fields) in enumerate((COMBINED if options.combined else FURTHER).items())
+            if not options.only or name in options.only
+        }
         (options.scratch / "channels_last").touch()
-        last = side_by_side(rows, options.seconds, False, where)
-        told = {"machine": card(), "base": BASE, "finals": last, "means": means(last, where, options.start)}
+        last = side_by_side(rows, options.seconds, True, where)
+        told = {"machine": card(), "base": BASE, "finals": last}
         write_whole(options.out / "further.json", json.dumps(told, indent=1).encode())
         print(f"all after {time.perf_counter() - begin:.0f} s", flush=True)
         return 0

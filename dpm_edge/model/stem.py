@@ -91,7 +91,8 @@ class ConvStem(nn.Module):
     `instance_norm`: the channels after stage 3 pass an instance norm (arXiv 1807.09441), which takes light and colour
     cast out of them: half of the channels, the others stay as they are.
     While training, `frozen` stages (0–5, counted with the first convolution in stage 1) do not learn, and their batch
-    norms keep their statistics; with `fixed_statistics` all batch norms of the stem do.
+    norms keep their statistics; with `fixed_statistics` all batch norms of the stem do. `mixing`, where it is set, then
+    changes what the frozen stages give.
     """
 
     def __init__(self, width: int, stride: int = 16, instance_norm: bool = False, deep: bool = False) -> None:
@@ -113,6 +114,7 @@ class ConvStem(nn.Module):
         self.deep_tokens = nn.Conv2d(channels, width, 1) if deep else None
         self.frozen, self.fixed_statistics = 0, False
         self.run_frozen: Callable[[Tensor], Tensor] | None = None
+        self.mixing: Callable[[Tensor], Tensor] | None = None
 
     def train(self, mode: bool = True) -> ConvStem:
         """As of any module, but batch norms of frozen stages (with fixed statistics: all) stay in evaluation mode."""
@@ -148,6 +150,8 @@ class ConvStem(nn.Module):
                 x = self.run_frozen(images) if self.run_frozen is not None else self.lower(images)
         else:
             x = self._stages(images, 0, self.frozen)
+        if self.training and self.mixing is not None:
+            x = self.mixing(x)
         x = self._stages(x, self.frozen, len(STAGES))
         if self.deep_tokens is None:
             return self.tokens(x)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from dpm_edge.errors import DataError
+from dpm_edge.errors import DataError, SpecError
 from dpm_edge.images import preprocess, read_image
 from dpm_edge.layouts import take
 from dpm_edge.market import read_folder
-from dpm_edge.spec import Preprocessing
-from dpm_edge.train.augment import augment, flip
+from dpm_edge.model import checkpoint
+from dpm_edge.model.network import DPM
+from dpm_edge.spec import PRESETS, Preprocessing
+from dpm_edge.train.augment import augment, flip, mix_styles, mixed_style
 from dpm_edge.train.config import AugmentConfig
 from dpm_edge.train.data import IdentitySampler, decode, to_input, visible_shares
 
@@ -156,6 +159,23 @@ def test_each_augmentation_changes_pictures_within_their_range_and_follows_the_s
     assert not torch.equal(first, pixels)
 
 
+def test_blur_lowers_the_resolution_by_the_factors_that_are_asked_for():
+    pixels = pictures(24)
+    config = AugmentConfig(**STILL, blur=1.0, coarser=(2.0, 4.0))
+    done = augment(pixels, config, torch.Generator().manual_seed(0))
+    numbers = []
+    for before, after in zip(pixels, done):
+        wanted = []
+        for factor in (2, 4):  # OpenCV's area and bilinear resize, in place of torch's
+            whole = before.permute(1, 2, 0).numpy()
+            small = cv2.resize(whole, (32 // factor, 64 // factor), interpolation=cv2.INTER_AREA)
+            wanted.append(torch.from_numpy(cv2.resize(small, (32, 64))).permute(2, 0, 1))
+        near = [(after - w).abs().max() < 0.02 for w in wanted]
+        assert sum(near) == 1
+        numbers.append(near.index(True))
+    assert 6 < sum(numbers) < 18
+
+
 def test_levels_put_the_darkest_and_the_brightest_where_cameras_have_them():
     pixels = (pictures(32) - 127.5) * 0.2 + 120  # flat: 94 to 146
     done = augment(pixels, AugmentConfig(**STILL, levels=1.0), torch.Generator().manual_seed(0))
@@ -180,3 +200,42 @@ def test_sharpening_lifts_edges_and_leaves_flat_places():
 def test_grey_pictures_are_grey():
     grey = augment(pictures(8), AugmentConfig(**STILL, grey=1.0), torch.Generator().manual_seed(0))
     assert (grey.amax(1) - grey.amin(1)).max() < 1e-2
+
+
+def test_a_mixed_style_lies_between_a_pictures_own_and_one_others_and_the_content_stays():
+    torch.manual_seed(0)
+    before = torch.randn(12, 5, 8, 4) * torch.rand(12, 5, 1, 1).add(0.5) + torch.randn(12, 5, 1, 1)
+    after = mixed_style(before, 1.0)
+
+    def style(x: torch.Tensor) -> np.ndarray:
+        flat = x.double().flatten(2).numpy()
+        return np.concatenate([flat.mean(2), flat.std(2, ddof=1)], axis=1)
+
+    old, new, mixed = style(before), style(after), 0
+    for k in range(12):
+        found = []
+        for j in range(12):  # own · old[k] + (1 − own) · old[j], one share for all channels
+            way = old[k] - old[j]
+            own = float(way @ (new[k] - old[j]) / (way @ way)) if j != k else 1.0
+            if -1e-3 <= own <= 1.001 and np.abs(own * old[k] + (1 - own) * old[j] - new[k]).max() < 5e-3:
+                found.append(own)
+        assert found, k
+        mixed += min(found) < 0.9
+        mine, theirs = ((x[k] - x[k].mean((1, 2), True)) / x[k].std((1, 2), keepdim=True) for x in (before, after))
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    assert mixed >= 3
+    assert torch.allclose(mixed_style(before, 0.0), before, atol=1e-5)
+
+
+def test_styles_are_mixed_in_training_alone_and_need_a_convolutional_stem():
+    net = checkpoint.load(Path("dpm-n"))
+    net.backbone.conv1.freeze(3, fixed_statistics=True)
+    images = torch.rand(6, 3, 64, 64) * torch.rand(6, 3, 1, 1) * 2 - 1
+    stem = net.backbone.conv1
+    plain = (stem.train()(images), stem.eval()(images))
+    mix_styles(net, AugmentConfig(mix_style=1.0))
+    torch.manual_seed(0)
+    assert not torch.allclose(stem.train()(images), plain[0], atol=1e-3)
+    torch.testing.assert_close(stem.eval()(images), plain[1])
+    with pytest.raises(SpecError, match=r"expected a model with a convolutional stem for augment.mix_style=1"):
+        mix_styles(DPM(PRESETS["dpm-t"]), AugmentConfig(mix_style=1.0))
