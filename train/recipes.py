@@ -110,9 +110,9 @@ def rendered_nano() -> Config:
     config = _from_scratch("rendered_nano")
     config.model = ModelConfig(preset="dpm-n", height=192, width=96, neck="after", stem=PACKAGE)
     config.transfer.probability = 0.0
-    config.covering = CoveringConfig(probability=0.5)
+    config.covering = CoveringConfig(probability=0.5, clutter=True, passers_by=0.35)
     config.saliency = SaliencyConfig(source="labels", threshold=0.0)
-    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.25, blur=0.1, background=0.5)
+    config.augment = AugmentConfig(erase=0.0, scale=0.1, colour=0.25, blur=0.5, mix_style=0.5, background=0.5)
     config.data = DataConfig(
         identities=32,
         pictures=4,

@@ -26,8 +26,11 @@ def mean_of(paths: list[Path]) -> DPM:
     return made.eval()
 
 
-def finish(paths: list[Path], stem: Path, back: float, out: Path) -> None:
-    """Write the checkpoints' mean, its stem's weights `back` (0..1) of the way to first weights, without prototypes."""
+def finish(paths: list[Path], stem: Path, back: float, out: Path, gates: float = 1.0) -> None:
+    """Write the checkpoints' mean, its stem's weights `back` (0..1) of the way to first weights, without prototypes.
+
+    The masks' logits are multiplied by `gates`: below 1, a mask weighs a feature's dimensions less.
+    """
     net = mean_of(paths)
     first = copy.deepcopy(net.backbone.conv1)
     load_lite0(first, stem)  # type: ignore[arg-type]
@@ -35,5 +38,8 @@ def finish(paths: list[Path], stem: Path, back: float, out: Path) -> None:
     known = {n: t for n, t in first.state_dict().items() if not n.startswith(OURS)}
     mixed = {n: torch.lerp(ours[n], t, back) for n, t in known.items() if t.is_floating_point()}
     net.backbone.conv1.load_state_dict({**ours, **mixed})
+    with torch.no_grad():
+        for p in net.mask_generator.linear.parameters():
+            p.mul_(gates)
     net.spec = dataclasses.replace(net.spec, mask_mean=0.5)
     print(checkpoint.save(net, out, half=True))

@@ -13,7 +13,7 @@ BASE = [
     "model.height=192", "model.width=96", "model.stripes=6", "model.stem=", "data.identities=32",
     "augment.scale=0.1", "augment.colour=0.25", "augment.grey=0", "augment.blur=0.1", "augment.noise=0",
     "optimiser.stem_lr=0.3", "optimiser.ema=0.998", "schedule.epochs=100", "schedule.warmup_epochs=5",
-    "augment.background=0",
+    "augment.background=0", "augment.mix_style=0", "covering.passers_by=0", "covering.clutter=false",
 ]  # fmt: skip
 LOOKS: dict[str, list[str]] = {
     "base": [],

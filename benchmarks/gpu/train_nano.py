@@ -328,6 +328,7 @@ def main() -> int:
     finishing.add_argument("checkpoints", type=Path, nargs="+")
     finishing.add_argument("--stem", type=Path, required=True)
     finishing.add_argument("--back", type=float, default=0.2)
+    finishing.add_argument("--gates", type=float, default=1.0, help="factor on the masks' logits")
     finishing.add_argument("--out", type=Path, required=True)
     single = commands.add_parser("one")
     single.add_argument("told")
@@ -340,7 +341,7 @@ def main() -> int:
         )  # fmt: skip
         return 0
     if options.command == "finish":
-        finish(options.checkpoints, options.stem, options.back, options.out)
+        finish(options.checkpoints, options.stem, options.back, options.out, options.gates)
         return 0
     if options.command == "one":
         one(**json.loads(options.told), **dict(zip(("folder", "scratch", "out"), options.where)))
