@@ -37,7 +37,7 @@ BEST_CROPS = 8
 """Those of them that go into the gallery when the track ends."""
 PLAIN_ODDS, CENTRED_ODDS = (2.75, 1.2, 100), (3.4, 1.2, 15)
 """Not centred and centred per camera: mean and spread of one person's pairs, in standard deviations of strangers, and
-the strangers' degrees of freedom. Within 0.003 of the least log loss in benchmarks/identity_odds.py."""
+the strangers' degrees of freedom. Within 0.006 of the least log loss in benchmarks/identity_odds.py."""
 FIRST_STRANGERS = {False: (0.25, 0.16), True: (0.0, 0.17)}
 """Mean and spread of strangers' similarities before any was seen, not centred and centred per camera."""
 FIRST_WEIGHT = 20
