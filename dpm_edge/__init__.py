@@ -15,6 +15,7 @@ is only needed to train and to export a checkpoint.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -23,6 +24,10 @@ __all__ = ["Embeddings", "Engine", "Gallery", "Matches", "__version__"]
 if TYPE_CHECKING:
     from dpm_edge.gallery import Gallery, Matches
     from dpm_edge.runtime import Embeddings, Engine
+
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "train")):
+    # a checkout, where train/ and kernels/ lie beside this folder; `python -m` that is started in it looks here first
+    __path__.append(os.path.dirname(os.path.dirname(__file__)))
 
 _ROOMS = {"Engine": "runtime", "Embeddings": "runtime", "Gallery": "gallery", "Matches": "gallery"}
 

@@ -134,3 +134,19 @@ def test_readme_commands_are_the_ones_that_ci_runs() -> None:
     assert "bash tests/run" in readme
     assert "bash tests/run" in (ROOT / ".ci/run").read_text()
     assert "dpm-edge demo" in readme
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["checkout", "installed"])
+def test_modules_of_train_are_found_in_a_checkout_and_where_it_is_installed(beside: bool, tmp_path: Path) -> None:
+    """Python finds a checkout's dpm_edge/ before the installed package when it is started there with -m."""
+    package = tmp_path / "dpm_edge"
+    package.mkdir()
+    (package / "__init__.py").write_text((ROOT / "dpm_edge" / "__init__.py").read_text())
+    here, elsewhere = (tmp_path, package) if beside else (package, tmp_path)
+    for place, says in ((here, "right"), (elsewhere, "wrong")):
+        if says == "right" or not beside:
+            (place / "train").mkdir()
+            (place / "train" / "thing.py").write_text(f"print({says!r})")
+    command = [sys.executable, "-S", "-E", "-m", "dpm_edge.train.thing"]  # -S: no package that is installed here
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("right\n", "")

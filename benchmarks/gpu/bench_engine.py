@@ -169,14 +169,8 @@ def compiled_kernels(
         arch = gpu.compute_capability.replace(".", "")
         ops = ["--op", "crop_resize_normalize", "masked_distance"]
         command = [sys.executable, "-m", "dpm_edge.kernels", "--arch", arch, *ops, "--jobs", "8", "--out", scratch]
-        # started elsewhere: in a checkout Python finds its dpm_edge/ first, which has no kernels
         done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=scratch,
-            env={**os.environ, "TRITON_INTERPRET": "0"},
+            command, check=False, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"}
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
