@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ def prepare(config: Config, data: Path, out: Path, *, quiet: bool = False) -> Ru
     device = distributed.local_device(device)
     quiet = quiet or not processes.first
     _check_texts(config)
+    _check_coarser(config)
     out.mkdir(parents=True, exist_ok=True)
     pre = model_spec(config.model).preprocessing
     people = training_set(config, data)
@@ -222,6 +224,16 @@ def _check_texts(config: Config) -> None:
         raise SpecError(
             "expected a file of texts for loss.i2t and loss.anchor, got none. Run `dpm-edge train texts` with CLIP "
             "weights first and give loss.texts=FILE, or set loss.i2t=0 loss.anchor=0"
+        )
+
+
+def _check_coarser(config: Config) -> None:
+    """Raise SpecError where a factor of `augment.coarser` would not lower the resolution."""
+    factors = config.augment.coarser
+    if config.augment.blur and not (factors and all(1 <= factor < math.inf for factor in factors)):
+        raise SpecError(
+            f"expected factors of 1 or more in augment.coarser with augment.blur={config.augment.blur:g}, got "
+            f"{','.join(f'{factor:g}' for factor in factors) or 'none'}. Give some, such as augment.coarser=1.5,2"
         )
 
 

@@ -202,6 +202,8 @@ def test_a_resumed_run_takes_the_teachers_features_from_its_folder(
     [
         (["saliency.source=learned"], "expected saliency.source=labels with covering"),
         (["transfer.probability=0.5"], "expected transfer.probability=0 with covering"),
+        (["augment.blur=0.5", "augment.coarser=2,0"], "expected factors of 1 or more .* got 2,0"),
+        (["augment.blur=0.5", "augment.coarser=,"], "got none. Give some, such as"),
         (["loss.distil=1"], "expected loss.teacher=CHECKPOINT"),
         (["loss.own=1"], "expected loss.teacher=CHECKPOINT"),
         (["loss.own=1", "loss.teacher=dpm-t"], "with features of 48 dimensions for loss.own"),
