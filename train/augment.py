@@ -84,7 +84,7 @@ def _coarser(pixels: Tensor, config: AugmentConfig, draw: torch.Generator) -> Te
     chosen = uniform(count, 0, 1, draw) < config.blur
     which = uniform(count, 0, len(config.coarser), draw).long()
     for number, factor in enumerate(config.coarser):
-        small = [max(1, round(side / factor)) for side in size]
+        small = max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
         made = F.adaptive_avg_pool2d(pixels, small)
         made = F.interpolate(made, size=size, mode="bilinear", align_corners=False)
         pixels = torch.where((chosen & (which == number))[:, None, None, None], made, pixels)
