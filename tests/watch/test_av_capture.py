@@ -80,17 +80,19 @@ def test_a_network_that_holds_pictures_up_does_not_move_their_times(
     frames, arrivals = [], []
     with Source(address, "door", opener=lambda where: AvCapture(where, LISTEN)) as source:
         while len(frames) < 36:
-            frame = source.get(20.0)
-            assert frame is not None
+            frame = source.get(5.0 if frames else 20.0)  # a busy machine's source drops some of the 40
+            if frame is None:
+                break
             frames.append(frame)
             arrivals.append(time.monotonic())
         offset = source.status().clock_offset
-    gaps, came = np.diff([one.seconds for one in frames]), np.diff(arrivals)
+    assert len(frames) > 20
+    steps, came = np.diff([one.number for one in frames]), np.diff(arrivals)
+    gaps = np.diff([one.seconds for one in frames])
     held = int(np.argmax(came[10:])) + 10
     assert came[held] > 0.4
-    assert gaps[held] < 0.3 and gaps[10:].max() < 0.3
-    assert (gaps >= 0).all()
-    assert np.median(gaps[10:]) == pytest.approx(0.05, abs=0.01)
+    assert (gaps >= 0).all() and (gaps[10:] < 0.25 + 0.05 * steps[10:]).all()
+    assert np.median((gaps / steps)[10:]) == pytest.approx(0.05, abs=0.01)
     assert offset is not None and 0 <= offset < 2
 
 
